@@ -1,4 +1,4 @@
-"""An administrator archives, deletes or moves a session of the prearchive while it is filled: nothing is lost."""
+"""An administrator archives, deletes or moves a prearchive session during the upload: nothing is lost."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ ONE = Options(workers=1, finalizers=1)
 
 @pytest.fixture
 def book(tmp_path: Path) -> Path:
-    """Say where the journal lies."""
+    """Return the path of the journal."""
     return tmp_path / "book"
 
 
@@ -60,7 +60,7 @@ def files_of(row: PrearchiveRow) -> int:
 
 
 async def stopped_after(url: str, visit: Path, book: Path, files: int) -> None:
-    """Upload so many files, and stop."""
+    """Upload this many files, and stop."""
     stop = Stop()
     stored = 0
 
@@ -78,7 +78,7 @@ async def stopped_after(url: str, visit: Path, book: Path, files: int) -> None:
 async def test_a_session_that_was_archived_half_is_completed(
     xnat: TestXnat, url: str, visit: Path, book: Path, workers: int
 ) -> None:
-    """An administrator archives it as it is; what comes next goes into a new delivery, and all is verified."""
+    """An administrator archives it as it is. The other files go into a new delivery, and all are verified."""
     fault = xnat.faults.add(Fault("import", Administer("archive"), nth=5))
     summary = await upload(url, [visit], book, options=Options(workers=workers, finalizers=1))
     assert fault.hits == 1
@@ -95,7 +95,7 @@ async def test_a_session_that_was_archived_half_is_completed(
 async def test_a_session_that_was_deleted_is_sent_again(
     xnat: TestXnat, url: str, visit: Path, book: Path, workers: int
 ) -> None:
-    """What XNAT had acknowledged is gone with its row: all of it goes into a new delivery."""
+    """The acknowledged files are deleted with the row: all files go into a new delivery."""
     told: list[Event] = []
     fault = xnat.faults.add(Fault("import", Administer("delete"), nth=5))
     summary = await upload(url, [visit], book, options=Options(workers=workers, finalizers=1), report=told.append)
@@ -111,7 +111,7 @@ async def test_a_session_that_was_deleted_is_sent_again(
 async def test_a_part_of_a_file_in_the_archive_does_not_stand_for_the_whole(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """An attempt breaks off, the row is archived with the part, and the row of the whole file is deleted."""
+    """An upload breaks off and the row is archived with a partial file; then the row with the whole file is deleted."""
     xnat.faults.add(Fault("import", Reset(after_bytes=1_000), nth=3))
     xnat.faults.add(Fault("import", Administer("archive"), nth=4))
     xnat.faults.add(Fault("build", Administer("delete"), nth=1))
@@ -124,7 +124,7 @@ async def test_a_part_of_a_file_in_the_archive_does_not_stand_for_the_whole(
 async def test_a_part_in_the_archive_is_not_known_to_be_replaced_where_a_script_may_drop_files(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """The whole file is sent after it, and archived with `overwrite`; the script may have dropped that one."""
+    """The whole file is sent later and archived with `overwrite`, but the script may have dropped it."""
     xnat.project("demo").script = Script(reject=lambda _: False)
     xnat.faults.add(Fault("import", Reset(after_bytes=1_000), nth=3))
     xnat.faults.add(Fault("import", Administer("archive"), nth=4))
@@ -137,7 +137,7 @@ async def test_a_part_in_the_archive_is_not_known_to_be_replaced_where_a_script_
 async def test_a_session_that_is_deleted_again_and_again_is_held(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """Once in a run it is begun anew; then somebody has to look, and the next run tries again."""
+    """A run sends it again once. After that the session is held, and the next run tries again."""
     for nth in (5, 10, 15):
         xnat.faults.add(Fault("import", Administer("delete"), nth=nth))
     summary = await upload(url, [visit], book, options=ONE)
@@ -154,7 +154,7 @@ async def test_a_session_that_is_deleted_again_and_again_is_held(
 async def test_a_session_that_was_moved_is_held_and_says_where(
     xnat: TestXnat, url: str, visit: Path, book: Path, after: str
 ) -> None:
-    """It is not sent again beside what is in the other project, until somebody has decided what is to be."""
+    """It is not sent a second time while the other project has it."""
     xnat.add_project(Project("other"))
     xnat.faults.add(Fault("import", Administer("move", to="other"), nth=5))
     summary = await upload(url, [visit], book, options=ONE)
@@ -167,11 +167,11 @@ async def test_a_session_that_was_moved_is_held_and_says_where(
     assert not xnat.archived
     moved = next(row for row in xnat.prearchive if row.project == "other")
     assert files_of(moved) == 4
-    # A run by itself finds the same.
+    # A second run finds the same.
     assert only(await upload(url, [visit], book, options=ONE))[::2] == (state, reason)
     assert files_of(moved) == 4
     if after == "restored":
-        # What XNAT put into a row of its own meanwhile is in the way of the one that comes back.
+        # Meanwhile XNAT has made another row, which blocks the row that comes back.
         for row in xnat.prearchive:
             xnat.remove_row(row)
         moved.project = "demo"
@@ -187,7 +187,7 @@ async def test_a_session_that_was_moved_is_held_and_says_where(
 async def test_a_session_that_went_to_unassigned_is_sent_again(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """Who may not see Unassigned rows cannot tell it from a deleted one: nothing is lost by sending it again."""
+    """Without the right to see Unassigned rows it looks deleted. To send it again loses nothing."""
     xnat.faults.add(Fault("import", Administer("move"), nth=5))
     summary = await upload(url, [visit], book, options=ONE)
     assert only(summary) == ("archived", "uids", None)
@@ -197,7 +197,7 @@ async def test_a_session_that_went_to_unassigned_is_sent_again(
 async def test_a_session_that_was_archived_under_another_label_is_held(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """An administrator may correct a label when archiving: its files are not sent a second time under the old one."""
+    """An administrator may correct a label when archiving. Its files are not sent again under the old label."""
     await stopped_after(url, visit, book, 4)
     (row,) = xnat.prearchive
     async with logged_in(url) as client:
@@ -216,7 +216,7 @@ async def test_a_session_that_was_archived_under_another_label_is_held(
 async def test_what_happened_between_two_runs_is_noticed(
     xnat: TestXnat, url: str, visit: Path, book: Path, act: str
 ) -> None:
-    """Stopped in the middle, archived or deleted by an administrator, resumed: all of it is there, verified, exit 0."""
+    """A run is stopped, an administrator archives or deletes the session, the run resumes: all is verified, exit 0."""
     await stopped_after(url, visit, book, 4)
     (row,) = xnat.prearchive
     assert 4 <= files_of(row) < FILES
@@ -232,7 +232,7 @@ async def test_what_happened_between_two_runs_is_noticed(
 async def test_a_second_row_beside_the_first_holds_the_session(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """The first is there: somebody else has made the second, and nothing more is sent until it is gone."""
+    """Somebody else has made the second row. Nothing more is sent until it is gone."""
 
     def second_row() -> None:
         (row,) = xnat.prearchive

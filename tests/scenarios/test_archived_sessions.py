@@ -1,4 +1,4 @@
-"""What the archive holds of a project: listed once, whoever asks and however many of them."""
+"""The sessions in the archive of a project: listed once for all callers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_project_is_listed_once(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """All who ask at the same time, and later, share one listing; it tells label, study, subject and date."""
+    """All callers, at the same time and later, share one listing. It has label, study, subject and date."""
     write(tmp_path / "tree" / "1.dcm", image(1))
     await upload(url, [tmp_path / "tree"], tmp_path / "journal")
     found: list[object] = []
@@ -38,7 +38,7 @@ async def test_a_project_is_listed_once(xnat: TestXnat, url: str, tmp_path: Path
 
 
 async def test_what_is_not_shown_is_not_taken_for_nothing(xnat: TestXnat, url: str) -> None:
-    """None, in place of an empty list."""
+    """The result is None and not an empty list."""
     async with logged_in(url) as client:
         xnat.faults.add(Fault("listing", Status(403, "no")))
         assert await ArchivedSessions(client, AT_ONCE).list_project("demo") is None
@@ -56,7 +56,7 @@ async def test_what_is_not_shown_is_not_taken_for_nothing(xnat: TestXnat, url: s
     ],
 )
 def test_the_label_of_a_session_that_was_divided(mr: str, pet: str, expected: str | None) -> None:
-    """The MR and the PET session that XNAT makes of one tell it."""
+    """The labels of the MR and the PET session that XNAT makes of one session tell its label."""
     found = [
         Experiment("X1", mr, "1.2", "S", "xnat:mrSessionData"),
         Experiment("X2", pet, "1.2", "S", "xnat:petSessionData"),

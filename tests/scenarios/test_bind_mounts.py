@@ -1,4 +1,4 @@
-"""What is there under two paths, by a bind mount, is sent once."""
+"""Files under two paths, by a bind mount, are sent once."""
 
 import shutil
 import subprocess
@@ -15,14 +15,14 @@ from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio
 
-# A mount that nobody else sees, and that is gone with the process.
+# A mount that no other process sees, and that ends with this one.
 APART = ("unshare", "--mount", "--map-root-user")
 BIND = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Write two studies, and make an empty directory beside them; skip where nothing may be mounted."""
+    """Write two studies and make an empty directory. Skip where mounting is not allowed."""
     for number in (1, 2):
         ids: dict[str, Any] = {"StudyInstanceUID": f"1.2.{number}", "PatientID": f"P{number}"}
         write(tmp_path / "source" / f"p{number}" / "1.dcm", image(number, **ids))
@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
 
 
 async def bound(commands: Commands, one: Path, other: Path, *words: str | Path) -> Ended:
-    """Run a command while one directory is there under the path of another, too."""
+    """Run a command while one directory is mounted at the path of another, too."""
     command = ["sh", "-c", BIND, "sh", one, other, sys.executable, "-m", "asyncimport", *words]
     done = await anyio.run_process([*APART, *command], env=commands.env, check=False)
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -45,7 +45,7 @@ async def bound(commands: Commands, one: Path, other: Path, *words: str | Path) 
 async def test_of_two_sources_that_are_one_each_file_counts_once(
     xnat: TestXnat, url: str, commands: Commands, source: Path, part: str, is_first: bool
 ) -> None:
-    """Also of a source and a part of it, and in whatever order they are given; by inode and device they are known."""
+    """Also for a source and a part of it, in any order. Inode and device identify them."""
     commands.login(url)
     again = source.parent / "again"
     places = [again, source] if is_first else [source, again]
@@ -62,7 +62,7 @@ async def test_of_two_sources_that_are_one_each_file_counts_once(
 async def test_a_directory_that_is_twice_in_a_source_is_sent_once(
     xnat: TestXnat, url: str, commands: Commands, source: Path
 ) -> None:
-    """The second path has copies of what the first one has, and they are told as that."""
+    """The files under the second path are reported as copies."""
     commands.login(url)
     (source / "p9").mkdir()
     words: tuple[str | Path, ...] = ("upload", source, "-P", "demo", "-q", "-o", "json")
@@ -71,6 +71,6 @@ async def test_a_directory_that_is_twice_in_a_source_is_sent_once(
     assert (said.code, [one["code"] for one in said.json["problems"]]) == (0, ["duplicate"]), said
     assert (done.code, done.json["files"]["stored"], done.json["files"]["duplicate"]) == (0, 2, 1), done
     assert (xnat.sop_uids(), xnat.count["import"]) == ({sop(1), sop(2)}, 2)
-    # It is not gone with its mount.
+    # The file does not count as gone when the mount ends.
     alone = await commands(*words)
     assert (alone.code, alone.json["files"]["already_stored"]) == (0, 2), alone

@@ -62,7 +62,7 @@ def cuts(xnat: TestXnat) -> None:
 
 
 def does(xnat: TestXnat, act: Act) -> None:
-    """Do it once: there may be nothing left to do it to."""
+    """Do it once: after that there may be nothing left to change."""
     if xnat.archived and xnat.archived[0].label != "ELSE":
         act(xnat)
 
@@ -81,7 +81,7 @@ CASES = [
 async def test_a_session_that_changes_while_it_is_verified(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, tmp_path: Path, act: Act, path: str
 ) -> None:
-    """`verify` looks at all of it anew, and tells what there is then."""
+    """`verify` checks the whole session again, and reports what it finds then."""
     xnat.add_project(Project("other"))
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
@@ -98,7 +98,7 @@ async def test_a_session_that_changes_while_it_is_verified(
 async def test_a_session_that_changes_while_an_upload_compares_it(
     xnat: TestXnat, url: str, visit: Path, tmp_path: Path, act: Act, path: str
 ) -> None:
-    """It is not called verified; what was taken out of it is sent again."""
+    """It does not count as verified. Instances that were removed are sent again."""
     xnat.add_project(Project("other"))
     fault = xnat.faults.add(Fault("listing", Tell(partial(does, xnat, act)), path=path))
     summary = await upload(url, [visit], tmp_path / "book")
@@ -115,7 +115,7 @@ async def test_a_session_that_changes_while_an_upload_compares_it(
 async def test_a_session_that_never_rests_is_not_verified(
     xnat: TestXnat, url: str, commands: Commands, visit: Path
 ) -> None:
-    """It is looked at three times, and then told as it is; the next look may be luckier."""
+    """It is checked three times and then reported as it is. The next check may succeed."""
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
 

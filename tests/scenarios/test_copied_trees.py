@@ -1,4 +1,4 @@
-"""A tree that was copied: other paths, times and inodes, and the same bytes. What is archived is known again."""
+"""A copied tree has other paths, times and inodes, but the same bytes: archived files are recognised."""
 
 import shutil
 from pathlib import Path
@@ -50,7 +50,7 @@ def copied(source: Path) -> Path:
 async def test_a_copy_is_what_was_sent(
     xnat: TestXnat, ready: Commands, source: Path, is_there: bool, is_lost: bool
 ) -> None:
-    """Nothing is sent again, nothing is unreadable, and the run ends with 0; so does one over both trees."""
+    """Nothing is sent again, nothing is unreadable, and the run ends with 0. So does a run over both trees."""
     assert (await upload(ready, source)).code == 0
     if is_lost:
         shutil.rmtree(ready.home / ".local")
@@ -72,7 +72,7 @@ async def test_a_copy_is_what_was_sent(
 
 
 async def test_a_copy_with_other_bytes_is_told(ready: Commands, source: Path) -> None:
-    """Only what holds the bytes that were sent is the same."""
+    """Only a file with the bytes that were sent is the same."""
     assert (await upload(ready, source)).code == 0
     copy = copied(source)
     shutil.rmtree(source)

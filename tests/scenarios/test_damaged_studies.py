@@ -1,4 +1,4 @@
-"""A study all of whose files are damaged: it is unreadable on every way, and the exit code says so."""
+"""If all files of a study are damaged, every command reports it as unreadable, and the exit code says so."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ OLD = 1_600_000_000
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Write a sound study, and one of which both files were cut, long ago."""
+    """Write a sound study and one whose two files are truncated. Both are old."""
     place = tmp_path / "source"
     write(place / "sound" / "1", image(1))
     for number in (8, 9):
@@ -41,7 +41,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 async def test_it_is_unreadable_on_every_way(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path, way: str
 ) -> None:
-    """Neither not in the plan, nor beyond what was asked for; what is sound is archived."""
+    """It is reported neither as missing from the plan nor as not chosen. The sound study is archived."""
     commands.login(url)
     words: tuple[Any, ...] = ("upload", source, "-P", "demo", "-o", "json", *WAYS[way])
     if way == "plan":
@@ -49,7 +49,7 @@ async def test_it_is_unreadable_on_every_way(
         assert (await commands("plan", source, "-P", "demo", "--out", target)).code == 8
         words = (*words, target)
     if way == "quiet":
-        # The first of two looks.
+        # The first of two scans.
         await commands(*words, "--dry-run")
     rehearsed = await commands(*words, "--dry-run")
     assert (rehearsed.code, {one["code"] for one in rehearsed.json["problems"]}) == (8, {"unreadable"}), rehearsed.out
@@ -63,7 +63,7 @@ async def test_it_is_unreadable_on_every_way(
 async def test_what_the_plan_leaves_out_may_be_damaged(
     url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """Whoever says skip, or asks for something else, does not want to hear of it."""
+    """A study that is skipped or not chosen is not reported."""
     commands.login(url)
     target = tmp_path / "plan.csv"
     write(source / "cut" / "7", image(7, **BAD))
@@ -83,7 +83,7 @@ async def test_what_the_plan_leaves_out_may_be_damaged(
 async def test_a_first_file_in_the_midst_of_being_copied_is_not_damaged(
     url: str, commands: Commands, source: Path
 ) -> None:
-    """Nothing of its study is whole yet: it is left for later."""
+    """No file of its study is complete yet: the study waits."""
     commands.login(url)
     for path in (source / "cut").iterdir():
         os.utime(path)
@@ -96,7 +96,7 @@ async def test_a_first_file_in_the_midst_of_being_copied_is_not_damaged(
 async def test_what_a_plan_finds_wrong_is_told_by_a_pilot(
     xnat: TestXnat, url: str, commands: Commands, source: Path, way: tuple[str, ...]
 ) -> None:
-    """A study that can go nowhere is not merely beyond what was asked for."""
+    """A study without a session is reported as an error, not as left out by the pilot."""
     commands.login(url)
     for number, patient in ((5, "A 1"), (6, "A_1")):
         write(source / "two" / f"{number}", image(number, StudyInstanceUID="1.2.5", PatientID=patient))
@@ -110,7 +110,7 @@ async def test_what_a_plan_finds_wrong_is_told_by_a_pilot(
 
 
 async def test_without_a_class_nothing_is_sent(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """XNAT would refuse it: the file is unreadable, and its session lacks it."""
+    """XNAT would refuse such a file. It counts as unreadable, and its session as incomplete."""
     commands.login(url)
     write(tmp_path / "visit" / "1", image(1))
     content = image(2)

@@ -1,4 +1,4 @@
-"""The server kills the client, at any request, before it takes effect or after; the same command goes on."""
+"""The client is killed at any request, before or after it takes effect: the same command resumes."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -24,11 +24,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 WORKERS = 4
 SESSIONS, FILES = 5, 60
-# An undisturbed migration makes no fewer: one import for each file, and for each session two listings and what its
+# The least that an undisturbed migration makes: one import a file, and for each session two listings, those that its
 # scans need, a build and an archiving.
 REQUESTS = 100
-# What has reached XNAT and not the journal when a run is killed: each worker has a file in flight, or waits with one
-# for a place in the stream to the recorder; the stream is full; and the recorder settles what it has received and all
+# Files that can be in XNAT but not in the journal when a run is killed: each worker has one in flight or in hand,
+# waiting for the stream to the recorder; the stream is full; and the recorder settles what it has received and all
 # that was at hand then, which is a full stream and what as many workers were waiting with.
 UNSETTLED = WORKERS + WORKERS + (1 + WORKERS + WORKERS)
 
@@ -54,7 +54,7 @@ class Kill:
 
 @dataclass(slots=True)
 class Migration:
-    """One tree on its way: the same command, run until it ends by itself."""
+    """One tree and one command, which is run until it ends by itself."""
 
     xnat: TestXnat
     commands: Commands
@@ -62,7 +62,7 @@ class Migration:
     journal: Path
     kills: int = 0
     _sealed: dict[str, int] = field(default_factory=dict)
-    """Rows that have been committed, and how many imports there had been when that was first seen."""
+    """Rows that have been committed, and the number of imports when that was first seen."""
 
     async def run(self, kill: Kill | None = None) -> Ended | None:
         """Run the command; None when it was killed, otherwise how it ended."""
@@ -70,7 +70,7 @@ class Migration:
         self.xnat.faults.clear()
         words = ("upload", self.tree, "-P", "demo", "-q", "-o", "json", "-w", str(WORKERS), "--journal", self.journal)
         async with self.commands.start(*words) as process, self._killer(process, kill):
-            # The first fault that is due is the only one to strike, so who looks on comes after the killer.
+            # Only the first fault that is due strikes, so the observer comes after the killer.
             self.xnat.faults.add(Fault("any", Tell(self._look), share=1))
             out, err = [await _all_of(stream) for stream in (process.stdout, process.stderr)]
             code = await process.wait()
@@ -84,7 +84,7 @@ class Migration:
         return None
 
     async def check(self, ended: Ended | None) -> None:
-        """See that all is well at the end: all has arrived, once, in sound sessions, and the summary knows."""
+        """Check that all has arrived, once, in sound sessions, and that the summary says so."""
         assert ended is not None
         assert ended.code == 0, ended.out
         assert {(detail["state"], detail["verified"]) for detail in ended.json["details"]} == {("archived", "uids")}
@@ -98,12 +98,12 @@ class Migration:
 
     @property
     def resent(self) -> int:
-        """How many imports were of files that had reached XNAT already, in part at least."""
+        """Count imports of files that had reached XNAT before, at least in part."""
         return len(self.xnat.imports) - len({record.sop_uid for record in self.xnat.imports})
 
     @asynccontextmanager
     async def _killer(self, process: Process, kill: Kill | None) -> AsyncIterator[None]:
-        """Lie in wait for a request."""
+        """Kill the client at a request."""
         match kill:
             case None:
                 yield
@@ -125,7 +125,7 @@ class Migration:
 
     def _kill_unserved(self, process: Process) -> None:
         self._kill(process)
-        # So XNAT knows the request's login no more, and turns it away.
+        # XNAT then no longer knows the login of the request, and rejects it.
         self.xnat.expire_logins()
 
     def _look(self) -> None:
@@ -175,7 +175,7 @@ MOMENTS = [
 
 @pytest.mark.parametrize("kill", MOMENTS, ids=str)
 async def test_a_kill_at_any_stage_loses_nothing(migration: Migration, kill: Kill) -> None:
-    """At the first request of a kind, at one amid others, and at the last."""
+    """At the first request of a kind, at one in the middle, and at the last."""
     assert await migration.run(kill) is None
     await migration.check(await migration.run())
 

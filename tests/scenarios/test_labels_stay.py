@@ -1,4 +1,4 @@
-"""Labels that depend on other studies stay: journal and archive are asked, and not only what a run happens to see."""
+"""Labels that depend on other studies do not change: a run asks the journal and the archive about them."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def source(tmp_path: Path) -> Path:
 
 
 async def upload(commands: Commands, source: Path, *words: str | Path) -> Ended:
-    """Rehearse and run: both say the same."""
+    """Do a dry run and an upload: both say the same."""
     call: tuple[str | Path, ...] = ("upload", source, "-P", "demo", "-q", "-o", "json", *words)
     rehearsed = await commands(*call, "--dry-run")
     ended = await commands(*call)
@@ -69,7 +69,7 @@ async def test_what_is_archived_counts(
     expected: dict[str, str],
     machine: str,
 ) -> None:
-    """The first visits were archived and cleaned away: the third is the third, whoever sends it."""
+    """The first visits are archived and deleted from disk: the third visit still gets number 3."""
     commands.login(url)
     (source / "visit3").rename(tmp_path / "visit3")
     assert (await upload(commands, source, *rules)).code == 0
@@ -79,7 +79,7 @@ async def test_what_is_archived_counts(
     state = ("--state-dir", tmp_path / "state") if machine == "another" else ()
     assert (await upload(commands, source, *rules, *state)).code == 0
     assert labels(xnat) == expected
-    # All together once more, here and there: nothing moves, and nothing is sent twice.
+    # All together once more, with both journals: no label changes, and nothing is sent twice.
     for number in (1, 2):
         (tmp_path / f"visit{number}").rename(source / f"visit{number}")
     sent = xnat.count["import"]
@@ -92,7 +92,7 @@ async def test_what_is_archived_counts(
 async def test_filters_select_a_part_of_the_source(
     xnat: TestXnat, url: str, commands: Commands, source: Path, rules: tuple[str, ...], expected: dict[str, str]
 ) -> None:
-    """With --study-since the third visit is the third too; the earlier ones get the numbers that are left for them."""
+    """With --study-since the third visit gets number 3 too. The earlier ones later get 1 and 2."""
     commands.login(url)
     assert (await upload(commands, source, *rules, "--study-since", "2003-01-01")).code == 0
     assert labels(xnat) == {"3": expected["3"]}
@@ -112,7 +112,7 @@ async def test_who_turns_up_late(
     rules: tuple[str, ...],
     late: tuple[str, str],
 ) -> None:
-    """It gets the next free one, that is told, and nobody moves."""
+    """It gets the next free label, which is reported. No other label changes."""
     commands.login(url)
     (source / "visit2").rename(tmp_path / "visit2")
     assert (await upload(commands, source, *rules)).code == 0
@@ -129,7 +129,7 @@ async def test_who_turns_up_late(
 async def test_what_waits_in_the_journal_counts(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """Visits that were left in the prearchive have their labels."""
+    """Visits in the prearchive keep their labels."""
     commands.login(url)
     (source / "visit3").rename(tmp_path / "visit3")
     assert (await upload(commands, source, *INDEX, "--no-archive")).code == 0
@@ -142,7 +142,7 @@ async def test_what_waits_in_the_journal_counts(
 async def test_a_plan_by_labels_that_are_others(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """A plan that was made of a part, and without a server: its line is told, and nothing goes a second time."""
+    """A plan of a part was made without a server. Its line is reported, and nothing is sent a second time."""
     commands.login(url)
     assert (await upload(commands, source, *INDEX)).code == 0
     (source / "visit1").rename(tmp_path / "visit1")
@@ -157,7 +157,7 @@ async def test_a_plan_by_labels_that_are_others(
 
 
 async def test_the_archive_is_asked_once(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """However many studies there are."""
+    """The number of studies does not matter."""
     commands.login(url)
     counts = []
     for studies in (2, 12):
@@ -172,7 +172,7 @@ async def test_the_archive_is_asked_once(xnat: TestXnat, url: str, commands: Com
 
 @pytest.mark.parametrize("way", ["plan", "choice", "upload"])
 async def test_who_gets_a_label(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, way: str) -> None:
-    """Of two studies the earlier one, where an upload knows both; one that sends while it walks takes what it meets."""
+    """The earlier of two studies, if the upload knows both; the first it finds, if it sends while it scans."""
     visit(tmp_path / "source" / "a", 2, 2002)
     visit(tmp_path / "source" / "a-b", 1, 2001)
     commands.login(url)
@@ -194,7 +194,7 @@ async def test_who_gets_a_label(xnat: TestXnat, url: str, commands: Commands, tm
         assert (rehearsed.code, told) == (8, ["1.2.1"])
         assert (await commands("upload", *words)).code == 8
         assert labels(xnat) == {"2": "P1"}
-        # The journal knows who had it first.
+        # The journal knows which study had it first.
         (tmp_path / "source" / "a").rename(tmp_path / "source" / "z")
         rehearsed = await commands("upload", *words, "--dry-run")
         told = [one["study_uid"] for one in rehearsed.json["problems"] if one["code"] == "label-taken"]
@@ -219,7 +219,7 @@ async def test_what_comes_late_of_a_study(
     first: tuple[str, ...],
     then: tuple[str, ...],
 ) -> None:
-    """It goes into the session that its study has, whatever that would be called today, in this run and the next."""
+    """It goes into the session of its study, whatever the present rules would call that, in this run and the next."""
     commands.login(url)
     (source / "visit3").rename(source.parent / "visit3")
     assert (await upload(commands, source, *first)).code == 0
@@ -235,7 +235,7 @@ async def test_what_comes_late_of_a_study(
 async def test_one_visit_from_another_machine(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """It knows nothing but the archive."""
+    """It has only the archive to ask."""
     await upload_at_once(url, [source / "visit1"], tmp_path / "journal", rules=router(session="P1_v1"))
     commands.login(url)
     ended = await commands("upload", source / "visit3", "-P", "demo", *INDEX, "-q")
@@ -244,7 +244,7 @@ async def test_one_visit_from_another_machine(
 
 
 def planned(place: Path, routes: StudyRoutes, *sessions: Session, suffix: bool = False) -> Plan:
-    """Make a plan of two visits, of 2001 and 2002, beside sessions that there are."""
+    """Plan two visits, of 2001 and 2002, with some sessions that exist already."""
     with HeaderCache(place) as found:
         for number in (1, 2):
             file = File(f"/{number}", 1, number)
@@ -259,7 +259,7 @@ def planned(place: Path, routes: StudyRoutes, *sessions: Session, suffix: bool =
 
 
 def test_a_suffix_keeps_clear_of_what_is_there(tmp_path: Path) -> None:
-    """What has a session keeps its label, whatever that is, and nobody else gets one that is taken."""
+    """A study with a session keeps its label, and no other study gets a label that is taken."""
     taken, own = Session("demo", "P9", "p1", "1.2.9"), Session("demo", "P1", "P1_2", "1.2.2")
     for sessions, expected in (
         ((taken,), ["P1_2", "P1_3"]),
@@ -280,7 +280,7 @@ def test_a_row_is_bound_to_the_session_of_its_study(tmp_path: Path) -> None:
     (told,) = found.problems
     assert (told.code, told.study_uid) == ("row-elsewhere", "1.2.2")
     assert told.text.startswith("line 3 of the plan gives session P1_v2, but the study has session P1_v7")
-    # What is there and has been cleaned away is no mistake of the plan.
+    # A study that was archived and deleted from disk is no error of the plan.
     rows.append(PlanRow("1.2.9", "demo", "P1", "P1_v9", line=4))
     found = planned(tmp_path / "survey", PlannedRoutes(rows), Session("demo", "P1", "P1_v9", "1.2.9"))
     assert found.problems == ()

@@ -1,4 +1,4 @@
-"""Twelve collections as sites have them: where each instance ends, by a plan, by a dry run and by an upload."""
+"""Twelve collections as sites have them: plan, dry run and upload agree where each instance goes."""
 
 import csv
 import io
@@ -30,13 +30,13 @@ class Layout:
     expected: Mapping[Place, set[int]]
     options: tuple[str, ...] = ()
     left_out: int = 0
-    """How many instances are told to go nowhere."""
+    """The number of instances that are reported as not sent."""
     says: str = ""
-    """What is said of them."""
+    """The problem that is reported."""
 
 
 def mr(number: int, study: str, **attributes: Any) -> bytes:
-    """Make an instance of a study, whose series is its modality's."""
+    """Make an instance of a study, with one series for each modality."""
     modality = attributes.get("Modality", "MR")
     series = attributes.pop("series", {"MR": 1, "CT": 1, "PT": 2, "SR": 3}[modality])
     values = {
@@ -58,7 +58,7 @@ def bids() -> Layout:
             path = f"sourcedata/sub-{subject}/ses-{session}/anat/{number}.dcm"
             files[path] = mr(number, f"1.2.{at}", PatientID=f"EX{at:04}")
         expected[subject, f"{subject}_{session}"] = numbers
-    # One person has another number at each examination.
+    # A person has a different number at each examination.
     options = ("--path-pattern", "sourcedata/sub-{subject}/ses-{session}/**", "-S", "{subject}")
     return Layout(
         "BIDS-like sourcedata", files, expected, (*options, "-E", "{subject}_{session}", "--allow-mixed-patients")
@@ -66,7 +66,7 @@ def bids() -> Layout:
 
 
 def pacs_export() -> Layout:
-    """Export a medium of a PACS: an index, and files of two patients whose names say nothing."""
+    """Export from a PACS: an index, and files of two patients with meaningless names."""
     index = image(900, SOPClassUID=MediaStorageDirectoryStorage, PixelData=None)
     files = {"DICOMDIR": index, "README.TXT": b"to be opened with the viewer", "AUTORUN.INF": b"[autorun]"}
     expected: dict[Place, set[int]] = defaultdict(set)
@@ -78,7 +78,7 @@ def pacs_export() -> Layout:
 
 
 def xnat_export() -> Layout:
-    """Sessions out of another XNAT's archive, with its catalogs; the headers keep what the scanner said."""
+    """Sessions from the archive of another XNAT, with its catalogs. The headers are those of the scanner."""
     files, expected = {}, {}
     for at in (1, 2):
         numbers = {10 * at, 10 * at + 1}
@@ -92,7 +92,7 @@ def xnat_export() -> Layout:
 
 
 def flat_dump() -> Layout:
-    """All that a scanner has sent, in one directory, in the order of arrival."""
+    """All files from a scanner in one directory, in the order of arrival."""
     files: dict[str, bytes] = {}
     expected: dict[Place, set[int]] = defaultdict(set)
     for number in range(12):
@@ -104,7 +104,7 @@ def flat_dump() -> Layout:
 
 
 def accessions() -> Layout:
-    """Make a directory for each accession, of which the session is to have the name."""
+    """Make a directory for each accession, which names the session."""
     files, expected = {}, {}
     for at in (1, 2, 3):
         # Two of them are of one patient, on one day.
@@ -115,7 +115,7 @@ def accessions() -> Layout:
 
 
 def several_centres() -> Layout:
-    """Two hospitals count their patients from one: P1 of the one is somebody else than P1 of the other."""
+    """Two hospitals number their patients from 1: P1 of one is not P1 of the other."""
     files, expected = {}, {}
     for at, centre in enumerate(("NORTH", "SOUTH"), 1):
         files[f"{centre}/P1/1.dcm"] = mr(
@@ -127,7 +127,7 @@ def several_centres() -> Layout:
 
 
 def several_centres_in_one() -> Layout:
-    """Do the same without a thought of it: the second P1 is kept out of the first one's subject."""
+    """Do the same with default rules: the second P1 does not get into the subject of the first."""
     files = {
         f"{centre}/P1/1.dcm": mr(
             at,
@@ -149,7 +149,7 @@ def pet_ct() -> Layout:
 
 
 def midnight() -> Layout:
-    """Begin a study before midnight: it has two dates, and is one session all the same."""
+    """Begin a study before midnight: it has two dates, and is one session."""
     files = {
         f"{at}.dcm": mr(at, "1.2.1", PatientID="P1", StudyDate=date, series=at)
         for at, date in [(1, "20200102"), (2, "20200102"), (3, "20200103")]
@@ -158,14 +158,14 @@ def midnight() -> Layout:
 
 
 def rescans() -> Layout:
-    """Somebody was sent back to the scanner on one day: two studies, which want two labels."""
+    """Scan a patient twice on one day: two studies need two labels."""
     files = {f"{at}/1.dcm": mr(at, f"1.2.{at}", PatientID="P1", StudyTime=f"{8 + at:02}0000") for at in (1, 2)}
     expected = {("P1", "P1_20200102"): {1}, ("P1", "P1_20200102_2"): {2}}
     return Layout("re-scans on one day", files, expected, ("--on-collision", "suffix"))
 
 
 def phantoms() -> Layout:
-    """Keep the daily quality assurance beside the patients: it is not to be moved."""
+    """Phantoms of the daily quality assurance lie beside the patients and are left out."""
     files = {
         "qa/1.dcm": mr(1, "1.2.1", PatientID="PHANTOM", PatientName="ACR^Phantom"),
         "qa/2.dcm": mr(2, "1.2.2", PatientID="PHANTOM", PatientName="ACR^Phantom"),
@@ -175,7 +175,7 @@ def phantoms() -> Layout:
 
 
 def scrubbed() -> Layout:
-    """Whoever scrubbed the headers gave all of them one StudyInstanceUID: nobody can tell sessions apart."""
+    """Anonymisation gave all files one StudyInstanceUID: sessions cannot be told apart."""
     files = {
         f"{subject}/1.dcm": mr(at, "1.2.9", PatientID="ANON", PatientName="ANON")
         for at, subject in enumerate(("S01", "S02"), 1)
@@ -185,7 +185,7 @@ def scrubbed() -> Layout:
 
 
 def written_names() -> Layout:
-    """Names in Japanese and Korean, of which the first group is empty: they tell two people apart all the same."""
+    """Japanese and Korean names with an empty first group still tell two people apart."""
     files = {
         "1.dcm": mr(
             1, "1.2.1", PatientID="P1", PatientName="=山田^太郎=やまだ^たろう", SpecificCharacterSet="ISO_IR 192"
@@ -241,7 +241,7 @@ def archived(xnat: TestXnat) -> dict[Place, set[int]]:
 async def test_where_each_instance_ends(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, make: Callable[[], Layout]
 ) -> None:
-    """A plan and a dry run say where everything goes, an upload brings it there, and another has nothing to do."""
+    """Plan and dry run say where everything goes, the upload sends it there, and a second upload sends nothing."""
     layout = make()
     source = tmp_path / "source"
     for path, content in layout.files.items():
@@ -272,7 +272,7 @@ async def test_where_each_instance_ends(
 async def test_a_study_over_midnight_goes_by_its_plan(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """The plan has a row for it, without labels; whoever fills them in sends the study whole."""
+    """The plan has a row for it without labels. With labels filled in, the whole study is sent."""
     for path, content in midnight().files.items():
         write(tmp_path / "source" / path, content)
     commands.login(url)

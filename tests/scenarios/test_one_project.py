@@ -1,4 +1,4 @@
-"""A project is one project, by whatever name; parts of a plan, and projects out of a template, need nothing special."""
+"""A project is one project under any of its names. Parts of a plan and projects from a template just work."""
 
 import csv
 from pathlib import Path
@@ -37,7 +37,7 @@ async def upload(commands: Commands, source: Path, *words: str | Path) -> Ended:
 
 
 async def test_alias_and_id_have_one_journal(xnat: TestXnat, ready: Commands, source: Path) -> None:
-    """The second run knows what the first has sent, and offline commands find the journal by either name."""
+    """The second run knows what the first sent, and offline commands find the journal by either name."""
     assert (await upload(ready, source, "-P", "nickname")).code == 0
     again = await upload(ready, source, "-P", "demo")
     assert (again.code, again.json["files"]["already_stored"]) == (0, 4), again.out
@@ -51,7 +51,7 @@ async def test_alias_and_id_have_one_journal(xnat: TestXnat, ready: Commands, so
 async def test_alias_and_id_in_a_plan_are_one_project(
     xnat: TestXnat, ready: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """One label by both names is taken, and told before anything is sent; the dry run knows it too."""
+    """A label that is used under both names is an error before anything is sent, and in the dry run."""
     rows = [
         {"study_uid": f"1.2.{number}", "project_id": project, "subject_label": "S", "session_label": "S_v1"}
         for number, project in ((0, "demo"), (1, "nickname"))
@@ -70,7 +70,7 @@ async def test_alias_and_id_in_a_plan_are_one_project(
 async def test_parts_of_a_plan_one_after_the_other(
     xnat: TestXnat, ready: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """On one machine: each part goes on in the same journal, without --relabel."""
+    """On one machine each part uses the same journal, without --relabel."""
     made = await ready("plan", source, "-P", "demo", "--out", tmp_path / "plan.csv", "--split", "2")
     assert made.code == 0, made.err
     for part in ("plan-1.csv", "plan-2.csv", "plan-1.csv"):
@@ -83,7 +83,7 @@ async def test_parts_of_a_plan_one_after_the_other(
 async def test_a_study_that_has_a_session_is_not_moved_by_an_edited_plan(
     xnat: TestXnat, ready: Commands, source: Path, tmp_path: Path
 ) -> None:
-    """Another target for what was sent already is an error, before anything is sent."""
+    """Another target for a study that was sent is an error before anything is sent."""
     plan = tmp_path / "plan.csv"
     assert (await ready("plan", source, "-P", "demo", "--out", plan)).code == 0
     assert (await upload(ready, source / "p0", "-P", "demo")).code == 0
@@ -97,7 +97,7 @@ async def test_a_study_that_has_a_session_is_not_moved_by_an_edited_plan(
 async def test_the_journal_of_a_template_is_found_by_each_of_its_projects(
     xnat: TestXnat, ready: Commands, source: Path
 ) -> None:
-    """Each command takes the part of that project, and no other."""
+    """Each command uses only the part of that project."""
     xnat.projects["other"] = Project("other")
     assert (await upload(ready, source, "-P", "{StudyDescription}")).code == 0
     assert len(xnat.archived) == 4
@@ -114,7 +114,7 @@ async def test_the_journal_of_a_template_is_found_by_each_of_its_projects(
 
 
 async def test_overlapping_sources_bring_each_file_once(xnat: TestXnat, ready: Commands, source: Path) -> None:
-    """By the first of them that holds it; paths below it are what patterns see."""
+    """A file counts for the first source that contains it. Patterns see its path below that source."""
     sources: tuple[str | Path, ...] = (source, source / "p0")
     words = ("-P", "demo", "--path-pattern", "{subject}/{n}.dcm", "-E", "{subject}_v1")
     plan = await ready("plan", *sources, *words, "-o", "json")
@@ -128,7 +128,7 @@ async def test_overlapping_sources_bring_each_file_once(xnat: TestXnat, ready: C
 
 
 async def test_a_project_in_two_journals_is_told_by_each_command(ready: Commands, source: Path, tmp_path: Path) -> None:
-    """What one journal holds is not all of the project: the other one is named, and can be asked."""
+    """One journal does not hold all of the project: the other one is named, and can be used."""
     assert (await upload(ready, source / "p0", "-P", "nickname")).code == 0
     assert (await upload(ready, source / "p1", "-P", "{StudyDescription}")).code == 0
     (other,) = [path for path in ready.home.rglob("*.journal") if "StudyDescription" in path.name]
@@ -145,7 +145,7 @@ async def test_a_project_in_two_journals_is_told_by_each_command(ready: Commands
 
 
 async def test_two_journals_of_templates_and_none_of_the_project(ready: Commands, source: Path) -> None:
-    """Nobody is told that nothing was uploaded to it: one of the two is to be named."""
+    """The message does not say that nothing was uploaded: it asks for one of the two journals."""
     assert (await upload(ready, source / "p0", "-P", "{StudyDescription}")).code == 0
     assert (await upload(ready, source / "p1", "-P", "{StudyDescription:lower}")).code == 0
     ended = await ready("status", "-P", "demo")
@@ -153,7 +153,7 @@ async def test_two_journals_of_templates_and_none_of_the_project(ready: Commands
 
 
 async def test_the_only_journal_is_not_taken_for_that_of_another_project(ready: Commands, source: Path) -> None:
-    """Where no server is named either: what is forgotten there would be somebody else's."""
+    """Also without a server: `forget` would delete rows of another project."""
     assert (await upload(ready, source / "p0", "-P", "demo")).code == 0
     del ready.env["XNAT_HOST"]
     for words in (("status",), ("forget", "--session", "P0_20200102", "--yes")):

@@ -1,4 +1,4 @@
-"""Only what a rule of the site is seen to drop is left out of a session in silence: anything else may be a loss."""
+"""Only files that a rule of the site provably drops may be missing from a session: any other may be a loss."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ async def sent(commands: Commands, visit: Path, *more: str) -> Ended:
 
 
 def told(ended: Ended) -> tuple[int, str, str | None, str | None]:
-    """Return the exit code, and what has become of the one session."""
+    """Return the exit code, and the end of the one session."""
     (detail,) = ended.json["details"]
     return ended.code, detail["state"], detail["verified"], detail["reason"]
 
@@ -67,7 +67,7 @@ BESIDE: dict[str, Callable[[TestXnat], None]] = {
 async def test_a_rule_that_does_not_apply_is_no_excuse_for_an_empty_answer(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, rule: Callable[[TestXnat], None]
 ) -> None:
-    """What a proxy or a mishap has answered is tried again, and held in each run until it is sent or accepted."""
+    """An empty answer of a proxy is retried. The session is held in each run until the file is sent or accepted."""
     rule(xnat)
     commands.login(url)
     fault = xnat.faults.add(Fault("import", Empty(), nth=2))
@@ -79,7 +79,7 @@ async def test_a_rule_that_does_not_apply_is_no_excuse_for_an_empty_answer(
 async def test_an_empty_answer_that_stays_holds_the_session_in_each_run(
     xnat: TestXnat, url: str, commands: Commands, visit: Path
 ) -> None:
-    """Though a filter is in force; what was lost is sent when asked for."""
+    """Even with a filter in force. `--retry refused` sends the lost file."""
     xnat.series_filter = SeriesFilter(("localizer",))
     commands.login(url)
     fault = xnat.faults.add(Fault("import", Empty(), nth=5, times=99))
@@ -90,7 +90,7 @@ async def test_an_empty_answer_that_stays_holds_the_session_in_each_run(
     assert xnat.sop_uids() == FOUR | {sop(5)}
 
 
-# What drops the series, and can be seen to.
+# Rules that provably drop the series.
 SEEN: dict[str, tuple[Callable[[TestXnat], None], str]] = {
     "site denies": (of_site("series_filter", SeriesFilter(("NOI",))), "the site's series import filter"),
     "site allows others": (
@@ -116,7 +116,7 @@ SEEN: dict[str, tuple[Callable[[TestXnat], None], str]] = {
 async def test_what_a_rule_is_seen_to_drop_is_left_out(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, rule: Callable[[TestXnat], None], name: str
 ) -> None:
-    """It is sent once, told by the name of the rule, and counts no more in the next run."""
+    """It is sent once and reported with the name of the rule. The next run does not count it again."""
     rule(xnat)
     commands.login(url)
     ended = await sent(commands, visit)
@@ -148,7 +148,7 @@ UNSEEN: dict[str, tuple[Callable[[TestXnat], None], str, int]] = {
 async def test_what_a_rule_may_have_dropped_is_told_until_somebody_decides(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, rule: Callable[[TestXnat], None], name: str, imports: int
 ) -> None:
-    """The session lacks it, in each run, with one exit code; `--partial archive` takes the session without it."""
+    """The session lacks it in each run, with the same exit code. `--partial archive` archives it without the file."""
     rule(xnat)
     commands.login(url)
     for _ in range(2):
@@ -164,7 +164,7 @@ async def test_what_a_rule_may_have_dropped_is_told_until_somebody_decides(
 
 
 def losing(xnat: TestXnat, number: int) -> None:
-    """Let the archive lose an instance before it is asked what it holds."""
+    """Let the archive lose an instance before it is compared."""
 
     def lose() -> None:
         for session in xnat.archived:
@@ -178,7 +178,7 @@ def losing(xnat: TestXnat, number: int) -> None:
 async def test_what_the_archive_has_lost_is_sent_again_beside_what_a_script_rejects(
     xnat: TestXnat, url: str, commands: Commands, visit: Path
 ) -> None:
-    """The script says what it rejects: what else is lacking is lost."""
+    """The script says what it rejects. Any other missing file is lost."""
     xnat.project("demo").script = Script(reject=is_noise, condition='(0008,103E) = "noise"')
     losing(xnat, 2)
     commands.login(url)
@@ -191,7 +191,7 @@ async def test_what_the_archive_has_lost_is_sent_again_beside_what_a_script_reje
 async def test_what_a_script_may_have_rejected_stays_on_the_list_of_verify(
     xnat: TestXnat, url: str, commands: Commands, visit: Path
 ) -> None:
-    """XNAT had acknowledged it, and nobody has seen a rule that drops it."""
+    """XNAT had acknowledged it, and no known rule drops it."""
     xnat.project("demo").script = Script(reject=is_noise)
     commands.login(url)
     assert (await sent(commands, visit, "--partial", "archive")).code == 8
@@ -203,7 +203,7 @@ async def test_what_a_script_may_have_rejected_stays_on_the_list_of_verify(
 async def test_what_a_script_rejects_again_is_told_with_the_ways_out(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, is_changed: bool
 ) -> None:
-    """XNAT keeps a row of rejected files alone as one that failed; the session is held until somebody decides."""
+    """A row that holds only rejected files fails in XNAT. The session is held until the user decides."""
     xnat.project("demo").script = Script(reject=is_noise, condition='(0008,103E) = "noise"')
     commands.login(url)
     assert told(await sent(commands, visit)) == (8, "archived", "uids", None)

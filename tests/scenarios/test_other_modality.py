@@ -31,7 +31,7 @@ def add(place: Path, number: int, modality: str, series: int = 1) -> None:
 
 
 async def upload(commands: Commands, source: Path, *words: str | Path) -> Ended:
-    """Rehearse and run: both end alike."""
+    """Do a dry run and an upload: both end the same way."""
     call: tuple[str | Path, ...] = ("upload", source, "-P", "demo", "-q", "-o", "json", *words)
     rehearsed = await commands(*call, "--dry-run")
     ended = await commands(*call)
@@ -43,7 +43,7 @@ async def upload(commands: Commands, source: Path, *words: str | Path) -> Ended:
 
 @pytest.fixture
 async def archived(url: str, commands: Commands, tmp_path: Path) -> Path:
-    """Archive the first file of the study, and return where it lies."""
+    """Archive the first file of the study, and return its directory."""
     commands.login(url)
     add(tmp_path / "source", 5, "MR")
     assert (await upload(commands, tmp_path / "source")).code == 0
@@ -54,7 +54,7 @@ async def archived(url: str, commands: Commands, tmp_path: Path) -> Path:
 async def test_a_report_alone_is_held(
     xnat: TestXnat, commands: Commands, archived: Path, tmp_path: Path, machine: str
 ) -> None:
-    """Again and again, by whichever journal, and nothing stands in the prearchive for it."""
+    """In each run, with any journal, and it leaves nothing in the prearchive."""
     add(archived, 6, "SR", 2)
     words = ("--state-dir", tmp_path / "state") if machine == "another" else ()
     sent = xnat.count["import"]
@@ -65,7 +65,7 @@ async def test_a_report_alone_is_held(
         assert "xnat:mrSessionData" in detail["reason"]
         assert "SR" in detail["reason"]
     assert (xnat.count["import"], xnat.prearchive, xnat.sop_uids()) == (sent, [], {sop(5)})
-    # What is as it is by now, nobody is told of any more.
+    # A problem that has not changed is not reported again.
     (archived / "6.dcm").unlink()
     add(archived, 6, "MR", 2)
     assert (await upload(commands, archived, *words)).code == 0
@@ -76,7 +76,7 @@ async def test_a_report_alone_is_held(
 async def test_a_report_with_images_goes_in(
     xnat: TestXnat, commands: Commands, archived: Path, order: tuple[int, int]
 ) -> None:
-    """Whichever the walk meets first: together they are what the archive has."""
+    """In any order: together they are a session of the type in the archive."""
     report, late = order
     add(archived, report, "SR", 2)
     add(archived, late, "MR")
@@ -87,7 +87,7 @@ async def test_a_report_with_images_goes_in(
 
 @pytest.mark.parametrize("more", [True, False])
 def test_a_report_waits_for_the_scan(tmp_path: Path, more: bool) -> None:
-    """What is asked for before all is met may yet go in; when nothing more comes, it is held."""
+    """Until the scan ends, a later file may change the type. After it, the report is held."""
 
     def of(name: str, modality: str) -> Instance:
         return replace(instance(name), modality=modality)
@@ -111,7 +111,7 @@ def test_a_report_waits_for_the_scan(tmp_path: Path, more: bool) -> None:
 
 
 async def test_a_site_that_merges_them(xnat: TestXnat, commands: Commands, archived: Path) -> None:
-    """Only to its administrators XNAT says so; for others it is as by default, which they are told."""
+    """XNAT tells this only to administrators. Other users get the default, with a note."""
     xnat.prevent_cross_modality_merge = False
     add(archived, 6, "SR", 2)
     held = await upload(commands, archived)
@@ -126,7 +126,7 @@ async def test_a_site_that_merges_them(xnat: TestXnat, commands: Commands, archi
 async def test_a_site_that_does_not_merge_them(
     xnat: TestXnat, commands: Commands, archived: Path, is_admin: bool
 ) -> None:
-    """Nothing of it is sent, whoever asks, also with `--retry held`."""
+    """Nothing of it is sent, even with `--retry held`."""
     xnat.add_user(replace(xnat.users["demo"], all_data=is_admin))
     add(archived, 6, "SR", 2)
     assert (await upload(commands, archived)).code == 9
@@ -136,7 +136,7 @@ async def test_a_site_that_does_not_merge_them(
 
 
 async def test_what_has_been_sent_before_is_not_held(xnat: TestXnat, commands: Commands, archived: Path) -> None:
-    """A study of two modalities that is archived as a whole has nothing new."""
+    """A study of two modalities that is archived whole has no new files."""
     add(archived, 6, "SR", 2)
     add(archived, 7, "MR")
     for _ in range(2):
@@ -159,7 +159,7 @@ async def test_what_has_been_sent_before_is_not_held(xnat: TestXnat, commands: C
         (PET, {"PT", "MR"}, True),
         (OTHER, {"SR"}, True),
         (OTHER, {"MR"}, False),
-        # What nobody can tell is for XNAT to say: no modality, types of a site's own, an order that need not be so.
+        # Where the type is unknown, XNAT decides: no modality, types of the site, an order that may vary.
         (MR, {""}, True),
         (MR, {"", "SR"}, True),
         (MR, set(), True),

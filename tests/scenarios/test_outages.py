@@ -1,4 +1,4 @@
-"""A server that is away: when that is told, and when it ends the run. In a time of its own, and on real sockets."""
+"""A server that is away: when this is reported, and when it ends the run. In virtual time, and on real sockets."""
 
 import asyncio
 import selectors
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Jumps(selectors.DefaultSelector):
-    """Waits for nothing: where there is nothing to do, the time goes on to what is to be done next."""
+    """Never waits: when nothing is ready, the time jumps to the next timer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class Jumps(selectors.DefaultSelector):
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop with a time of its own."""
+    """An event loop with virtual time."""
 
     def __init__(self) -> None:
         self.selector = Jumps()
         super().__init__(self.selector)
 
     def time(self) -> float:
-        """Tell it."""
+        """Return the virtual time."""
         return self.selector.now
 
 
@@ -59,7 +59,7 @@ REFUSED = TransientError("no connection to the server", unreachable=True)
 
 
 class Server:
-    """Answers, or does not, and hangs if it is told to; the monitor hears of it as from the client."""
+    """Answers, fails or hangs. It reports each call to the monitor, as the client does."""
 
     def __init__(self, longest: float) -> None:
         self.told: list[tuple[float, str | None]] = []
@@ -78,7 +78,7 @@ class Server:
         self.told.append((self.now, reason))
 
     async def call(self, seconds: float = 0.1, error: TransientError | None = None) -> None:
-        """Make a call that takes its time; it fails when the server is away, or with an error of its own."""
+        """Make a call of this length. It fails if the server is away, or with the given error."""
         self.monitor.call_started()
         try:
             await anyio.sleep(seconds)
@@ -91,7 +91,7 @@ class Server:
             self.monitor.call_answered()
 
     async def ping(self) -> bool:
-        """Ask something small."""
+        """Make a small call."""
         self.asked += 1
         if self.is_away:
             self.monitor.call_started()
@@ -102,7 +102,7 @@ class Server:
 
 
 async def ends(server: Server, work: Callable[[], Awaitable[None]]) -> float | None:
-    """Do some work under guard; return when an outage ended it, if one did."""
+    """Do some work under guard. Return the time at which an outage ended it, or None."""
     try:
         async with server.monitor.guard():
             await work()
@@ -112,7 +112,7 @@ async def ends(server: Server, work: Callable[[], Awaitable[None]]) -> float | N
 
 
 async def test_the_first_call_that_does_not_get_through_begins_it() -> None:
-    """Not the attempt after which somebody has had enough: the run ends in time, whoever is in a pause then."""
+    """The outage counts from the first failed attempt, not from the last. The run ends in time, even during a pause."""
     server = Server(6)
 
     async def work() -> None:
@@ -130,7 +130,7 @@ async def test_the_first_call_that_does_not_get_through_begins_it() -> None:
 
 
 async def test_calls_that_hang_count() -> None:
-    """No call fails for ten minutes, as the server takes them and says nothing: nor does it answer the question."""
+    """The server accepts calls and says nothing, so none fails for ten minutes. It does not answer the ping either."""
     server = Server(6)
 
     async def hangs() -> bool:
@@ -142,14 +142,14 @@ async def test_calls_that_hang_count() -> None:
 
 
 async def test_before_the_login_nobody_can_be_asked() -> None:
-    """The login itself hangs."""
+    """The login hangs, so no ping is possible."""
     server = Server(6)
     server.monitor.ping = None
     assert await ends(server, lambda: server.call(60)) == pytest.approx(6)
 
 
 async def test_a_call_that_takes_its_time_is_no_outage() -> None:
-    """An archive step takes minutes, and nothing else is to be done: the server answers when it is asked."""
+    """An archive step takes minutes, and nothing else is in flight: the server answers a ping."""
     server = Server(6)
     assert await ends(server, lambda: server.call(300)) is None
     assert server.told == []
@@ -157,7 +157,7 @@ async def test_a_call_that_takes_its_time_is_no_outage() -> None:
 
 
 async def test_a_call_that_fails_alone_is_no_outage() -> None:
-    """One file fails again and again, and nothing else is left to be sent: whoever repeats it decides."""
+    """One file fails repeatedly, and nothing else is left to send: its own retries decide."""
     server = Server(6)
 
     async def work() -> None:
@@ -170,7 +170,7 @@ async def test_a_call_that_fails_alone_is_no_outage() -> None:
 
 
 async def test_what_gets_through_ends_it() -> None:
-    """It is away for five seconds, again and again; both ends are told each time."""
+    """The server is away for five seconds, again and again. Each beginning and each end is reported."""
     server = Server(6)
 
     async def work() -> None:
@@ -187,7 +187,7 @@ async def test_what_gets_through_ends_it() -> None:
 
 
 async def test_a_failure_among_successes_is_not_told() -> None:
-    """Servers close connections, and others get through."""
+    """A server may close a connection while other calls get through."""
     server = Server(6)
 
     async def work() -> None:
@@ -199,7 +199,7 @@ async def test_a_failure_among_successes_is_not_told() -> None:
 
 
 async def test_nothing_to_do_is_no_outage() -> None:
-    """Between two calls, and after one that was dropped, nobody waits for anything."""
+    """Between two calls, and after a cancelled one, no call is waiting."""
     server = Server(6)
 
     async def work() -> None:
@@ -215,7 +215,7 @@ async def test_nothing_to_do_is_no_outage() -> None:
 
 @pytest.mark.parametrize("longest", [0.0, 0.2])
 async def test_no_patience_at_all(longest: float) -> None:
-    """Even then a call has a moment."""
+    """Even then a call has a little time."""
     server = Server(longest)
     assert await ends(server, lambda: server.call(0.4)) is None
     server.is_away = True
@@ -231,7 +231,7 @@ async def test_no_patience_at_all(longest: float) -> None:
 
 
 async def test_each_guard_begins_anew() -> None:
-    """What an earlier run waited for is no part of the time."""
+    """The time that an earlier run waited does not count."""
     server = Server(6)
     server.is_away = True
 
@@ -255,7 +255,7 @@ AWAY = [Status(503), Reset(), Stall()]
 async def test_a_run_ends_in_time(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, action: Any, kind: str
 ) -> None:
-    """Whatever it is doing when the server goes away, and however that shows: told, ended, logged out, and gone on."""
+    """At any stage and for any kind of outage: the run reports it, ends in time, logs out, and can be resumed."""
     commands.login(url)
     ended_at: list[float] = []
 
@@ -277,7 +277,7 @@ async def test_a_run_ends_in_time(
 
 
 async def test_a_login_that_hangs_ends_in_time(commands: Commands, tree: Path) -> None:
-    """The server takes the connection and says nothing."""
+    """The server accepts the connection and says nothing."""
 
     async def silent(_: Any) -> Any:
         await anyio.sleep_forever()

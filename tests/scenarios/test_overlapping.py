@@ -1,4 +1,4 @@
-"""Sources that lie in each other, or are one by several names: each file counts once, by the first that holds it."""
+"""Sources that contain each other, or are one directory: each file counts once, for the first that contains it."""
 
 import os
 from collections.abc import Callable
@@ -20,7 +20,7 @@ STUDIES = ("a", "b", "c")
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Write three studies of one patient and one day, of two files each: without their paths all have one label."""
+    """Write three studies of one patient and one day, two files each. Only their paths give them different labels."""
     for number, name in enumerate(STUDIES):
         ids: dict[str, Any] = {"StudyInstanceUID": f"1.2.{number}", "SeriesInstanceUID": f"1.2.{number}.1"}
         for file in range(2):
@@ -44,7 +44,7 @@ FORMS: dict[str, tuple[Callable[[Path], Path], bool]] = {
 
 @pytest.fixture(params=[False, True], ids=["after", "before"])
 def is_before(request: pytest.FixtureRequest) -> bool:
-    """Say whether what overlaps is given before the tree."""
+    """Say whether the overlapping source comes before the tree."""
     return bool(request.param)
 
 
@@ -55,7 +55,7 @@ def given(tree: Path, other: Path, *, is_before: bool) -> list[Path]:
 
 @pytest.mark.parametrize("form", FORMS)
 async def test_a_walk_meets_each_file_once(tree: Path, form: str, is_before: bool) -> None:
-    """By one path; where a file is given by itself, by that one again."""
+    """It has one path. A file that is a source itself has that path again."""
     source = await folder(*given(tree, FORMS[form][0](tree), is_before=is_before))
     met = [
         item.path for batch in [batch async for batch in source.batches()] for item in batch if isinstance(item, File)
@@ -65,7 +65,7 @@ async def test_a_walk_meets_each_file_once(tree: Path, form: str, is_before: boo
 
 
 async def both(commands: Commands, sources: list[Path], *words: str | Path) -> tuple[Ended, Ended, Ended]:
-    """Plan, rehearse and upload."""
+    """Run plan, dry run and upload."""
     sources_and_rules = (*sources, "-P", "demo", *words)
     return (
         await commands("plan", *sources_and_rules, "-o", "json"),
@@ -92,7 +92,7 @@ def archived(xnat: TestXnat) -> dict[str, tuple[str, int]]:
 async def test_labels_by_paths_are_those_of_the_plan(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, form: str, is_before: bool
 ) -> None:
-    """The first source that holds a file says what its path is; what has no label by that is told, and not sent."""
+    """The first source that contains a file decides its path. A file without a label is reported and not sent."""
     commands.login(url)
     find, is_alike = FORMS[form]
     sources = given(tree, find(tree), is_before=is_before)
@@ -112,7 +112,7 @@ async def test_labels_by_paths_are_those_of_the_plan(
 async def test_who_gets_a_label_is_as_the_plan_says(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, form: str, is_before: bool
 ) -> None:
-    """Of studies that want one label it is the one that is met first, in whichever source."""
+    """Of studies with the same label, the first that the scan finds gets it, in any source."""
     commands.login(url)
     sources = given(tree, FORMS[form][0](tree), is_before=is_before)
     plan, rehearsed, _ = await both(commands, sources)
@@ -123,7 +123,7 @@ async def test_who_gets_a_label_is_as_the_plan_says(
 async def test_another_source_holds_what_was_met_elsewhere_before(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """Nothing is sent again, nothing is gone, and nothing is a copy of itself."""
+    """Nothing is sent again, nothing counts as gone, and no file counts as its own copy."""
     commands.login(url)
     words = ("-P", "demo", "--path-pattern", "{visit}/*", "-E", "{visit}", "-q", "-o", "json")
     for sources in ([tree.parent / "link"], [tree, tree.parent / "link"], [tree.parent / "link", tree], [tree]):

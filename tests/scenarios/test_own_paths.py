@@ -1,4 +1,4 @@
-"""Each file is routed by its own path: none stands for another one of its directory whose name says something else."""
+"""Each file is routed by its own path, even if another file of its directory has other labels."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ SCRUBBED = {"StudyInstanceUID": "1.2.1", "PatientID": "ANON"}
 
 
 def flat(place: Path, subjects: dict[str, dict[str, Any]], files: int = 2) -> None:
-    """Write the files of some subjects into one directory, whose names alone tell them apart."""
+    """Write files of some subjects into one directory: only their names tell the subjects apart."""
     number = 0
     for subject, attributes in subjects.items():
         for file in range(files):
@@ -26,7 +26,7 @@ def flat(place: Path, subjects: dict[str, dict[str, Any]], files: int = 2) -> No
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Write two subjects whose headers are scrubbed into one study, and a third that has its own."""
+    """Write two subjects that anonymisation has merged into one study, and a third with its own."""
     place = tmp_path / "source"
     flat(place, {"S01": SCRUBBED, "S02": SCRUBBED, "S03": {**SCRUBBED, "StudyInstanceUID": "1.2.3"}})
     return place
@@ -38,12 +38,12 @@ def subjects_of(xnat: TestXnat) -> dict[str, set[str]]:
 
 
 async def test_a_plan_looks_at_each_name(commands: Commands, source: Path) -> None:
-    """Two subjects in one study are told; the study has no place, and the other one has its own."""
+    """Two subjects in one study are reported, and the study is not planned. The other study is."""
     ended = await commands("plan", source, "-P", "demo", *PATTERN, "-o", "json")
     assert ended.code == 2, ended.out
     assert [(one["code"], one["study_uid"]) for one in ended.json["problems"]] == [("labels-differ", "1.2.1")]
     assert [(row["subject"], row["skip"]) for row in ended.json["rows"]] == [(None, True), ("S03", False)]
-    # What is known from the first scan is looked at likewise.
+    # Files that are known from the first scan are checked the same way.
     again = await commands("plan", source, "-P", "demo", *PATTERN, "-o", "json")
     assert (again.code, again.json["rows"]) == (2, ended.json["rows"])
 
@@ -61,7 +61,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 async def test_no_file_goes_into_the_subject_of_another(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path, way: str
 ) -> None:
-    """Whatever makes a plan of the source before anything is sent."""
+    """For every option that plans before anything is sent."""
     commands.login(url)
     words: list[str | Path] = [*WAYS[way]]
     if way == "plan":
@@ -81,7 +81,7 @@ async def test_no_file_goes_into_the_subject_of_another(
 async def test_names_that_say_nothing_make_no_difference(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """A field that no label is made of may differ in all files of a study."""
+    """A field that no label uses may differ between the files of a study."""
     flat(tmp_path, {"S01": SCRUBBED, "S02": {**SCRUBBED, "StudyInstanceUID": "1.2.2"}}, files=3)
     commands.login(url)
     words = (*PATTERN, "-E", "{subject}_{Modality}", "-q", "-o", "json")

@@ -1,4 +1,4 @@
-"""Names, identifiers and secrets: a planted patient is looked for in everything that the program writes."""
+"""Names, identifiers and secrets: the test searches everything that the program writes for a planted patient."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ NAME, BIRTH, ID, PASSWORD = "Planted^Patient", "19330421", "PLANTED7", "horse-ba
 
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
-    """Write two sessions: of a patient to look for, and of one whose file is not as it should be."""
+    """Write two sessions: one of a patient to search for, and one with invalid values."""
     tree = tmp_path / "tree"
     generated(tree, sessions=2, files=8, size=2_000, seed=7)
     for number, path in enumerate(sorted(path for path in tree.rglob("*") if path.is_file())):
@@ -32,7 +32,7 @@ def planted(tmp_path: Path) -> Path:
         dataset.save_as(path)
     odd = tree / "odd"
     odd.mkdir()
-    # pydicom would log the value of a date and a number that are none, and of a character set that does not exist.
+    # pydicom would log the value of an invalid date or number, and of an unknown character set.
     broken = pydicom.dcmread(path)
     broken.SOPInstanceUID = broken.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID("2.25.77")
     broken.save_as(odd / "broken")
@@ -42,13 +42,13 @@ def planted(tmp_path: Path) -> Path:
 
 
 def patient_in(text: str) -> list[str]:
-    """Return what of the planted patient stands in a text."""
+    """Return the values of the planted patient that are in a text."""
     lowered = text.lower()
     return [word for word in ("planted", "patient^", BIRTH, PASSWORD) if word in lowered]
 
 
 async def whole_story(xnat: TestXnat, commands: Commands, planted: Path, *options: str) -> list[Ended]:
-    """Upload with trouble of every kind, again, and look at what is known."""
+    """Upload with problems of every kind, upload again, and run the commands that report."""
     xnat.faults.add(Fault("import", Status(400, "<h3>unable to read DICOM object upload.dcm</h3>"), nth=2))
     xnat.faults.add(Fault("import", Reset(effect=True), nth=4))
     xnat.faults.add(Fault("archive", Status(500, f"<h3>FAILED: Unable to archive {ID}_2020</h3>"), nth=1))
@@ -61,7 +61,7 @@ async def whole_story(xnat: TestXnat, commands: Commands, planted: Path, *option
 
 
 async def test_no_log_speaks_of_a_patient(xnat: TestXnat, url: str, commands: Commands, planted: Path) -> None:
-    """Standard error goes into logs of schedulers: it names no patient and no label, which is a patient's ID."""
+    """Schedulers log standard error: it names no patient and no label, because labels are patient IDs."""
     commands.login(url)
     for ended in await whole_story(xnat, commands, planted):
         assert patient_in(ended.err) == [], ended.err
@@ -70,7 +70,7 @@ async def test_no_log_speaks_of_a_patient(xnat: TestXnat, url: str, commands: Co
 async def test_no_output_tells_a_name_or_a_birth_date(
     xnat: TestXnat, url: str, commands: Commands, planted: Path
 ) -> None:
-    """The summary names sessions, by labels that the user chose; what was not chosen never appears."""
+    """The summary names sessions by the labels that the user chose. Nothing else of a patient appears."""
     commands.login(url)
     told = await whole_story(xnat, commands, planted, "-o", "json")
     told += [await commands(*words) for words in (["status"], ["status", "-o", "json"], ["verify"])]
@@ -99,7 +99,7 @@ async def test_secrets_stay_where_they_are(xnat: TestXnat, url: str, commands: C
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX has a umask")
 async def test_what_is_made_is_for_its_owner_only(url: str, commands: Commands, planted: Path) -> None:
-    """Journal, lock and directories: nobody else may read them, whatever the user's umask says."""
+    """Journal, lock and directories: other users cannot read them, whatever the umask is."""
     commands.login(url)
     await commands("upload", planted, "-P", "demo", "-q")
     made = [path for path in commands.home.rglob("*") if "asyncimport" in str(path.relative_to(commands.home))]
@@ -127,7 +127,7 @@ async def test_a_path_cannot_write_to_the_terminal(url: str, commands: Commands,
 
 
 def test_no_repr_shows_the_patient() -> None:
-    """What is logged or shown in a traceback tells neither name nor birth date nor PatientID."""
+    """Logs and tracebacks show neither name nor birth date nor PatientID."""
     patient = Patient("MRN-4711", "planted^name", "19700101")
     shown = repr(Instance(File("/f", 1, 1), "1.2", "1.3", SESSION, patient)) + repr(patient)
     assert not any(word in shown for word in ("MRN-4711", "planted", "19700101"))

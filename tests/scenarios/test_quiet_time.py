@@ -1,4 +1,4 @@
-"""Studies that are still being written: by the times of their files, by two looks, and whatever clocks say."""
+"""Studies that are still being written: recognised by file times and by two scans, even if clocks are wrong."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ QUIET = 120.0
 
 
 class Place:
-    """A directory with files, as scans meet it: times are seconds since 1970."""
+    """A directory with files, as a scan finds it. Times are seconds since 1970."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,13 +30,13 @@ class Place:
     def put(
         self, name: str, mtime: float, ctime: float | None = None, *, study: str = "1.2", size: int = 9, kind: str = ""
     ) -> None:
-        """Write a file, which changed at these times; without a ctime on a disk that has none."""
+        """Write a file that changed at these times. A disk may have no ctime."""
         ctime_ns = None if ctime is None else int(ctime * 1e9)
         file = File(f"/drop/{name}", size, int(mtime * 1e9), None if ctime is None else 1, ctime_ns)
         self.files[name] = (file, study, FileKind(kind or "INSTANCE"))
 
     def look(self, now: float, quiet: float = QUIET) -> Unsettled:
-        """Scan, and look, as one run does."""
+        """Scan as a run does, and return the studies that are not settled."""
         with HeaderCache(self.path) as survey:
             files = [file for file, _, _ in self.files.values()]
             unknown = {file.path for file in survey.skip_known(files)}
@@ -67,26 +67,26 @@ def _cut(name: str) -> str:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """Give a directory with one study of long ago."""
+    """Make a directory with one old study."""
     one = Place(tmp_path / "test.survey")
     one.put("a", NOW - 9 * DAY, NOW - 9 * DAY)
     return one
 
 
 def test_what_is_old_is_quiet_at_first_sight(place: Place) -> None:
-    """Nobody waits for a second look at an archive of thirty years."""
+    """A thirty-year-old archive needs no second scan."""
     assert place.look(NOW) == Unsettled()
 
 
 def test_a_copy_that_keeps_times_is_seen_by_ctime(place: Place) -> None:
-    """`rsync -a` and `cp -p` set the mtime of years ago; the ctime is that of the copy."""
+    """`rsync -a` and `cp -p` keep the old mtime. The ctime is that of the copy."""
     place.put("b", NOW - 9 * DAY, NOW - 5)
     assert place.look(NOW).waiting == {"1.2": "a file of it has just changed"}
     assert not place.look(NOW + QUIET).waiting
 
 
 def test_two_looks_where_the_clock_of_the_disk_is_behind(place: Place) -> None:
-    """Each file is dated an hour ago when it has just come: only that nothing comes any more tells that it is whole."""
+    """New files are dated an hour ago. The study is complete only when no more files arrive."""
     now = NOW
     for number in range(4):
         now += 200
@@ -94,13 +94,13 @@ def test_two_looks_where_the_clock_of_the_disk_is_behind(place: Place) -> None:
         assert place.look(now).waiting == {"1.2": "it has not been seen unchanged for long enough"}
     assert place.look(now + QUIET - 1).waiting
     assert not place.look(now + QUIET).waiting
-    # It may go on.
+    # More may arrive.
     place.put("b9", now + QUIET + 1 - HOUR, now + QUIET + 1 - HOUR)
     assert place.look(now + QUIET + 1).waiting
 
 
 def test_a_disk_without_ctime(place: Place) -> None:
-    """The mtime has to do, and two looks."""
+    """The mtime and two scans decide."""
     place.put("a", NOW - HOUR)
     assert place.look(NOW).waiting
     assert not place.look(NOW + QUIET).waiting
@@ -108,7 +108,7 @@ def test_a_disk_without_ctime(place: Place) -> None:
 
 @pytest.mark.parametrize("ahead", [HOUR, DAY, 300 * 366 * DAY])
 def test_times_in_the_future_have_a_reason_of_their_own_and_an_end(place: Place, ahead: float) -> None:
-    """A clock that was ahead, or an odd copy: they say nothing, and two looks decide."""
+    """After a clock that was ahead, or an odd copy, times mean nothing: two scans decide."""
     place.put("b", NOW + ahead, NOW - 9 * DAY)
     first = place.look(NOW)
     assert first.ahead == {"1.2": 1}
@@ -117,14 +117,14 @@ def test_times_in_the_future_have_a_reason_of_their_own_and_an_end(place: Place,
 
 
 def test_a_clock_that_differs_by_a_little(place: Place) -> None:
-    """A file server is half a minute ahead: that is no future, and waits as what has just changed."""
+    """A file server is half a minute ahead. The file counts as just changed, not as dated in the future."""
     place.put("b", NOW + 30, NOW + 30)
     assert place.look(NOW) == Unsettled({"1.2": "a file of it has just changed"})
     assert not place.look(NOW + 30 + QUIET).waiting
 
 
 def test_a_clock_that_was_a_day_ahead_when_it_was_looked_at(place: Place) -> None:
-    """The first look is dated tomorrow: it counts from the second, and nobody waits for a day."""
+    """The first scan is dated tomorrow. The time counts from the second scan, so nothing waits a day."""
     place.put("b", NOW - HOUR, NOW - HOUR)
     place.look(NOW + DAY / 2)
     assert place.look(NOW).waiting
@@ -133,7 +133,7 @@ def test_a_clock_that_was_a_day_ahead_when_it_was_looked_at(place: Place) -> Non
 
 @pytest.mark.parametrize("kind", ["INSTANCE", "UNREADABLE"])
 def test_a_file_in_the_midst_of_being_written(place: Place, kind: str) -> None:
-    """It is cut so far, or no DICOM at all yet, and is left out of the study: the study waits for it."""
+    """It is truncated, or not DICOM yet, and not part of the study yet: the study waits for it."""
     place.put("cut", NOW - 5, NOW - 5, kind=kind)
     place.put("elsewhere/a", NOW - 9 * DAY, NOW - 9 * DAY, study="1.9")
     assert set(place.look(NOW).waiting) == {"1.2"}
@@ -141,13 +141,13 @@ def test_a_file_in_the_midst_of_being_written(place: Place, kind: str) -> None:
 
 
 def test_each_study_for_itself(place: Place) -> None:
-    """What comes does not keep others waiting."""
+    """A study that grows does not delay the others."""
     place.put("x/b", NOW - 5, NOW - 5, study="1.9")
     assert set(place.look(NOW).waiting) == {"1.9"}
 
 
 def test_the_journal_leaves_alone_what_is_being_written(tmp_path: Path) -> None:
-    """Nothing of it is sent, and what is there is not archived, though all that is known of it has arrived."""
+    """Nothing of it is sent, and its session is not archived, although all known files have arrived."""
     disk = Disk()
     disk.put(instance("a/1", session("E1")), instance("b/1", session("E2")), instance("c/1", session("E3")))
 
@@ -202,7 +202,7 @@ def drop(place: Path, study: int, *numbers: int) -> None:
 
 @pytest.mark.anyio
 async def test_a_copy_that_is_under_way(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """The first run remembers what it saw, and sends nothing; a later one sends what looks the same still."""
+    """The first run records what it saw and sends nothing. A later run sends what has not changed."""
     place = tmp_path / "drop"
     commands.login(url)
     words = ("upload", place, "-P", "demo", "-o", "json", "--min-age")
@@ -228,14 +228,14 @@ async def test_a_copy_that_is_under_way(xnat: TestXnat, url: str, commands: Comm
 async def test_what_an_earlier_run_has_begun_waits_too(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, way: tuple[str, ...]
 ) -> None:
-    """It was killed in the middle, and the study has grown since: nothing more of it is sent, and why is told."""
+    """A run was killed, and the study has grown since. Nothing more of it is sent, and the reason is reported."""
     place = tmp_path / "drop"
     commands.login(url)
     drop(place, 1, *range(10, 16))
     words: tuple[str | Path, ...] = ("upload", place, "-P", "demo", "-o", "json", "-w", "1", *way)
     if way == ("--plan",):
         assert (await commands("plan", place, "-P", "demo", "--out", tmp_path / "plan.csv", "-q")).code == 0
-        # Made for six files: that the study has grown since is to be no mistake.
+        # The plan was made for six files. It is no error that the study has grown since.
         made = (tmp_path / "plan.csv").read_text("utf-8-sig").replace(",MR,1,6,", ",MR,1,,")
         (tmp_path / "plan.csv").write_text(made)
         words = (*words, tmp_path / "plan.csv")
@@ -257,7 +257,7 @@ async def test_what_an_earlier_run_has_begun_waits_too(
 
 @pytest.mark.anyio
 async def test_a_dry_run_tells_what_waits(url: str, commands: Commands, tmp_path: Path) -> None:
-    """With the code of it, and with that of a clock that was wrong."""
+    """With its problem code, and with that of a wrong clock."""
     drop(tmp_path / "drop", 1, 10)
     drop(tmp_path / "drop", 2, 20)
     os.utime(tmp_path / "drop" / "20", (4e9, 4e9))
