@@ -1,4 +1,4 @@
-"""Behind a real nginx, as XNAT stands nearly everywhere: each thing a proxy does to a run, and what comes of it."""
+"""Runs through a real nginx, which most sites have in front of XNAT: everything that it does to a run."""
 
 import signal
 from collections import Counter
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.skipif(NGINX is None, reason="nginx
 
 
 async def check_all_arrived(ended: Ended, xnat: TestXnat, tree: Path) -> None:
-    """Check that the summary says that everything is archived and verified, and that it is."""
+    """Check that everything is archived and verified, by the summary and in XNAT."""
     assert ended.code == 0, ended.out + ended.err
     sent = await uids_below(tree)
     summary = ended.json
@@ -36,7 +36,7 @@ async def check_all_arrived(ended: Ended, xnat: TestXnat, tree: Path) -> None:
 
 
 def most_times_stored(xnat: TestXnat) -> int:
-    """Return how often the file that was stored most often was stored."""
+    """Return how often any one file was stored at most."""
     return max(Counter(record.sop_uid for record in xnat.imports).values())
 
 
@@ -51,7 +51,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 def bundle(authority: trustme.CA, tmp_path: Path) -> Path:
-    """Write the site's certificate authority where --ca-bundle finds it."""
+    """Write the site's certificate authority for --ca-bundle."""
     path = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(path)
     return path
@@ -60,7 +60,7 @@ def bundle(authority: trustme.CA, tmp_path: Path) -> Path:
 async def test_a_private_authority_is_trusted_when_named(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path, authority: trustme.CA, bundle: Path
 ) -> None:
-    """With --ca-bundle everything arrives; without it the run ends before the password is sent, and says what to do."""
+    """With --ca-bundle everything arrives; without it the run ends before the password is sent, with a hint."""
     async with nginx_proxy(url, tmp_path, **tls_settings(authority.issue_cert("localhost"), tmp_path)) as proxy:
         commands.login(proxy.url)
         refused = await commands("upload", tree, "-P", "demo", "-o", "json")
@@ -80,7 +80,7 @@ UNTRUSTED: Mapping[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("names", "dates", "reason"), UNTRUSTED.values(), ids=UNTRUSTED.keys())
-async def test_a_certificate_that_is_not_good_ends_the_run(
+async def test_an_invalid_certificate_ends_the_run(
     xnat: TestXnat,
     url: str,
     commands: Commands,
@@ -92,7 +92,7 @@ async def test_a_certificate_that_is_not_good_ends_the_run(
     dates: dict[str, Any],
     reason: str,
 ) -> None:
-    """An authority that is trusted does not make up for another host's certificate, or one that is too old."""
+    """A trusted authority does not help if the certificate is another host's, or has expired."""
     async with nginx_proxy(url, tmp_path, **tls_settings(authority.issue_cert(*names, **dates), tmp_path)) as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json", "--ca-bundle", bundle)
@@ -107,7 +107,7 @@ async def test_a_certificate_that_is_not_good_ends_the_run(
 async def test_the_wrong_protocol_ends_the_run(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path, authority: trustme.CA, encrypted: bool
 ) -> None:
-    """Plain http to a port that speaks TLS, and TLS to a port that speaks plain http: one line, a hint, and the end."""
+    """It may be http to a TLS port or TLS to an http port: one line, a hint, and the end."""
     settings = tls_settings(authority.issue_cert("localhost"), tmp_path) if encrypted else {}
     async with nginx_proxy(url, tmp_path, **settings) as proxy:
         scheme, rest = proxy.url.split(":", 1)
@@ -135,7 +135,7 @@ def write_some_too_large(tree: Path, size: int) -> None:
 async def test_files_too_large_for_the_proxy_are_refused(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, size: int
 ) -> None:
-    """413 is the proxy's word, not XNAT's, and the reason says so; the session lacks them, and is held."""
+    """The reason says that the 413 is the proxy's; the session lacks the files, and is held."""
     tree = tmp_path / "tree"
     write_some_too_large(tree, size)
     async with nginx_proxy(url, tmp_path, client_max_body_size="100k") as proxy:
@@ -174,10 +174,10 @@ async def test_a_proxy_that_resets_what_is_too_large_is_named(
 
 
 @pytest.mark.parametrize("code", [0, 4])
-async def test_archiving_that_outlasts_the_proxy_is_waited_for(
+async def test_an_archive_step_longer_than_the_proxy_timeout(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path, code: int
 ) -> None:
-    """A 504 is no verdict: the run looks until XNAT is done, and never asks for the same archiving twice."""
+    """A 504 is no verdict: the run waits until XNAT has finished, and does not repeat the step."""
     xnat.project("demo").prearchive_code = code
     xnat.archive_seconds = 1.6
     async with nginx_proxy(url, tmp_path, proxy_read_timeout="500ms") as proxy:
@@ -188,10 +188,10 @@ async def test_archiving_that_outlasts_the_proxy_is_waited_for(
     assert (xnat.count["archive"], xnat.count["build"]) == (2, 2)
 
 
-async def test_a_build_that_outlasts_the_proxy_is_waited_for(
+async def test_a_build_longer_than_the_proxy_timeout(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path
 ) -> None:
-    """A build without an answer is followed by one archiving, when XNAT has built the session."""
+    """After the build, whose answer is lost, the session is archived once."""
     xnat.timing = Timing(build_seconds=1.6)
 
     def recovered() -> None:
@@ -210,10 +210,10 @@ async def test_a_build_that_outlasts_the_proxy_is_waited_for(
 
 
 @pytest.mark.parametrize("most", [100, 3])
-async def test_connections_that_the_proxy_closes_are_opened_anew(
+async def test_connections_that_the_proxy_closes_are_replaced(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, most: int
 ) -> None:
-    """`keepalive_requests`: each connection serves so many requests, and no file is lost or stored again for it."""
+    """With `keepalive_requests` each connection serves some requests; no file is lost or stored again."""
     tree = tmp_path / "tree"
     generated(tree, sessions=3, files=600, size=1_000, seed=6)
     async with nginx_proxy(url, tmp_path, keepalive_requests=str(most)) as proxy:
@@ -224,10 +224,10 @@ async def test_connections_that_the_proxy_closes_are_opened_anew(
     assert most_times_stored(xnat) <= 2
 
 
-async def test_a_proxy_that_reloads_closes_what_is_idle(
+async def test_a_proxy_that_reloads_closes_idle_connections(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """A new certificate makes nginx replace its workers, and connections end between two requests, unannounced."""
+    """With a new certificate nginx replaces its workers, and closes connections between requests."""
     tree = tmp_path / "tree"
     generated(tree, sessions=3, files=600, size=1_000, seed=7)
     async with nginx_proxy(url, tmp_path) as proxy:
@@ -244,7 +244,7 @@ async def test_a_proxy_that_reloads_closes_what_is_idle(
 
 
 async def ask(url: str) -> None:
-    """Ask for the home page, on a connection of its own."""
+    """Request the home page, on a new connection."""
     host, _, port = url.removeprefix("http://").rpartition(":")
     async with await anyio.connect_tcp(host, int(port)) as stream:
         await stream.send(b"GET / HTTP/1.0\r\n\r\n")
@@ -255,7 +255,7 @@ async def ask(url: str) -> None:
 async def test_a_restart_of_xnat_behind_the_proxy_is_survived(
     xnat: TestXnat, commands: Commands, tmp_path: Path
 ) -> None:
-    """502 while XNAT is away; it comes back and knows no login any more, and the run goes on to its end."""
+    """The proxy answers 502; XNAT comes back without its logins, and the run finishes."""
     tree = tmp_path / "tree"
     generated(tree, sessions=3, files=120, size=1_000, seed=8)
     moment = anyio.Event()
@@ -289,7 +289,7 @@ async def test_a_restart_of_xnat_behind_the_proxy_is_survived(
 async def test_an_xnat_that_is_away_from_the_beginning_ends_the_run(
     commands: Commands, tree: Path, tmp_path: Path
 ) -> None:
-    """The proxy answers, but XNAT does not: the run says so, with the proxy's status, and asks to look at it."""
+    """The error has the proxy's status, and the hint names the server."""
     async with nginx_proxy("http://127.0.0.1:1", tmp_path) as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json")
@@ -313,7 +313,7 @@ WAYS: dict[str, dict[str, str]] = {
 
 
 async def check_a_run_through(proxy: Nginx, xnat: TestXnat, commands: Commands, tmp_path: Path) -> None:
-    """Move small files and one that is streamed, and check that each was asked for once."""
+    """Upload small files and a streamed one, and check that each was sent once."""
     tree = tmp_path / "tree"
     written = generated(tree, sessions=2, files=40, size=2_000, seed=9)
     write(tree / "large.dcm", image(pixels=3 * LARGE))
@@ -329,10 +329,10 @@ async def check_a_run_through(proxy: Nginx, xnat: TestXnat, commands: Commands, 
 
 
 @pytest.mark.parametrize("settings", WAYS.values(), ids=WAYS.keys())
-async def test_what_the_proxy_does_to_bodies_makes_no_difference(
+async def test_how_the_proxy_passes_bodies_makes_no_difference(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    """Whether it passes bodies on as they come or when it has them, and in which HTTP, each file arrives, once."""
+    """It may buffer bodies or not, in any version of HTTP: each file arrives once."""
     async with nginx_proxy(url, tmp_path, **settings) as proxy:
         await check_a_run_through(proxy, xnat, commands, tmp_path)
 
@@ -340,17 +340,15 @@ async def test_what_the_proxy_does_to_bodies_makes_no_difference(
 async def test_connections_between_proxy_and_xnat_may_be_kept(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """Requests of several connections of ours share one to XNAT."""
+    """Requests of several of our connections share one to XNAT."""
     upstream = f"upstream xnat {{ server {url.removeprefix('http://')}; keepalive 4; }}"
     async with nginx_proxy(url, tmp_path, target="http://xnat", http=upstream, **HTTP_1_1) as proxy:
         await check_a_run_through(proxy, xnat, commands, tmp_path)
 
 
 @pytest.mark.parametrize("taken_away", [True, False])
-async def test_xnat_may_stand_below_a_path(
-    xnat: TestXnat, commands: Commands, tmp_path: Path, taken_away: bool
-) -> None:
-    """A context path, which is XNAT's own, or which the proxy takes away."""
+async def test_xnat_below_a_path(xnat: TestXnat, commands: Commands, tmp_path: Path, taken_away: bool) -> None:
+    """The context path is XNAT's own, or removed by the proxy."""
     async with serve(xnat, context="" if taken_away else "xnat") as url:
         target = f"{url}/" if taken_away else url.removesuffix("/xnat")
         async with nginx_proxy(url, tmp_path, location="/xnat/", target=target) as proxy:
@@ -361,10 +359,10 @@ async def test_xnat_may_stand_below_a_path(
 # --- the proxy slows us down, or loses its patience
 
 
-async def test_a_proxy_that_limits_the_rate_is_heeded(
+async def test_the_rate_limit_of_a_proxy_is_respected(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """503 with Retry-After holds all uploads back; everything arrives, with few requests in vain."""
+    """A 503 with Retry-After pauses all uploads; everything arrives, with few rejected requests."""
     tree = tmp_path / "tree"
     generated(tree, sessions=2, files=60, size=1_000, seed=10)
     limits = f"""
@@ -412,7 +410,7 @@ async def test_a_body_that_the_proxy_no_longer_waits_for_is_sent_again(
 async def test_a_build_that_always_outlasts_the_proxy_is_archived(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path
 ) -> None:
-    """What a build without an answer has built is archived, not built again and again."""
+    """A session whose build got no answer is archived, not built again."""
     xnat.timing = Timing(build_seconds=0.8)
     async with nginx_proxy(url, tmp_path, proxy_read_timeout="500ms") as proxy:
         commands.login(proxy.url)

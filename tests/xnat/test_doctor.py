@@ -1,4 +1,4 @@
-"""`asyncimport doctor`: each thing that decides whether a migration works, wrong in turn, and what is said of it."""
+"""`asyncimport doctor`: each condition of a migration is wrong in turn, and the finding names it."""
 
 import json
 import socket
@@ -66,7 +66,7 @@ async def examined(
 
 
 def wrong(findings: list[Finding]) -> list[Finding]:
-    """Return what is not ok."""
+    """Return the findings that are not ok."""
     return [finding for finding in findings if finding.status is not Status.OK]
 
 
@@ -84,7 +84,7 @@ def check_untouched(xnat: TestXnat) -> None:
 
 
 def put(xnat: TestXnat, status: RowStatus, *, days: float = 0.0, project: str | None = "demo") -> None:
-    """Put a session into the prearchive that came so many days ago."""
+    """Put a session into the prearchive that is some days old."""
     came = datetime.now() - timedelta(days=days)  # noqa: DTZ005 - as XNAT has it
     xnat.add_row(
         PrearchiveRow(
@@ -111,8 +111,8 @@ def put(xnat: TestXnat, status: RowStatus, *, days: float = 0.0, project: str | 
     )
 
 
-async def test_where_all_is_well_all_is_ok(xnat: TestXnat, url: str) -> None:
-    """Every check is made, in order, and none asks for a change; nothing is left behind at the server."""
+async def test_all_checks_are_ok(xnat: TestXnat, url: str) -> None:
+    """All checks are made, in order, and change nothing on the server."""
     xnat.add_user(ADMIN)
     findings = await examined(url, "demo")
     assert wrong(findings) == []
@@ -122,8 +122,8 @@ async def test_where_all_is_well_all_is_ok(xnat: TestXnat, url: str) -> None:
     check_untouched(xnat)
 
 
-async def test_rights_that_are_lacking_leave_a_check_unknown(url: str) -> None:
-    """Who does not administer the site is not told all of it, which is no error."""
+async def test_a_missing_right_leaves_a_check_unknown(url: str) -> None:
+    """XNAT does not show everything to users who are no administrators, which is no error."""
     finding = only(await examined(url, "demo"))
     assert (finding.code, finding.status) == ("archive-timeout", Status.UNKNOWN)
     assert "does not show it" in finding.meaning
@@ -274,7 +274,7 @@ WRONG: Mapping[str, tuple[Callable[[TestXnat], None], str, str, Status, str, str
 
 
 @pytest.mark.parametrize(("change", "code", "about", "status", "found", "hint"), WRONG.values(), ids=WRONG.keys())
-async def test_one_wrong_setting_is_named_and_no_other(
+async def test_one_wrong_setting_gives_one_finding(
     xnat: TestXnat,
     url: str,
     change: Callable[[TestXnat], None],
@@ -284,7 +284,7 @@ async def test_one_wrong_setting_is_named_and_no_other(
     found: str,
     hint: str,
 ) -> None:
-    """The check that is about it changes, with what to do; all others stay ok."""
+    """Its check has a hint; all others stay ok."""
     xnat.add_user(ADMIN)
     change(xnat)
     findings = await examined(url, "demo")
@@ -309,15 +309,15 @@ async def test_one_wrong_setting_is_named_and_no_other(
     ],
     ids=["auto-archive", "no script", "UID as name", "disabled filter", "receiving", "unassigned"],
 )
-async def test_what_does_no_harm_is_ok(xnat: TestXnat, url: str, change: Callable[[TestXnat], None]) -> None:
-    """What is not the default need not be wrong; rows of no project are an administrator's business."""
+async def test_harmless_settings_are_ok(xnat: TestXnat, url: str, change: Callable[[TestXnat], None]) -> None:
+    """Another setting than the default may be right; rows without a project concern administrators."""
     xnat.add_user(ADMIN)
     change(xnat)
     assert wrong(await examined(url, "demo")) == []
 
 
-async def test_rows_of_other_projects_count_where_none_is_named(xnat: TestXnat, url: str) -> None:
-    """With -P it is about these projects, without it about all that this user may edit."""
+async def test_rows_of_all_projects_count_without_a_project(xnat: TestXnat, url: str) -> None:
+    """With -P only these projects count, without it all that this user may edit."""
     xnat.add_project(Project("other"))
     put(xnat, RowStatus.ERROR, project="other")
     assert [finding.code for finding in wrong(await examined(url, "demo"))] == ["archive-timeout"]
@@ -327,8 +327,8 @@ async def test_rows_of_other_projects_count_where_none_is_named(xnat: TestXnat, 
 # --- rights
 
 
-async def test_a_project_that_is_not_there(url: str) -> None:
-    """It is an error, and the checks of others go on."""
+async def test_a_missing_project(url: str) -> None:
+    """It is an error, and other projects are checked."""
     findings = await examined(url, "nowhere", "demo")
     errors = [finding for finding in findings if finding.status is Status.ERROR]
     assert [(error.code, error.about) for error in errors] == [("project", "nowhere")]
@@ -337,8 +337,8 @@ async def test_a_project_that_is_not_there(url: str) -> None:
     assert exit_code(findings) == 5
 
 
-async def test_a_project_that_is_named_by_an_alias(xnat: TestXnat, url: str) -> None:
-    """Its rows in the prearchive bear its ID."""
+async def test_a_project_named_by_an_alias(xnat: TestXnat, url: str) -> None:
+    """Its prearchive rows have its ID."""
     xnat.project("demo").aliases = ["other"]
     put(xnat, RowStatus.CONFLICT)
     findings = await examined(url, "other")
@@ -350,7 +350,7 @@ async def test_a_project_that_is_named_by_an_alias(xnat: TestXnat, url: str) -> 
 
 
 async def test_a_project_that_may_only_be_read(xnat: TestXnat, url: str) -> None:
-    """What fails is said; what a reader may not ask is unknown."""
+    """The finding names the failure; checks that a reader may not make are unknown."""
     xnat.add_project(Project("library", editors=(), readers=["demo"]))
     findings = await examined(url, "library")
     about = {finding.code: finding for finding in findings if finding.about}
@@ -363,8 +363,8 @@ async def test_a_project_that_may_only_be_read(xnat: TestXnat, url: str) -> None
     assert exit_code(findings) == 6
 
 
-async def test_a_project_without_the_right_to_make_sessions(xnat: TestXnat, url: str) -> None:
-    """Edit alone is not enough for what is new."""
+async def test_a_project_without_the_right_to_create_sessions(xnat: TestXnat, url: str) -> None:
+    """The right to edit is not enough for new sessions."""
     xnat.project("demo").creators = ()
     findings = await examined(url, "demo")
     (error,) = [finding for finding in findings if finding.status is Status.ERROR]
@@ -375,7 +375,7 @@ async def test_a_project_without_the_right_to_make_sessions(xnat: TestXnat, url:
 
 @pytest.mark.parametrize("version", ["1.5.4", "1.6.1"])
 async def test_an_old_xnat(tmp_path: Path, version: str) -> None:
-    """Its version is where old ones have it; what it cannot tell is unknown, and no error."""
+    """Its version is at the old address; settings that it does not have are unknown, and no error."""
     xnat = TestXnat(tmp_path / "xnat", profile=PROFILES[version])
     async with serve(xnat) as url:
         findings = await examined(url, "demo")
@@ -389,8 +389,8 @@ async def test_an_old_xnat(tmp_path: Path, version: str) -> None:
     check_untouched(xnat)
 
 
-async def test_questions_that_fail_are_unknown(xnat: TestXnat, url: str) -> None:
-    """One answer that is none leaves the other checks as they are."""
+async def test_failed_requests_are_unknown(xnat: TestXnat, url: str) -> None:
+    """They do not affect the other checks."""
     xnat.faults.add(Fault("listing", Answer(500), times=9, path="dicomFileNameTemplate"))
     xnat.faults.add(Fault("listing", Answer(500), times=9, path="prearchive_code"))
     findings = wrong(await examined(url, "demo"))
@@ -404,7 +404,7 @@ async def test_questions_that_fail_are_unknown(xnat: TestXnat, url: str) -> None
 
 
 async def test_a_wrong_password_is_tried_once(xnat: TestXnat, url: str) -> None:
-    """More of them lock the account; what needs no login is checked all the same."""
+    """More attempts lock the account; checks without a login are made all the same."""
     findings = await examined(url, "demo", credentials=Credentials("demo", "guess"))
     assert [finding.code for finding in findings] == [*WAY, "login"]
     assert "after 20 refusals" in only(findings).hint
@@ -414,7 +414,7 @@ async def test_a_wrong_password_is_tried_once(xnat: TestXnat, url: str) -> None:
 
 
 async def test_an_expired_password(xnat: TestXnat, url: str) -> None:
-    """XNAT lets the user in, and to no page but one."""
+    """XNAT shows the user one page only."""
     xnat.add_user(User("demo", "demo", password_expired=True))
     findings = await examined(url, "demo")
     assert only(findings).code == "login"
@@ -423,7 +423,7 @@ async def test_an_expired_password(xnat: TestXnat, url: str) -> None:
 
 
 async def test_a_site_that_is_not_set_up(xnat: TestXnat, url: str) -> None:
-    """Nobody is let in."""
+    """XNAT refuses every login."""
     xnat.initialised = False
     findings = await examined(url)
     assert exit_code(findings) == 4
@@ -431,7 +431,7 @@ async def test_a_site_that_is_not_set_up(xnat: TestXnat, url: str) -> None:
 
 
 async def test_single_sign_on() -> None:
-    """XNAT is there, and whoever wants to log in is led to another server."""
+    """XNAT answers, and redirects logins to another server."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
         if request.path == "/xapi/siteConfig/buildInfo":
@@ -452,7 +452,7 @@ async def test_single_sign_on() -> None:
 
 
 async def test_a_closed_port(unused_port: int) -> None:
-    """There is nothing else to check."""
+    """Nothing else is checked."""
     url = f"http://127.0.0.1:{unused_port}"
     findings = await examined(url, "demo")
     assert (only(findings).code, exit_code(findings)) == ("address", 4)
@@ -462,7 +462,7 @@ async def test_a_closed_port(unused_port: int) -> None:
 
 @pytest.fixture
 def unused_port() -> int:
-    """Return a port on which nobody listens."""
+    """Return a closed port."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         return int(door.getsockname()[1])
 
@@ -477,8 +477,8 @@ def unused_port() -> int:
         {"status": 405},
     ],
 )
-async def test_a_server_that_is_no_xnat(answer: dict[str, Any]) -> None:
-    """It is asked for nothing but whether it is one, and gets no login."""
+async def test_a_server_that_is_not_an_xnat(answer: dict[str, Any]) -> None:
+    """It gets only the requests that find out, and no login."""
     seen: list[web.BaseRequest] = []
 
     async def tell(request: web.BaseRequest) -> web.Response:
@@ -495,8 +495,8 @@ async def test_a_server_that_is_no_xnat(answer: dict[str, Any]) -> None:
     assert {request.method for request in seen} == {"GET"}
 
 
-async def test_a_server_in_trouble() -> None:
-    """What answers in place of XNAT says so, and may be XNAT's tomorrow."""
+async def test_an_overloaded_server() -> None:
+    """A gateway answers instead of XNAT, which may be back later."""
 
     async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(status=502)
@@ -522,7 +522,7 @@ async def test_a_wrong_context_path(xnat: TestXnat, context: str, given: str) ->
 
 
 async def test_a_context_path_that_the_home_page_leads_to() -> None:
-    """Where there is nothing to guess, the server's own home page may tell."""
+    """The server's home page redirects to it."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
         if request.path == "/":
@@ -536,7 +536,7 @@ async def test_a_context_path_that_the_home_page_leads_to() -> None:
 
 
 async def test_an_address_that_redirects(xnat: TestXnat, tmp_path: Path) -> None:
-    """From http to https, as most sites do: the target is asked without a login, and named."""
+    """Most sites redirect http to https: the target is checked without a login, and named."""
     bundle = tmp_path / "ca.pem"
     async with serve(xnat, ssl_context=await _certificate(bundle), context="/xnat") as target:
 
@@ -553,7 +553,7 @@ async def test_an_address_that_redirects(xnat: TestXnat, tmp_path: Path) -> None
 
 
 async def test_an_address_that_redirects_to_no_xnat() -> None:
-    """To a sign-on page, say."""
+    """It may lead to a sign-on page."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
         if request.path == "/sign-on":
@@ -568,7 +568,7 @@ async def test_an_address_that_redirects_to_no_xnat() -> None:
 
 
 async def test_plain_http_over_the_network(xnat: TestXnat, commands: Commands) -> None:
-    """It ends an upload: no login is sent, and the rest is checked; with --insecure it is a warning."""
+    """It would end an upload, so no login is sent; with --insecure it is a warning."""
     async with serve(xnat, host="127.0.0.2") as url:
         commands.login(url)
         ended = await commands("doctor", "-P", "demo", "-o", "json")
@@ -585,7 +585,7 @@ async def test_plain_http_over_the_network(xnat: TestXnat, commands: Commands) -
 
 
 async def _certificate(bundle: Path, **dates: Any) -> ssl.SSLContext:
-    """Make a certificate by an authority that is written to a bundle."""
+    """Make a certificate by an authority, which is written to a bundle."""
 
     def make() -> ssl.SSLContext:
         authority = trustme.CA()
@@ -605,7 +605,7 @@ async def encrypted(xnat: TestXnat, bundle: Path, **dates: Any) -> AsyncIterator
 
 
 async def test_an_unknown_authority(xnat: TestXnat, tmp_path: Path) -> None:
-    """With --ca-bundle all is well; without it the reason is told, and nobody logs in."""
+    """With --ca-bundle all is ok; without it the finding has the reason, and no login is sent."""
     xnat.add_user(ADMIN)
     bundle = tmp_path / "ca.pem"
     async with encrypted(xnat, bundle) as url:
@@ -624,7 +624,7 @@ async def test_an_unknown_authority(xnat: TestXnat, tmp_path: Path) -> None:
 
 
 async def test_a_certificate_that_expires_soon(xnat: TestXnat, tmp_path: Path) -> None:
-    """It is good today; a migration takes weeks."""
+    """It is valid today, but a migration takes weeks."""
     xnat.add_user(ADMIN)
     now = datetime.now(UTC)
     dates = {"not_before": now - timedelta(days=300), "not_after": now + timedelta(days=20, hours=1)}
@@ -636,7 +636,7 @@ async def test_a_certificate_that_expires_soon(xnat: TestXnat, tmp_path: Path) -
 
 
 async def test_a_certificate_that_has_expired(xnat: TestXnat, tmp_path: Path) -> None:
-    """No authority would help."""
+    """Another authority would not help."""
     now = datetime.now(UTC)
     dates = {"not_before": now - timedelta(days=9), "not_after": now - timedelta(days=1)}
     async with encrypted(xnat, tmp_path / "ca.pem", **dates) as url:
@@ -645,21 +645,21 @@ async def test_a_certificate_that_has_expired(xnat: TestXnat, tmp_path: Path) ->
     assert "renew" in finding.hint
 
 
-async def test_a_bundle_that_is_none(tmp_path: Path) -> None:
-    """The option is wrong, not the server."""
+async def test_a_missing_bundle(tmp_path: Path) -> None:
+    """The finding blames the option, not the server."""
     finding = only(await examined("https://127.0.0.1:1", ca_bundle=tmp_path / "nothing.pem"))
     assert (finding.code, finding.exit_code) == ("certificate", 2)
 
 
-async def test_tls_where_there_is_none(url: str) -> None:
-    """The scheme is wrong."""
+async def test_tls_to_a_plain_server(url: str) -> None:
+    """The scheme of the address is wrong."""
     findings = await examined(url.replace("http:", "https:"))
     assert (only(findings).code, exit_code(findings)) == ("address", 4)
     assert "scheme" in only(findings).hint
 
 
 async def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its variable is named, and nothing of what is in it."""
+    """The finding names its variable, but not the value."""
     monkeypatch.setenv("HTTP_PROXY", "socks5://ada:secret@proxy.invalid:1080")
     findings = await examined("http://xnat.invalid", insecure=True)
     (error,) = [finding for finding in findings if finding.status is Status.ERROR]
@@ -668,8 +668,8 @@ async def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> N
     assert "secret" not in str(findings)
 
 
-async def test_a_proxy_of_this_machines(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything goes through it, and it is named without what is secret; announcements and certificate as well."""
+async def test_a_proxy_of_this_machine(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All requests go through it, also announced bodies; the finding names it without its password."""
     xnat.add_user(ADMIN)
     bundle = tmp_path / "ca.pem"
     async with serve_tls(xnat, bundle) as server, forward_proxy(server, secret="ada:hidden") as proxy:
@@ -689,7 +689,7 @@ async def test_a_proxy_of_this_machines(xnat: TestXnat, tmp_path: Path, monkeypa
 
 @behind_nginx
 async def test_the_limit_of_a_proxy_is_found(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Without a byte of a body, and without a trace at XNAT."""
+    """No byte of a body is sent, and nothing stays in XNAT."""
     xnat.add_user(ADMIN)
     async with nginx_proxy(url, tmp_path, client_max_body_size="1m") as proxy:
         finding = only(await examined(proxy.url, "demo"))
@@ -705,7 +705,7 @@ async def test_the_limit_of_a_proxy_is_found(xnat: TestXnat, url: str, tmp_path:
     ("limit", "found"), [("900k", "below 1 MB"), ("3g", "between 2 GB and 8 GB"), ("0", "files of 8 GB get through")]
 )
 async def test_limits_behind_tls(xnat: TestXnat, url: str, tmp_path: Path, limit: str, found: str) -> None:
-    """Encrypted or not, the answer to the announcement tells it; and the certificate is nginx's."""
+    """The answer to the announcement shows it also with TLS; the certificate is nginx's."""
     authority = trustme.CA()
     bundle = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(bundle)
@@ -729,7 +729,7 @@ async def test_limits_behind_tls(xnat: TestXnat, url: str, tmp_path: Path, limit
     ],
 )
 async def test_other_answers_to_an_announcement(answer: int | None, status: Status, found: str) -> None:
-    """A connection that is closed twice is a limit as well; what is no answer to the question is none."""
+    """A connection that is closed twice is a limit too; other answers are not."""
 
     async def tell(request: web.BaseRequest) -> web.Response:
         if request.path == "/xapi/siteConfig/buildInfo":
@@ -749,7 +749,7 @@ async def test_other_answers_to_an_announcement(answer: int | None, status: Stat
 
 
 async def test_no_byte_of_a_body_is_sent() -> None:
-    """Whoever asks for what was announced waits in vain, until the connection is closed."""
+    """A server that asks for the body gets none, and the connection is closed."""
     sizes: list[int | None] = []
     bodies: list[bytes] = []
 
@@ -821,8 +821,8 @@ async def test_an_answer_that_follows_at_once() -> None:
             thread.join()
 
 
-def test_what_nobody_tells_is_unknown() -> None:
-    """Whatever could not be asked makes its check unknown, with the reason, and nothing an error."""
+def test_missing_facts_are_unknown() -> None:
+    """A check without its facts is unknown, with the reason, and no error."""
     untold = Unknown("it rained")
     facts = Facts(
         "https://x.org",
@@ -863,7 +863,7 @@ def test_slow_ways_have_an_end() -> None:
     ("codes", "expected"), [([], 0), ([5, 3], 3), ([3, 2, 4], 2), ([4, 3], 4), ([9, 6], 6), ([9], 9), ([1], 1)]
 )
 def test_the_exit_code_is_that_of_the_first_stumble(codes: list[int], expected: int) -> None:
-    """As an upload would meet them, whatever order they were found in; a warning has none."""
+    """It is that of the error that an upload would meet first; a warning has none."""
     errors = [Finding("x", Status.ERROR, "", exit_code=code) for code in codes]
     assert exit_code([*errors, Finding("x", Status.WARNING, "")]) == expected
 
@@ -872,7 +872,7 @@ def test_the_exit_code_is_that_of_the_first_stumble(codes: list[int], expected: 
 
 
 async def test_the_json(xnat: TestXnat, url: str, commands: Commands) -> None:
-    """Its keys are what scripts hold on to."""
+    """Scripts rely on its keys."""
     commands.login(url)
     put(xnat, RowStatus.CONFLICT)
     ended = await commands("doctor", "-P", "demo", "-P", "nowhere", "-P", "demo", "-o", "json")
@@ -889,7 +889,7 @@ async def test_the_json(xnat: TestXnat, url: str, commands: Commands) -> None:
 
 
 async def test_the_table(xnat: TestXnat, url: str, commands: Commands) -> None:
-    """A line for each check, with the hint where something is to be changed; a secret shows nowhere."""
+    """It has a line for each check, hints for what to change, and no secret."""
     commands.env |= {"XNAT_HOST": url, "XNAT_USER": "demo", "XNAT_PASS": "hidden-word", "ASYNCIMPORT_PROJECT": "demo"}
     xnat.add_user(User("demo", "hidden-word"))
     xnat.project("demo").prearchive_code = 5
@@ -912,8 +912,8 @@ async def test_the_table(xnat: TestXnat, url: str, commands: Commands) -> None:
         ("https://ada:hidden-word@xnat.example.org", "holds a user name or password"),
     ],
 )
-async def test_what_is_no_address_is_asked_nothing(commands: Commands, host: str, said: str) -> None:
-    """The one check tells it, without what may be secret."""
+async def test_an_invalid_address(commands: Commands, host: str, said: str) -> None:
+    """One finding names it, without what may be secret."""
     words = ["--host", host] if host else []
     ended = await commands("doctor", *words, "-o", "json")
     assert ended.code == 2
@@ -925,7 +925,7 @@ async def test_what_is_no_address_is_asked_nothing(commands: Commands, host: str
 
 
 async def test_without_a_password(xnat: TestXnat, url: str, commands: Commands) -> None:
-    """It ends an upload before it begins; the way is checked all the same."""
+    """It would end an upload, but the connection is checked all the same."""
     ended = await commands("doctor", "--host", url, "-o", "json")
     assert ended.code == 2
     assert [check["code"] for check in ended.json["checks"]] == [*WAY, "login"]
@@ -936,7 +936,7 @@ async def test_without_a_password(xnat: TestXnat, url: str, commands: Commands) 
 async def test_the_exit_code_is_that_of_an_upload(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, case: str
 ) -> None:
-    """A script may take one for the other."""
+    """Scripts may rely on either."""
     commands.login(url)
     project = "demo"
     match case:
@@ -968,7 +968,7 @@ async def test_the_exit_code_is_that_of_an_upload(
 async def test_a_template_is_in_force(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, template: str, names: set[str]
 ) -> None:
-    """What doctor warns of comes about: files of one name overwrite each other."""
+    """Files of one name overwrite each other, as doctor warns."""
     xnat.file_name_template = template
     for number in (1, 2):
         write(tmp_path / "tree" / f"{number}.dcm", image(number))
@@ -978,8 +978,8 @@ async def test_a_template_is_in_force(
     assert ended.code == (0 if len(names) == 2 else 9)
 
 
-async def test_what_is_automatic_is_told_to_those_who_may_change_it(xnat: TestXnat, url: str) -> None:
-    """A reader is told neither pipelines nor subscriptions."""
+async def test_only_members_see_pipelines_and_subscriptions(xnat: TestXnat, url: str) -> None:
+    """A reader sees neither pipelines nor subscriptions."""
     xnat.add_project(Project("library", editors=(), readers=["demo"], pipelines=("qc",), subscriptions={"mail": True}))
     about = {finding.code: finding for finding in await examined(url, "library") if finding.about}
     assert about["automation"].status is Status.UNKNOWN

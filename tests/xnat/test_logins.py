@@ -1,4 +1,4 @@
-"""Logins over a whole run: how many are made, how many are alive, and how the run ends when no more are given."""
+"""Logins during a run: how many are made, how many are open, and how the run ends when XNAT refuses more."""
 
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -34,7 +34,7 @@ PASSED_ON = ("Authorization", "Cookie", "Content-Type", "User-Agent")
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Write sessions that are large enough to keep all workers busy at a time."""
+    """Write sessions that keep all workers busy."""
     target = tmp_path / "tree"
     generated(target, sessions=SESSIONS, files=FILES, size=500, seed=21)
     return target
@@ -42,7 +42,7 @@ def tree(tmp_path: Path) -> Path:
 
 @dataclass
 class Gate:
-    """Stands before the test XNAT, and lets no second login pass before so many requests have been answered 401."""
+    """A relay to the test XNAT that holds the second login until some requests have been answered 401."""
 
     denials: int
     denied: int = 0
@@ -50,7 +50,7 @@ class Gate:
     enough: anyio.Event = field(default_factory=anyio.Event)
 
     async def answer(self, http: aiohttp.ClientSession, url: str, request: web.BaseRequest) -> web.Response:
-        """Pass a request on, and its answer back."""
+        """Relay a request and its answer."""
         if request.path == "/data/JSESSION" and request.method == "POST":
             self.logins += 1
             if self.logins > 1:
@@ -69,7 +69,7 @@ class Gate:
 
 @asynccontextmanager
 async def gated(url: str, gate: Gate) -> AsyncIterator[str]:
-    """Serve the gate."""
+    """Serve the relay."""
     connector = aiohttp.TCPConnector(limit=0)
     async with (
         aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http,
@@ -78,10 +78,10 @@ async def gated(url: str, gate: Gate) -> AsyncIterator[str]:
         yield address
 
 
-async def test_all_workers_meet_a_dead_login_and_one_logs_in(
+async def test_one_login_serves_all_workers_after_an_expiry(
     xnat: TestXnat, url: str, tree: Path, tmp_path: Path
 ) -> None:
-    """The new login is not given before each of 32 workers has been told that the old one is dead: it serves all."""
+    """XNAT gives the new login only after all 32 workers got a 401, and it serves all."""
     gate = Gate(WORKERS)
     expiry = xnat.faults.add(Fault("import", ExpireLogins(), nth=150))
     with anyio.fail_after(40):
@@ -101,7 +101,7 @@ async def test_all_workers_meet_a_dead_login_and_one_logs_in(
 
 
 class Census:
-    """Counts the live logins at each request that XNAT gets."""
+    """Counts the open logins at each request."""
 
     def __init__(self, xnat: TestXnat) -> None:
         self.most = 0
@@ -113,8 +113,8 @@ class Census:
         self.most = max(self.most, self._xnat.live_logins("demo"))
 
 
-async def test_expiries_do_not_add_up(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """However often a login dies, one is alive and one is being made at most, and none is left."""
+async def test_expired_logins_do_not_add_up(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
+    """However often a login expires, at most one is open and one is being made, and none is left."""
     # Further apart than what 32 workers may still send with a dead login: the new one is to live for a while.
     apart = WORKERS + 8
     expiries = [
@@ -158,7 +158,7 @@ STOPS = [
 async def test_a_stopped_run_leaves_no_login(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, number: signal.Signals, kind: str, nth: int
 ) -> None:
-    """The signal comes as the login is checked, in the midst of the work, or as a dead login is renewed."""
+    """The signal comes during the check of the login, during the work, or during a renewal."""
     commands.login(url)
     async with commands.start("upload", tree, "-P", "demo", "-w", str(WORKERS), "-o", "json") as process:
         fault = xnat.faults.add(Fault(kind, Tell(lambda: process.send_signal(number)), nth=nth))
@@ -189,7 +189,7 @@ def token_login(commands: Commands, xnat: TestXnat, url: str) -> None:
 async def check_refused(
     xnat: TestXnat, commands: Commands, tree: Path, ended: Ended, renew: Callable[[], Any], secret: str
 ) -> None:
-    """See that the run ended with its one attempt, blamed no file for it, and goes on with what is right now."""
+    """Check that the run ended after one attempt, blamed no file, and continues with the right login."""
     assert ended.code == 3, ended.err
     error, hint = ended.err.splitlines()
     assert error == "error: XNAT refused the user name or password"
@@ -224,10 +224,10 @@ MOMENTS = [("import", 200), ("import", FILES - 5), ("build", 1), ("archive", SES
 
 
 @pytest.mark.parametrize(("kind", "nth"), MOMENTS)
-async def test_a_token_dies_in_mid_run(
+async def test_a_token_that_expires_during_a_run(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, kind: str, nth: int
 ) -> None:
-    """A token lives for two days; a long run outlives it, and the same command goes on with a fresh one."""
+    """A token is valid for two days; the same command continues with a fresh one."""
     token_login(commands, xnat, url)
     fault = xnat.faults.add(Fault(kind, ExpireLogins(tokens=True), nth=nth))
     ended = await commands("upload", tree, "-P", "demo", "-w", str(WORKERS), "-o", "json")
@@ -237,7 +237,7 @@ async def test_a_token_dies_in_mid_run(
 
 
 async def test_a_token_outlives_its_login(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
-    """A login that dies alone is renewed with the token."""
+    """If only the login expires, it is renewed with the token."""
     token_login(commands, xnat, url)
     xnat.faults.add(Fault("import", ExpireLogins(), nth=300))
     ended = await commands("upload", tree, "-P", "demo", "-o", "json")
@@ -247,10 +247,10 @@ async def test_a_token_outlives_its_login(xnat: TestXnat, url: str, commands: Co
 
 
 @pytest.mark.parametrize(("kind", "nth"), MOMENTS)
-async def test_a_password_is_changed_in_mid_run(
+async def test_a_password_that_is_changed_during_a_run(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, kind: str, nth: int
 ) -> None:
-    """The account is not locked by a run that still has the old one: each of its attempts would count."""
+    """A run with the old password does not lock the account: it makes one attempt."""
     commands.login(url)
     commands.env["XNAT_PASS"] = "correct-horse"
     xnat.add_user(User("demo", "correct-horse"))
@@ -272,7 +272,7 @@ async def test_a_password_is_changed_in_mid_run(
 async def test_a_run_that_is_stopped_while_it_logs_in_leaves_no_login(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, number: signal.Signals
 ) -> None:
-    """XNAT has made the login by the time that the signal is obeyed, and its cookie is on its way."""
+    """When the run handles the signal, XNAT has made the login, and its cookie is on the way."""
     commands.login(url)
     async with commands.start("upload", tree, "-P", "demo", "-o", "json") as process:
         xnat.faults.add(Fault("login", Tell(lambda: process.send_signal(number))))
@@ -284,7 +284,7 @@ async def test_a_run_that_is_stopped_while_it_logs_in_leaves_no_login(
 async def test_a_run_that_is_stopped_twice_while_it_logs_in_again_leaves_no_login(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """The second signal drops what is in flight, a login that is being renewed too."""
+    """The second signal cancels what is in flight, also the renewal of a login."""
     commands.login(url)
     async with commands.start("upload", tree, "-P", "demo", "-w", str(WORKERS), "-o", "json") as process:
 
@@ -298,10 +298,8 @@ async def test_a_run_that_is_stopped_twice_while_it_logs_in_again_leaves_no_logi
     assert xnat.live_logins("demo") == 0
 
 
-async def test_denials_without_an_expiry_do_not_add_up(
-    xnat: TestXnat, url: str, commands: Commands, tree: Path
-) -> None:
-    """A gateway says 401, and XNAT still knows the login: it is given back before another is made."""
+async def test_denials_of_a_valid_login_do_not_add_up(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:
+    """A gateway answers 401, but the login is valid: it is closed before another is made."""
     for nth in range(WORKERS + 8, FILES, WORKERS + 8):
         xnat.faults.add(Fault("import", Status(401), nth=nth))
     census = Census(xnat)
@@ -313,10 +311,10 @@ async def test_denials_without_an_expiry_do_not_add_up(
     assert xnat.live_logins("demo") == 0
 
 
-async def test_a_login_that_dies_before_it_is_checked_is_made_again(
+async def test_a_login_that_expires_before_its_check_is_repeated(
     xnat: TestXnat, url: str, commands: Commands, tree: Path
 ) -> None:
-    """XNAT took the password; that it does not know the login a moment later says nothing of the account."""
+    """XNAT accepted the password, so an unknown login a moment later is no refusal."""
     commands.login(url)
     fault = xnat.faults.add(Fault("listing", ExpireLogins(), path="auth"))
     ended = await commands("upload", tree, "-P", "demo", "-o", "json")

@@ -1,4 +1,4 @@
-"""A proxy on the way to the server: a real one, small, and what the system's variables say of it."""
+"""Calls through a small real proxy, and the variables that name it."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin without a proxy, and without a bundle, whatever this machine has set."""
+    """Remove this machine's own proxy and bundle variables."""
     for name in os.environ:
         if name.lower().endswith("_proxy") or name in BUNDLES:
             monkeypatch.delenv(name)
@@ -36,8 +36,10 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
-async def test_plain_http(xnat: TestXnat, url: str, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """Each request goes to the proxy with its whole address."""
+async def test_http_goes_through_the_proxy(
+    xnat: TestXnat, url: str, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Each request goes to the proxy with its full address."""
     async with forward_proxy(url) as proxy:
         monkeypatch.setenv(variable, f"http://{proxy.url}")
         async with logged_in(f"http://{NAME}:8080") as client:
@@ -47,8 +49,10 @@ async def test_plain_http(xnat: TestXnat, url: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-async def test_tls(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """The proxy makes a tunnel, and sees no more than the server's name; the certificate is the server's own."""
+async def test_https_goes_through_a_tunnel(
+    xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """The proxy sees only the server's name, and the client the server's certificate."""
     bundle = tmp_path / "ca.pem"
     async with serve_tls(xnat, bundle) as url, forward_proxy(url) as proxy:
         monkeypatch.setenv(variable, proxy.url)
@@ -63,7 +67,7 @@ async def test_tls(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
-    """The proxy gets them, with characters of all kinds, and the server behind a tunnel does not."""
+    """The proxy gets them, with any characters, but the server behind a tunnel does not."""
     seen: list[set[str]] = []
 
     async def answer(request: web.BaseRequest) -> web.Response:
@@ -91,10 +95,10 @@ async def test_user_and_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("ada:wrong@", r"the proxy 127\.0\.0\.1:\d+ refuses the user name or password \(407\)"),
     ],
 )
-async def test_refused(
+async def test_a_proxy_that_refuses_the_password(
     xnat: TestXnat, url: str, monkeypatch: pytest.MonkeyPatch, scheme: str, given: str, message: str
 ) -> None:
-    """It is asked once, and said to be the proxy."""
+    """There is one attempt, and the error names the proxy."""
     async with forward_proxy(url, secret="ada:right") as proxy:
         monkeypatch.setenv("ALL_PROXY", f"http://{given}{proxy.url}")
         with pytest.raises(UnavailableError, match=message) as caught:
@@ -114,8 +118,10 @@ async def test_refused(
         (502, r"does not answer: the proxy 127\.0\.0\.1:\d+ has no connection to the server \(502\)", 3),
     ],
 )
-async def test_no_tunnel(url: str, monkeypatch: pytest.MonkeyPatch, status: int, message: str, times: int) -> None:
-    """What the proxy will not do ends the run; what it cannot do now is tried again."""
+async def test_a_proxy_that_refuses_a_tunnel(
+    url: str, monkeypatch: pytest.MonkeyPatch, status: int, message: str, times: int
+) -> None:
+    """A refusal ends the run; a temporary failure is repeated."""
     async with forward_proxy(url, status=status) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.url}")
         with pytest.raises(UnavailableError, match=message):
@@ -125,7 +131,7 @@ async def test_no_tunnel(url: str, monkeypatch: pytest.MonkeyPatch, status: int,
 
 
 async def test_no_tls_behind_the_tunnel(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the proxy has done its part, it is not the one to blame."""
+    """The error does not blame the proxy, whose tunnel works."""
     async with forward_proxy(url) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.url}")
         with pytest.raises(UnavailableError, match="no connection to the server"):
@@ -135,8 +141,8 @@ async def test_no_tls_behind_the_tunnel(url: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "proxy.invalid:3128"])
-async def test_nobody_there(monkeypatch: pytest.MonkeyPatch, scheme: str, address: str) -> None:
-    """It is the proxy that is not there, or that has no such name: it is named, its password is not."""
+async def test_a_missing_proxy(monkeypatch: pytest.MonkeyPatch, scheme: str, address: str) -> None:
+    """The error names the proxy, but not its password."""
     monkeypatch.setenv("ALL_PROXY", f"http://ada:{ESCAPED}@{address}")
     with pytest.raises(UnavailableError, match=f"no connection to the proxy {address}") as caught:
         async with logged_in(f"{scheme}://{NAME}"):
@@ -148,7 +154,7 @@ async def test_nobody_there(monkeypatch: pytest.MonkeyPatch, scheme: str, addres
         assert secret not in f"{caught.value} {caught.value!r} {cause!r} {cause.__cause__!r}"
 
 
-async def test_a_whole_run(xnat: TestXnat, commands: Commands, tree: Path, tmp_path: Path) -> None:
+async def test_a_run_through_a_proxy(xnat: TestXnat, commands: Commands, tree: Path, tmp_path: Path) -> None:
     """Upload and verify, through a tunnel, with the site's certificates from the environment."""
     bundle = tmp_path / "ca.pem"
     async with serve_tls(xnat, bundle) as url, forward_proxy(url, secret=f"ada:{PASSWORD}") as proxy:
@@ -177,24 +183,24 @@ async def test_a_whole_run(xnat: TestXnat, commands: Commands, tree: Path, tmp_p
 
 @pytest.mark.parametrize("excluded", [NAME, ".example.org", "example.org", f"{NAME}:8443", "*", f"other.org, {NAME}"])
 @pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
-def test_no_proxy(monkeypatch: pytest.MonkeyPatch, variable: str, excluded: str) -> None:
-    """By name, by domain, with a port, or all."""
+def test_a_server_in_no_proxy(monkeypatch: pytest.MonkeyPatch, variable: str, excluded: str) -> None:
+    """NO_PROXY may have a name, a domain, a port, or `*`."""
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org:3128")
     monkeypatch.setenv(variable, excluded)
     assert proxy_for(URL(f"https://{NAME}:8443")) is DIRECT
 
 
 @pytest.mark.parametrize("excluded", ["", "other.org", f"{NAME}:8443", "ample.org"])
-def test_not_excluded(monkeypatch: pytest.MonkeyPatch, excluded: str) -> None:
-    """Another name, another port, or the end of a word."""
+def test_a_server_not_in_no_proxy(monkeypatch: pytest.MonkeyPatch, excluded: str) -> None:
+    """Another name, another port, or the end of a word does not match."""
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org:3128")
     monkeypatch.setenv("NO_PROXY", excluded)
     assert proxy_for(URL(f"https://{NAME}")).url == URL("http://proxy.example.org:3128")
 
 
 @pytest.mark.parametrize("host", ["localhost:8080", "LOCALHOST", "127.0.0.1:8080", "127.1.2.3", "[::1]:8080"])
-def test_this_machine(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    """Nothing between us and ourselves."""
+def test_no_proxy_to_this_machine(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Loopback addresses need no proxy."""
     monkeypatch.setenv("ALL_PROXY", "http://proxy.example.org:3128")
     assert proxy_for(URL(f"http://{host}")) is DIRECT
 
@@ -215,8 +221,8 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
         ({"HTTPS_PROXY": "http://[fd00::1]:3128"}, "http://[fd00::1]:3128"),
     ],
 )
-def test_which(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str | None) -> None:
-    """The one of the scheme, or the one for all; without a scheme of its own it speaks http."""
+def test_which_proxy_is_used(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str | None) -> None:
+    """It is the one for the scheme, or for all schemes; without its own scheme it is an http proxy."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     url = proxy_for(URL(f"https://{NAME}")).url
@@ -234,8 +240,8 @@ def test_which(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expec
         ("socks5://ada:secret@proxy.example.org:1080", "HTTPS_PROXY names a socks5 proxy, which is not supported"),
     ],
 )
-def test_not_a_proxy(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
-    """The error names the variable and shows nothing of it: its password may be what is wrong with it."""
+def test_an_invalid_proxy_variable(monkeypatch: pytest.MonkeyPatch, value: str, message: str) -> None:
+    """The error names the variable but not its value, which may have a password."""
     monkeypatch.setenv("HTTPS_PROXY", value)
     with pytest.raises(UsageError, match=message) as caught:
         proxy_for(URL(f"https://{NAME}"))
@@ -248,8 +254,10 @@ def test_not_a_proxy(monkeypatch: pytest.MonkeyPatch, value: str, message: str) 
 
 
 @pytest.mark.parametrize("variable", BUNDLES)
-async def test_bundle(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """The variables of other programs name the site's authority, where --ca-bundle does not."""
+async def test_bundles_of_the_environment(
+    xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Without --ca-bundle, the variables of other programs name the site's authority."""
     bundle = tmp_path / "ca.pem"
     async with serve_tls(xnat, bundle) as url, forward_proxy(url) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
@@ -258,8 +266,8 @@ async def test_bundle(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.Monkey
             assert await check_project(client, "demo") == "demo"
 
 
-async def test_bundles_in_order(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first that is set counts, and the option before all; none is needed where nothing is checked."""
+async def test_the_order_of_bundles(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option comes first, then the first variable that is set; without verification none is read."""
     right, wrong = tmp_path / "right.pem", tmp_path / "wrong.pem"
     async with serve_tls(xnat, right) as url, forward_proxy(url) as proxy:
         await anyio.to_thread.run_sync(make_tls_context, wrong)
@@ -281,10 +289,10 @@ async def test_bundles_in_order(xnat: TestXnat, tmp_path: Path, monkeypatch: pyt
     assert xnat.count["login"] == 3
 
 
-async def test_insecure_is_the_server_and_not_the_proxy(
+async def test_insecure_does_not_apply_to_the_proxy(
     xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever trusts any server has not said anything of a proxy on the way, which gets a password of its own."""
+    """The proxy gets a password of its own, so its certificate is checked."""
     ours = tmp_path / "proxy.pem"
     context = await anyio.to_thread.run_sync(make_tls_context, ours, "127.0.0.1")
     async with serve_tls(xnat, tmp_path / "ca.pem") as url, forward_proxy(url, secret="ada:x", tls=context) as proxy:
@@ -299,16 +307,16 @@ async def test_insecure_is_the_server_and_not_the_proxy(
 
 
 @pytest.mark.parametrize("variable", BUNDLES)
-async def test_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """One that is not there is told by the variable that names it."""
+async def test_a_missing_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """The error names the variable."""
     monkeypatch.setenv(variable, str(tmp_path / "gone.pem"))
     with pytest.raises(UsageError, match=rf"{variable} .*gone\.pem: .*No such file"):
         async with logged_in("https://127.0.0.1:1"):
             raise AssertionError("connected without a bundle")
 
 
-async def test_directory_of_certificates(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As requests takes one: this one has none in it by OpenSSL's names, so that nobody is trusted."""
+async def test_a_directory_of_certificates(xnat: TestXnat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no certificate under OpenSSL's names, so no server is trusted."""
     async with serve_tls(xnat, tmp_path / "ca.pem") as url, forward_proxy(url) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))

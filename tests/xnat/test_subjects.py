@@ -1,4 +1,4 @@
-"""Demographics against the test XNAT: before the import and after archiving, and every way in which it can go wrong."""
+"""Demographics on the test XNAT: before the import, after archiving, and with every fault."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +30,7 @@ _WRITING = {"PUT", "POST"}
 
 @dataclass
 class Wire:
-    """What goes over the wire to an XNAT, which may be answered in its place."""
+    """The requests to an XNAT, some of which may be answered here instead."""
 
     url: str = ""
     calls: list[tuple[str, str]] = field(default_factory=list)
@@ -41,13 +41,13 @@ class Wire:
 
     @property
     def puts(self) -> list[str]:
-        """The addresses of all calls that make or change subjects."""
+        """The addresses of all calls that create or change subjects."""
         return [path for method, path in self.calls if method in _WRITING and "/subjects" in path]
 
 
 @asynccontextmanager
 async def wired(url: str) -> AsyncIterator[Wire]:
-    """Stand between a client and an XNAT, and listen."""
+    """Serve a relay to an XNAT that records requests."""
     wire = Wire()
 
     async def relay(request: web.BaseRequest) -> web.StreamResponse:
@@ -80,7 +80,7 @@ async def wired(url: str) -> AsyncIterator[Wire]:
 
 @pytest.fixture
 async def wire(url: str) -> AsyncIterator[Wire]:
-    """Give a wire to the test XNAT."""
+    """Give a relay to the test XNAT."""
     async with wired(url) as made:
         yield made
         # At `label` XNAT stops reading, and a body would be read in place of the query.
@@ -93,18 +93,18 @@ async def wire(url: str) -> AsyncIterator[Wire]:
 
 @pytest.fixture
 async def client(wire: Wire) -> AsyncIterator[Client]:
-    """Log in over the wire."""
+    """Log in through the relay."""
     async with logged_in(wire.url) as made:
         yield made
 
 
 def wish(subject: str = "S1", project: str = "demo", /, **values: str) -> Demographics:
-    """Say what is given of a subject."""
+    """Make the demographics of a subject."""
     return Demographics(subject, values or GIVEN, project)
 
 
 def held(xnat: TestXnat, subject: str = "S1") -> dict[str, str]:
-    """Return what the test XNAT holds of a subject."""
+    """Return the values that the test XNAT has of a subject."""
     found = xnat.subject("demo", subject)
     assert found is not None
     return {name: str(value) for name, value in {**found.demographics, **found.fields}.items()}
@@ -118,10 +118,10 @@ async def archived(url: str, tmp_path: Path, label: str) -> None:
 
 
 class TestWhen:
-    """Before the import, and after it: one call for both."""
+    """One call works before the import and after it."""
 
     async def test_before_the_import(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """The subject is made, with all that was given; the second time nothing is sent."""
+        """The subject is created with all values; a second call sends nothing."""
         subjects = Subjects(client, AT_ONCE)
         done = await subjects.update(wish())
         assert done.created
@@ -135,7 +135,7 @@ class TestWhen:
         assert len(wire.puts) == 1
 
     async def test_after_archiving(self, xnat: TestXnat, wire: Wire, client: Client, tmp_path: Path) -> None:
-        """The subject that the archive step has made is described, and keeps its session."""
+        """The subject that the archive step created gets the values, and keeps its session."""
         await archived(wire.url, tmp_path, "S1")
         done = await Subjects(client, AT_ONCE).update(wish())
         assert not done.created
@@ -144,7 +144,7 @@ class TestWhen:
         assert len(xnat.subjects("demo")) == 1
 
     async def test_before_and_after(self, xnat: TestXnat, wire: Wire, client: Client, tmp_path: Path) -> None:
-        """What was set before is there after, and can be changed."""
+        """Values from before the import stay, and can be changed."""
         subjects = Subjects(client, AT_ONCE, overwrite=True)
         await subjects.update(wish(gender="female"))
         await archived(wire.url, tmp_path, "S1")
@@ -155,7 +155,7 @@ class TestWhen:
     async def test_the_call_that_does_not_work_after_archiving(
         self, xnat: TestXnat, wire: Wire, client: Client
     ) -> None:
-        """XNAT stops reading at `label`: 200, and nothing is saved. That answer is not believed."""
+        """XNAT stops reading at `label`, answers 200 and saves nothing; that is an error."""
         xnat.add_subject("demo", "S1")
 
         def add_label(method: str, _path: str) -> web.Response | None:
@@ -167,21 +167,21 @@ class TestWhen:
 
 
 class TestLabels:
-    """A label is looked for as the archive step does."""
+    """Labels are matched as the archive step matches them."""
 
     @pytest.mark.parametrize(
         ("there", "given"), [("SUB1", "sub1"), ("sub1", "SUB1"), ("a_b", "a.b"), ("A_B", "a.b"), ("S_1", "S 1")]
     )
     async def test_other_spellings(self, xnat: TestXnat, client: Client, there: str, given: str) -> None:
-        """Letter case and characters that XNAT replaces make no second subject."""
+        """Other letter case, or characters that XNAT replaces, create no second subject."""
         xnat.add_subject("demo", there)
         done = await Subjects(client, AT_ONCE).update(wish(given, gender="male"))
         assert (done.label, done.subject, done.created) == (there, given, False)
         assert [one.label for one in xnat.subjects("demo")] == [there]
         assert held(xnat, there) == {"gender": "male"}
 
-    async def test_the_same_spelling_goes_first(self, xnat: TestXnat, client: Client) -> None:
-        """Where there are two, each has its own."""
+    async def test_the_exact_spelling_is_preferred(self, xnat: TestXnat, client: Client) -> None:
+        """Of two subjects each has its own label."""
         xnat.add_subject("demo", "SUB1")
         xnat.add_subject("demo", "sub1")
         subjects = Subjects(client, AT_ONCE)
@@ -189,15 +189,15 @@ class TestLabels:
         await subjects.update(wish("SUB1", gender="female"))
         assert (held(xnat, "sub1"), held(xnat, "SUB1")) == ({"gender": "male"}, {"gender": "female"})
 
-    async def test_one_that_was_just_made(self, xnat: TestXnat, client: Client) -> None:
-        """It is known without another listing."""
+    async def test_a_subject_that_was_just_created(self, xnat: TestXnat, client: Client) -> None:
+        """It is found without another listing."""
         subjects = Subjects(client, AT_ONCE)
         await subjects.update(wish("sub1", gender="male"))
         await subjects.update(wish("SUB1", age="34"))
         assert [one.label for one in xnat.subjects("demo")] == ["sub1"]
 
-    async def test_one_that_came_later(self, xnat: TestXnat, client: Client) -> None:
-        """By its own label it is found at once, by another spelling when the project is listed anew."""
+    async def test_a_subject_that_others_create_later(self, xnat: TestXnat, client: Client) -> None:
+        """It is found at once by its exact label, by another spelling after the next listing."""
         subjects = Subjects(client, AT_ONCE)
         assert await subjects.find("demo", "SUB1") is None
         xnat.add_subject("demo", "sub1")
@@ -206,8 +206,8 @@ class TestLabels:
         xnat.add_subject("demo", "later")
         assert not (await subjects.update(wish("later", gender="male"))).created
 
-    async def test_a_label_that_is_no_label(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """XNAT would fail to save it, and not say why."""
+    async def test_an_invalid_label(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """XNAT would fail to save it, without a reason."""
         with pytest.raises(RefusedError, match="the character"):
             await Subjects(client, AT_ONCE).update(wish("a.b", gender="male"))
         assert (wire.puts, xnat.subjects("demo")) == ([], [])
@@ -222,8 +222,8 @@ class TestLabels:
             await Subjects(client, AT_ONCE).update(wish("XNAT_S00007", gender="female"))
         assert wire.puts == []
 
-    async def test_a_subject_that_is_gone(self, xnat: TestXnat, client: Client) -> None:
-        """What was deleted since the project was listed is not there."""
+    async def test_a_deleted_subject(self, xnat: TestXnat, client: Client) -> None:
+        """A subject that was deleted after the listing is missing."""
         subjects = Subjects(client, AT_ONCE, only_existing=True)
         deleted = xnat.add_subject("demo", "S1")
         assert await subjects.find("demo", "S1") is not None
@@ -234,10 +234,8 @@ class TestLabels:
         assert (await Subjects(client, AT_ONCE).update(wish(gender="male"))).created
 
     @pytest.mark.parametrize("times", [1, 99])
-    async def test_no_second_one_beside_one_out_of_sight(
-        self, xnat: TestXnat, wire: Wire, client: Client, times: int
-    ) -> None:
-        """A 404 for what the listing has is looked at again; `sub1` is not made beside `SUB1` for it."""
+    async def test_a_hidden_subject_gets_no_twin(self, xnat: TestXnat, wire: Wire, client: Client, times: int) -> None:
+        """A 404 for a listed subject is transient; `sub1` is not created beside `SUB1`."""
         there = xnat.add_subject("demo", "SUB1", gender="male").id
         unseen: list[str] = []
 
@@ -257,8 +255,8 @@ class TestLabels:
             assert isinstance(done, SubjectError)
             assert (done.state, wire.puts) == ("failed", [])
 
-    async def test_the_id_of_one_that_is_the_label_of_another(self, xnat: TestXnat, client: Client) -> None:
-        """XNAT reads by ID first and writes by label first, so that each of the two may stand for the other."""
+    async def test_an_id_that_is_the_label_of_another(self, xnat: TestXnat, client: Client) -> None:
+        """XNAT reads by ID first and writes by label first, so it could confuse the two."""
         first, second = xnat.add_subject("demo", "S1"), xnat.add_subject("demo", "S2", gender="male", race="x")
         xnat.rename_subject(second, first.id)
         xnat.rename_subject(first, second.id)
@@ -270,16 +268,16 @@ class TestLabels:
         assert (done.accession, done.written, [one.name for one in done.kept]) == (second.id, ("age",), ["gender"])
         assert first.demographics == {"gender": "female"}
 
-    async def test_the_id_of_one_of_another_project(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """It is shown to whoever asks by it in any project; its demographics are not ours to set."""
+    async def test_the_id_of_a_subject_of_another_project(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """XNAT shows it in any project; its demographics are not set."""
         xnat.add_project(Project("other"))
         theirs = xnat.add_subject("other", "S1")
         with pytest.raises(RefusedError, match="accession ID of another subject"):
             await Subjects(client, AT_ONCE).update(wish(theirs.id, gender="female"))
         assert (wire.puts, theirs.demographics, xnat.subjects("demo")) == ([], {}, [])
 
-    async def test_two_that_differ_in_case_are_told(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """Where the label is that of one the other is named; where it is neither's nobody knows which is meant."""
+    async def test_two_subjects_that_differ_in_case(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """If the label is exactly that of one, the other is named; else the label is ambiguous."""
         xnat.add_subject("demo", "SUB1")
         xnat.add_subject("demo", "sub1")
         (done,) = await update_subjects(Subjects(client, AT_ONCE, dry_run=True), [wish("sub1", gender="male")])
@@ -290,8 +288,8 @@ class TestLabels:
         assert (told.state, wire.puts) == ("refused", [])
         assert "SUB1 is XNAT_S00001" in told.reason
 
-    async def test_two_runs_that_make_two_of_one_at_once(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """XNAT makes `s1` beside `S1`, as it compares letter case: that there are two is seen when all is done."""
+    async def test_two_runs_that_create_twins(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """XNAT creates `s1` beside `S1`, because it compares letter case; both runs report it at the end."""
 
         def race(method: str, path: str) -> web.Response | None:
             if method == "POST" and "/subjects" in path and not xnat.subjects("demo"):
@@ -303,8 +301,8 @@ class TestLabels:
         assert isinstance(done, SubjectUpdated)
         assert (done.created, done.label, done.alike) == (True, "S1", ("s1",))
 
-    async def test_one_that_gets_another_label(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """Between the listing and the look: what had the label then is not what has it now."""
+    async def test_a_subject_that_gets_another_label(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """Between the listing and the update, the label moves to another subject."""
         first, second = xnat.add_subject("demo", "S1"), xnat.add_subject("demo", "S2")
 
         def swap(method: str, path: str) -> web.Response | None:
@@ -318,7 +316,7 @@ class TestLabels:
         assert (done.accession, second.demographics, first.demographics) == (second.id, {"gender": "male"}, {})
 
     async def test_a_shared_subject(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """It is compared, and changed where it belongs only: others share it for what it is."""
+        """It is compared, but changed only in its own project."""
         xnat.add_project(Project("home"))
         shared = xnat.add_subject("home", "H1", gender="male")
         xnat.share(shared, "demo", "S1")
@@ -336,7 +334,7 @@ class TestLabels:
         assert done.written == ("age",)
 
     async def test_custom_fields_stay(self, xnat: TestXnat, client: Client) -> None:
-        """A variable of the site, whatever it is called, is no field of ours."""
+        """A site's own variables are not our fields."""
         there = xnat.add_subject("demo", "S1")
         there.custom |= {"gender": "x", "site": "y"}
         done = await Subjects(client, AT_ONCE, overwrite=True).update(wish(gender="female"))
@@ -348,7 +346,7 @@ class TestWhatIsThere:
     """Existing values."""
 
     async def test_kept(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """They stay, the difference is told by its name, and what is lacking is written."""
+        """They stay, the differing field is named, and missing fields are written."""
         xnat.add_subject("demo", "S1", gender="male", weight=150.5)
         done = await Subjects(client, AT_ONCE).update(wish())
         assert [one.name for one in done.kept] == ["gender"]
@@ -357,7 +355,7 @@ class TestWhatIsThere:
         assert "gender" not in wire.puts[0]
 
     async def test_overwritten(self, xnat: TestXnat, client: Client) -> None:
-        """They are replaced, and nothing else is."""
+        """Only they are replaced."""
         xnat.add_subject("demo", "S1", gender="male", handedness="left")
         done = await Subjects(client, AT_ONCE, overwrite=True).update(wish(gender="female"))
         assert [(one.name, one.ours, one.theirs) for one in done.replaced] == [("gender", "female", "male")]
@@ -365,7 +363,7 @@ class TestWhatIsThere:
 
     @pytest.mark.parametrize("overwrite", [False, True])
     async def test_one_birth(self, xnat: TestXnat, wire: Wire, client: Client, overwrite: bool) -> None:
-        """A dob where XNAT has a yob is kept out, or takes its place: never both."""
+        """A dob does not join an existing yob: it is kept out, or replaces it."""
         xnat.add_subject("demo", "S1", yob=1970)
         done = await Subjects(client, AT_ONCE, overwrite=overwrite).update(wish(dob="1970-01-31"))
         if overwrite:
@@ -376,7 +374,7 @@ class TestWhatIsThere:
 
     @pytest.mark.parametrize("overwrite", [False, True])
     async def test_null(self, xnat: TestXnat, client: Client, overwrite: bool) -> None:
-        """It clears a field, where values may be replaced."""
+        """It clears a field, if values may be replaced."""
         xnat.add_subject("demo", "S1", race="x", gender="male")
         subjects = Subjects(client, AT_ONCE, overwrite=overwrite)
         done = await subjects.update(wish(race=NULL, ethnicity=NULL))
@@ -385,12 +383,12 @@ class TestWhatIsThere:
         assert (await subjects.update(wish(race=NULL))).agrees is overwrite
 
     async def test_nothing_given(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """A row of empty cells asks for nothing, not even for a subject."""
+        """A row of empty cells creates no subject."""
         done = await Subjects(client, AT_ONCE).update(Demographics("S1", {}, "demo"))
         assert (done.state, wire.puts, xnat.subjects("demo")) == ("unchanged", [], [])
 
     async def test_compared_only(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """A dry run says what would be, and sends nothing."""
+        """A dry run reports what would happen, and sends nothing."""
         xnat.add_subject("demo", "S1", gender="male", group="x")
         demographics = [wish(), wish("S2", gender="male"), wish("S1", gender="male")]
         first, second, third = await update_subjects(
@@ -406,7 +404,7 @@ class TestWhatIsThere:
         assert wire.puts == []
 
     async def test_only_existing(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """What is not there is not made."""
+        """A missing subject is not created."""
         xnat.add_subject("demo", "S2")
         subjects = Subjects(client, AT_ONCE, only_existing=True)
         with pytest.raises(RefusedError, match="no such subject"):
@@ -416,11 +414,11 @@ class TestWhatIsThere:
 
 
 class TestRights:
-    """Who may."""
+    """Rights."""
 
     @pytest.fixture
     def site(self, xnat: TestXnat) -> TestXnat:
-        """Let the demo user make subjects, and not change them, in one project; in another neither."""
+        """Let the demo user create, but not change, subjects in one project, and neither in another."""
         xnat.add_user(User("owner", "x"))
         xnat.add_project(Project("make", editors=["owner"], creators=["demo", "owner"], readers=["demo"]))
         xnat.add_project(Project("read", editors=["owner"], readers=["demo"]))
@@ -428,8 +426,8 @@ class TestRights:
         xnat.add_subject("read", "S1")
         return xnat
 
-    async def test_to_make_and_not_to_change(self, site: TestXnat, client: Client) -> None:
-        """Before the import it works, and after it, it does not."""
+    async def test_the_right_to_create_but_not_to_change(self, site: TestXnat, client: Client) -> None:
+        """It is enough before the import, but not after it."""
         subjects = Subjects(client, AT_ONCE)
         assert (await subjects.update(wish("S2", "make", gender="male"))).created
         for subject in ("S1", "S2"):
@@ -439,8 +437,8 @@ class TestRights:
         assert site.subject("make", "S1").demographics == {}  # type: ignore[union-attr]
 
     @pytest.mark.usefixtures("site")
-    async def test_neither(self, client: Client) -> None:
-        """Each says what it lacks."""
+    async def test_no_right(self, client: Client) -> None:
+        """Each error names the missing right."""
         demographics = [wish("S1", "read"), wish("S2", "read")]
         edit, create = await update_subjects(Subjects(client, AT_ONCE), demographics)
         assert isinstance(edit, SubjectError)
@@ -450,13 +448,13 @@ class TestRights:
         assert "create" in create.reason
 
     async def test_projects(self, client: Client) -> None:
-        """One that is not there, or hidden, is missing."""
+        """A hidden project counts as missing."""
         assert await find_project(client, "demo", AT_ONCE) == "demo"
         with pytest.raises(ProjectMissingError):
             await find_project(client, "nope", AT_ONCE)
 
-    async def test_a_site_that_wants_reasons(self, xnat: TestXnat, client: Client) -> None:
-        """Without one it fails, and says no more; with one it works."""
+    async def test_a_site_that_requires_reasons(self, xnat: TestXnat, client: Client) -> None:
+        """Without a reason the update fails, with one it works."""
         xnat.needs_reason = True
         xnat.add_subject("demo", "S1")
         with pytest.raises(TransientError, match="--event-reason"):
@@ -468,7 +466,7 @@ class TestRights:
         assert (await Subjects(client, AT_ONCE, event_reason="entry").update(wish("S2"))).state == "created"
 
     async def test_a_locked_subject(self, xnat: TestXnat, client: Client) -> None:
-        """It is refused, and says what else than a right may be lacking; the others are set."""
+        """It is refused, and the reason names the lock; the others are updated."""
         xnat.add_subject("demo", "S1").locked = True
         told, done = await update_subjects(Subjects(client, AT_ONCE), [wish("S1"), wish("S2")])
         assert isinstance(told, SubjectError)
@@ -477,10 +475,10 @@ class TestRights:
 
 
 class TestTrouble:
-    """What happens on the way."""
+    """Faults."""
 
     async def test_others_go_on(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """One that XNAT refuses, and one that fails, keep no others back."""
+        """A refused and a failed subject stop no others."""
         for number in range(1, 6):
             xnat.add_subject("demo", f"S{number}")
         refused, failed = (xnat.subject("demo", name).id for name in ("S2", "S4"))  # type: ignore[union-attr]
@@ -505,15 +503,15 @@ class TestTrouble:
         assert "gender: must match" in done[1].reason  # type: ignore[union-attr]
 
     async def test_what_does_not_arrive(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """XNAT answers with the ID of the subject, and has dropped a field: it is looked for, and missed."""
+        """XNAT answers with the subject's ID, but has dropped a field."""
         accession = xnat.add_subject("demo", "S1", gender="male").id
         wire.instead = lambda method, _path: web.Response(text=accession) if method == "PUT" else None
         with pytest.raises(TransientError, match="does not show what was sent: race"):
             await Subjects(client, AT_ONCE).update(wish(gender="male", race="x"))
         assert len(wire.puts) == AT_ONCE.file_attempts
 
-    async def test_an_answer_that_got_lost(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """It is looked whether the call took effect, and told as what it was."""
+    async def test_a_lost_answer(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """The subject is read again, and the result is what the call did."""
         lost: list[str] = []
 
         def lose(method: str, path: str) -> web.Response | None:
@@ -528,8 +526,8 @@ class TestTrouble:
         assert (done.state, done.written) == ("created", ("gender",))
         assert len(wire.puts) == 1
 
-    async def test_who_comes_in_between_is_not_overwritten(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """After a call that was cut it is looked again, and what somebody has set meanwhile is kept."""
+    async def test_values_that_others_set_meanwhile_stay(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """After an interrupted call the subject is read again, and others' values are kept."""
         there = xnat.add_subject("demo", "S1")
         lost: list[str] = []
 
@@ -545,10 +543,8 @@ class TestTrouble:
         assert (done.written, [one.name for one in done.kept]) == (("race",), ["gender", "dob"])
         assert there.demographics == {"gender": "male", "yob": 1970, "race": "x"}
 
-    async def test_what_somebody_else_made_is_told_as_replaced(
-        self, xnat: TestXnat, wire: Wire, client: Client
-    ) -> None:
-        """Where it may be: the call that was cut had nothing to replace, and the next one has."""
+    async def test_replaced_values_of_others_are_reported(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """The interrupted call had nothing to replace, but the next one has."""
 
         def lose(method: str, path: str) -> web.Response | None:
             if method == "POST" and "/subjects" in path and not xnat.subjects("demo"):
@@ -561,8 +557,8 @@ class TestTrouble:
         assert (done.state, [one.name for one in done.replaced]) == ("updated", ["gender", "dob"])
         assert held(xnat) == {"gender": "female", "dob": "1980-01-31"}
 
-    async def test_a_label_that_moves_on_in_between(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """What the subject had that has it no longer is no reason to leave it out of the next one."""
+    async def test_a_label_that_moves_during_an_interruption(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """The values of the former subject do not count for the new one."""
         there = xnat.add_subject("demo", "S1", gender="female")
 
         def lose(method: str, _path: str) -> web.Response | None:
@@ -577,8 +573,8 @@ class TestTrouble:
         assert held(xnat) == {"gender": "female", "race": "x"}
         assert there.demographics == {"gender": "female"}
 
-    async def test_a_look_back_that_fails(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """What was written is told as written, although it took two looks to see it."""
+    async def test_a_failed_read_after_the_update(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
+        """The fields count as written, although it took two reads."""
         xnat.add_subject("demo", "S1")
         refusals: list[str] = []
 
@@ -593,7 +589,7 @@ class TestTrouble:
         assert (done.state, done.written, len(wire.puts)) == ("updated", ("gender",), 1)
 
     async def test_a_subject_that_does_not_show(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """The answer to the call is not enough."""
+        """The answer to the update alone is no proof."""
         wire.instead = lambda method, path: (
             web.Response(status=404, text="<h3>gone</h3>", content_type="text/html")
             if method == "GET" and "/subjects/" in path
@@ -605,8 +601,10 @@ class TestTrouble:
         assert len(xnat.subjects("demo")) == 1
 
     @pytest.mark.parametrize("answer", ["", "Conflict: Duplicate subject label"])
-    async def test_somebody_else_makes_it_too(self, xnat: TestXnat, wire: Wire, client: Client, answer: str) -> None:
-        """Theirs is there first, and is kept, whether XNAT sees it before it makes ours or while it does."""
+    async def test_somebody_else_creates_the_subject_too(
+        self, xnat: TestXnat, wire: Wire, client: Client, answer: str
+    ) -> None:
+        """Theirs is first, and is kept, whether XNAT notices it before or while it creates ours."""
 
         def race(method: str, path: str) -> web.Response | None:
             if method == "POST" and "/subjects" in path and not xnat.subjects("demo"):
@@ -620,10 +618,10 @@ class TestTrouble:
         assert (done.created, done.written, [one.name for one in done.kept]) == (False, ("age",), ["gender"])
         assert held(xnat) == {"gender": "male", "age": "34"}
 
-    async def test_what_somebody_else_has_made_was_not_made_here(
+    async def test_a_subject_created_by_others_is_not_reported_as_created(
         self, xnat: TestXnat, wire: Wire, client: Client
     ) -> None:
-        """Though it had no values, and has got them from here."""
+        """It had no values, and got them from here."""
 
         def race(method: str, path: str) -> web.Response | None:
             if method == "POST" and "/subjects" in path and not xnat.subjects("demo"):
@@ -635,15 +633,15 @@ class TestTrouble:
         assert (done.state, done.written, held(xnat)) == ("updated", ("gender",), {"gender": "female"})
 
     async def test_another_subject_answers(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """A label that is the ID of another one would bring its values to it."""
+        """If the label is another's ID, that subject would get the values."""
         xnat.add_subject("demo", "S1")
         wire.instead = lambda method, _path: web.Response(text="XNAT_S99999") if method == "PUT" else None
         with pytest.raises(RefusedError, match="another subject"):
             await Subjects(client, AT_ONCE).update(wish())
 
     @pytest.mark.parametrize("status", [301, 302])
-    async def test_redirects_are_not_followed(self, wire: Wire, client: Client, status: int) -> None:
-        """Values would go elsewhere."""
+    async def test_redirects_of_updates_are_not_followed(self, wire: Wire, client: Client, status: int) -> None:
+        """The values would go to another host."""
         target = "http://127.0.0.1:9/elsewhere"
         wire.instead = lambda method, _path: (
             web.Response(status=status, headers={"Location": target}) if method in _WRITING else None
@@ -653,7 +651,7 @@ class TestTrouble:
         assert "female" not in str(caught.value)
 
     async def test_the_server_goes_away(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """The run ends, what was done is done, and the next one does the rest."""
+        """The run ends, and the next one does the rest."""
         demographics = [wish(f"S{number}", gender="male") for number in range(40)]
         told: list[SubjectUpdated | SubjectError] = []
         wire.instead = lambda _method, _path: web.Response(status=503) if len(wire.puts) > 20 else None
@@ -670,7 +668,7 @@ class TestTrouble:
         assert len(wire.puts) - first == 40 - sum(one.state == "unchanged" for one in done)
 
     async def test_a_lost_login(self, xnat: TestXnat, client: Client) -> None:
-        """It is renewed, and the call repeated."""
+        """It is renewed, and the call is repeated."""
         xnat.expire_logins()
         assert (await Subjects(client, AT_ONCE).update(wish())).created
 
@@ -679,7 +677,7 @@ class TestManyAtATime:
     """Concurrency."""
 
     async def test_eight_subjects_and_never_one_twice(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
-        """They go side by side, in the order of the table, and rows of one subject one after the other."""
+        """Subjects are updated side by side, but rows of one subject one after the other."""
         demographics = [wish(f"S{number}", gender="male") for number in range(50)]
         done = await update_subjects(Subjects(client, AT_ONCE), demographics)
         assert [one.subject for one in done] == [one.subject for one in demographics]
@@ -694,7 +692,7 @@ class TestManyAtATime:
         assert [one.label for one in xnat.subjects("demo") if one.label.lower() == "t1"] == ["T1"]
 
     async def test_one_listing_a_project(self, wire: Wire, client: Client) -> None:
-        """However many subjects there are; and one more where some were made, to see whether they are the only ones."""
+        """The number of subjects does not matter; if some were created, a second listing looks for twins."""
         for most in (2, 3):
             await update_subjects(
                 Subjects(client, AT_ONCE), [wish(f"S{number}", gender="male") for number in range(20)]
@@ -703,7 +701,7 @@ class TestManyAtATime:
 
 
 async def test_nothing_is_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither values nor labels, at any level."""
+    """No level logs values or labels."""
     caplog.set_level(0)
     await Subjects(client, AT_ONCE).update(wish(race="planted"))
     assert "planted" not in json.dumps([record.getMessage() for record in caplog.records])
