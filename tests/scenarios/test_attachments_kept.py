@@ -1,4 +1,4 @@
-"""Attachments that XNAT has lost, damaged or refused: told, put back, and never safe to delete before."""
+"""Attachments that XNAT has lost, damaged or refused: reported, repaired, and not safe to delete until then."""
 
 import json
 import os
@@ -63,7 +63,7 @@ async def uploaded(xnat: TestXnat, commands: Commands, tree: Path) -> ArchivedSe
 
 
 async def verify(commands: Commands, tmp_path: Path, *options: str) -> tuple[int, list[str], list[str], set[str]]:
-    """Verify; return the exit code, what is missing and what is altered, and the names of what is safe to delete."""
+    """Verify. Return the exit code, missing and altered attachments, and the names of files safe to delete."""
     safe = tmp_path / "safe"
     ended = await commands("verify", "-P", "demo", "-o", "json", "--safe-to-delete", safe, *options)
     (found,) = ended.json["attachments"]
@@ -73,7 +73,7 @@ async def verify(commands: Commands, tmp_path: Path, *options: str) -> tuple[int
 
 
 async def damaged(xnat: TestXnat, session: ArchivedSession, how: str) -> None:
-    """Let something happen to the first report."""
+    """Change the first report in XNAT."""
     match how:
         case "cut":
             await damage_file(xnat, session, "REPORTS", "a.pdf", REPORT[:7])
@@ -89,7 +89,7 @@ async def damaged(xnat: TestXnat, session: ArchivedSession, how: str) -> None:
 
 
 async def lose_entry_of_disk(xnat: TestXnat, session: ArchivedSession) -> None:
-    """Take the first report off the disk, too."""
+    """Also delete the first report from disk."""
     path = xnat.storage.path((*session.path, "RESOURCES", "REPORTS", "a.pdf"))
     assert path is not None
     path.unlink()
@@ -101,7 +101,7 @@ async def lose_entry_of_disk(xnat: TestXnat, session: ArchivedSession) -> None:
 async def test_it_is_told_and_mended(
     xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path, how: str, version: str, checksums: bool
 ) -> None:
-    """What a cut transfer has left, or a disk has lost, is not verified, nor safe to delete; a repair puts it back."""
+    """A cut or lost attachment is not verified and not safe to delete. A repair restores it."""
     xnat.profile = PROFILES[version]
     xnat.storage.checksums = checksums
     session = await uploaded(xnat, ready, tree)
@@ -110,7 +110,7 @@ async def test_it_is_told_and_mended(
     expected = ([], ["a.pdf"]) if how == "cut" else (["a.pdf"], [])
     assert (code, missing, altered, safe) == (9, *expected, {"b.pdf"})
     if how == "cut" and not checksums:
-        # Nothing tells whose bytes they are.
+        # It is unknown whose bytes they are.
         assert (await verify(ready, tmp_path, "--repair"))[0] == 9
         return
     assert await verify(ready, tmp_path, "--repair") == (0, [], [], {"a.pdf", "b.pdf"})
@@ -122,7 +122,7 @@ async def test_it_is_told_and_mended(
 async def test_other_bytes_of_the_same_size(
     xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path, checksums: bool
 ) -> None:
-    """Without an MD5 of the site's the bytes are read; with one, by `--attachments-bytes`. Nobody may mend them."""
+    """If the site keeps no MD5, or with `--attachments-bytes`, the bytes are read. They are not repaired."""
     xnat.storage.checksums = checksums
     session = await uploaded(xnat, ready, tree)
     await damaged(xnat, session, "other bytes")
@@ -135,7 +135,7 @@ async def test_other_bytes_of_the_same_size(
 async def test_a_repair_that_would_send_other_bytes(
     xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path
 ) -> None:
-    """The file has changed while the repair went on: what it holds now is not what was stored."""
+    """The file changes during the repair: it no longer has the bytes that were stored."""
     session = await uploaded(xnat, ready, tree)
     await damaged(xnat, session, "deleted")
     report = tree / "visit" / "a.pdf"
@@ -143,11 +143,11 @@ async def test_a_repair_that_would_send_other_bytes(
     def change() -> None:
         os.truncate(report, 8)
 
-    # After the second look at it, and before it is sent.
+    # After the second check, and before it is sent.
     xnat.faults.add(Fault("resource", Tell(change)))
     assert await verify(ready, tmp_path, "--repair") == (9, ["a.pdf"], [], {"b.pdf"})
     assert "a.pdf" not in session.own_resources["REPORTS"].files
-    # Nor does an upload send it, unless it is asked to.
+    # An upload does not send it either, without an option.
     ended = await upload(ready, tree, *RULE)
     assert (ended.code, ended.json["attachments"]["refused"]) == (8, 1)
     assert await verify(ready, tmp_path) == (9, ["a.pdf"], [], {"b.pdf"})
@@ -163,7 +163,7 @@ FAILURES = ["a user who may only read", "403", "400", "404", "a kill"]
 async def test_a_repair_that_failed_is_not_forgotten(
     xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path, failure: str
 ) -> None:
-    """Whatever it ended with: each later check misses what XNAT lacks, and a later repair puts it back."""
+    """After any failed repair, each later check reports what XNAT lacks, and a later repair restores it."""
     session = await uploaded(xnat, ready, tree)
     await damaged(xnat, session, "deleted")
     demo = xnat.project("demo")
@@ -198,7 +198,7 @@ async def test_a_repair_that_failed_is_not_forgotten(
 async def test_what_the_server_refused_is_sent_by_the_next_run(
     xnat: TestXnat, ready: Commands, tree: Path, failure: str
 ) -> None:
-    """Its state was the reason: nobody has to ask for it, and until it arrives the exit code says so."""
+    """The server's state was the reason: the next run retries it, and the exit code is 8 until it arrives."""
     assert (await upload(ready, tree)).code == 0
     session = xnat.archived[0]
     if failure == "403":
@@ -217,7 +217,7 @@ async def test_what_the_server_refused_is_sent_by_the_next_run(
 
 @pytest.mark.parametrize("same", [True, False])
 async def test_another_tree(xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path, same: bool) -> None:
-    """A file of the same cleaned name from another tree takes the place of nothing; the same bytes are the same."""
+    """A file with the same cleaned name from another tree replaces nothing. The same bytes count as the same file."""
     session = await uploaded(xnat, ready, tree)
     second = tmp_path / "second" / "visit"
     write(second / "1.dcm", (tree / "visit" / "1.dcm").read_bytes())
@@ -226,7 +226,7 @@ async def test_another_tree(xnat: TestXnat, ready: Commands, tree: Path, tmp_pat
     counts = {name: count for name, count in ended.json["attachments"].items() if count and name != "found"}
     assert (ended.code, counts) == ((0, {"already_stored": 1}) if same else (8, {"skipped": 1}))
     assert await file_bytes(xnat, session, "REPORTS", "a.pdf") == REPORT
-    # Of the first tree nothing is forgotten.
+    # The files of the first tree are still known.
     code, missing, altered, safe = await verify(ready, tmp_path)
     assert (code, missing, altered) == (0, [], [])
     assert safe == {"ä.pdf" if same else "a.pdf", "b.pdf"}
@@ -241,7 +241,7 @@ async def test_another_tree(xnat: TestXnat, ready: Commands, tree: Path, tmp_pat
 async def test_receipts_and_events_after_a_kill(
     xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path, kind: str, nth: int, served: bool
 ) -> None:
-    """The next run has a receipt of each attachment, once, whichever run has sent it, and tells of what it settles."""
+    """The next run writes one receipt for each attachment, whichever run sent it, and an event for each it settles."""
     words = ("upload", tree, "-P", "demo", "-q", "-o", "json", *RULE)
     async with ready.start(*words, "--receipts", tmp_path / "first", "--events", tmp_path / "events1") as process:
 
@@ -267,7 +267,7 @@ async def test_receipts_and_events_after_a_kill(
 
 
 async def test_an_entry_that_the_catalog_lost(xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path) -> None:
-    """The file is on XNAT's disk: a repair finds it by a refresh, and nobody else's is written over."""
+    """The file is on XNAT's disk: a repair finds it by a refresh, and overwrites no other file."""
     session = await uploaded(xnat, ready, tree)
     await add_file(xnat, session, "REPORTS", "theirs.pdf", b"theirs")
     for name in ("a.pdf", "theirs.pdf"):

@@ -1,4 +1,4 @@
-"""What is lacking, late or gone: each is noticed, mended where that can be, and told. All of it on the test XNAT."""
+"""Missing, late and deleted files: each is noticed, repaired if possible, and reported. All on the test XNAT."""
 
 import asyncio
 import hashlib
@@ -32,7 +32,7 @@ ARCHIVED = "/data/archive/projects/demo/subjects/S/experiments/S_20200102"
 
 @pytest.fixture
 def book(tmp_path: Path) -> Path:
-    """Say where the journal lies."""
+    """Return the path of the journal."""
     return tmp_path / "book"
 
 
@@ -55,7 +55,7 @@ def lose(xnat: TestXnat, *numbers: int) -> None:
 
 
 def losing(xnat: TestXnat, *numbers: int, times: int = 1) -> Fault:
-    """Let the archive lose instances before it is asked what it holds, the first so many times."""
+    """Let the archive lose instances before it is compared, the first few times."""
     tell = Tell(partial(lose, xnat, *numbers))
     return xnat.faults.add(Fault("listing", tell, path="/resources?all", times=times))
 
@@ -66,13 +66,13 @@ def only(summary: Summary) -> tuple[str, str | None, str | None]:
     return report.state, report.verified, report.reason
 
 
-# Attempts that may yet take effect
+# Requests that may take effect late
 
 
 async def test_a_late_effect_within_the_quiet_period_does_no_harm(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """The upload broke off, its repetition was acknowledged, all files are: the session is not sealed before quiet."""
+    """An upload broke off and was repeated. All files are acknowledged, but the session waits for its settle time."""
     late = xnat.faults.add(Fault("import", Late(), nth=3))
     commits: list[int] = []
 
@@ -95,7 +95,7 @@ async def test_a_late_effect_within_the_quiet_period_does_no_harm(
 async def test_a_late_effect_of_what_a_gateway_called_an_error(
     xnat: TestXnat, url: str, visit: Path, book: Path, status: int
 ) -> None:
-    """Whatever a gateway answered, it had passed the file on: it takes effect, and the session waits for that."""
+    """The gateway has passed the file on, whatever it answered. It takes effect, and the session waits for it."""
     late = xnat.faults.add(Fault("import", Late(status=status), nth=3))
     waits: list[float] = []
 
@@ -116,7 +116,7 @@ async def test_a_late_effect_of_what_a_gateway_called_an_error(
 
 
 async def test_a_page_that_tells_of_maintenance_is_an_outage(xnat: TestXnat, url: str, visit: Path, book: Path) -> None:
-    """Whoever leads all requests to such a page is waited for, longer than any call is repeated."""
+    """If all requests get such a page, the run waits for the server, longer than for the retries of a call."""
     page = Status(302, headers={"Location": "https://example.org/maintenance.html"})
     away: list[str | None] = []
 
@@ -134,13 +134,13 @@ async def test_a_page_that_tells_of_maintenance_is_an_outage(xnat: TestXnat, url
 
 @pytest.fixture
 async def orphan(xnat: TestXnat, url: str, commands: Commands, visit: Path) -> Any:
-    """Upload a session, a request of which takes effect after the archiving; return what the command says of it."""
+    """Upload a session with a request that takes effect after the archiving. Return the end of the command."""
     xnat.faults.add(Fault("import", Late(after=1, of="archive"), nth=3))
     commands.login(url)
     ended = await commands("upload", visit, "-P", "demo", "-o", "json")
     assert ended.code == 0, ended.err
     for row in xnat.prearchive:
-        # Only what has been left alone for a while may be removed.
+        # Only rows that have not changed for a while may be deleted.
         row.lastmod -= timedelta(minutes=5)
     return ended.json
 
@@ -148,7 +148,7 @@ async def orphan(xnat: TestXnat, url: str, commands: Commands, visit: Path) -> A
 async def test_a_stray_session_is_reported_and_removed_when_asked(
     xnat: TestXnat, commands: Commands, orphan: Any
 ) -> None:
-    """What took effect late made a row of its own: the summary names it, `verify` lists it, and can delete it."""
+    """A late file makes a row of its own: the summary names it, and `verify` lists it and can delete it."""
     (row,) = xnat.prearchive
     assert [one["uri"] for one in orphan["strays"]] == [f"/data{row.uri}"]
     assert orphan["strays"][0]["session"] == "S_20200102"
@@ -165,7 +165,7 @@ async def test_a_stray_session_is_reported_and_removed_when_asked(
 
 
 async def test_the_table_tells_of_strays(xnat: TestXnat, url: str, commands: Commands, visit: Path) -> None:
-    """A person reads how many there are, where, and what to do."""
+    """The text says how many there are, where, and what to do."""
     xnat.faults.add(Fault("import", Late(after=1, of="archive"), nth=3))
     commands.login(url)
     told = await commands("upload", visit, "-P", "demo", "-q")
@@ -176,7 +176,7 @@ async def test_the_table_tells_of_strays(xnat: TestXnat, url: str, commands: Com
 
 @pytest.mark.usefixtures("orphan")
 async def test_a_stray_with_something_the_archive_lacks_stays(xnat: TestXnat, commands: Commands) -> None:
-    """It is the only copy of an instance: it is not deleted, whoever asks."""
+    """A row with the only copy of an instance is never deleted."""
     lose(xnat, 1, 2, 3, 4)
     (row,) = xnat.prearchive
     told = await commands("verify", "--delete-orphans", "-o", "json")
@@ -196,7 +196,7 @@ REASONS = {
 async def test_what_is_not_ours_to_delete_stays(
     xnat: TestXnat, commands: Commands, name: str, value: Any, outcome: str
 ) -> None:
-    """Somebody else's row, and one that XNAT is at work on, stay, with the reason."""
+    """A row of another tool, and one that XNAT is working on, are kept, with the reason."""
     (row,) = xnat.prearchive
     setattr(row, name, value)
     told = await commands("verify", "--delete-orphans", "-o", "json")
@@ -206,13 +206,13 @@ async def test_what_is_not_ours_to_delete_stays(
 
 @pytest.mark.usefixtures("orphan")
 async def test_a_stray_of_a_session_that_is_gone_stays(xnat: TestXnat, url: str) -> None:
-    """Without the archived session there is nothing that proves the stray superfluous."""
+    """Without the archived session nothing proves that the orphan is superfluous."""
     (row,) = xnat.prearchive
     session = SESSION.__class__("demo", "S", "elsewhere", SESSION.study_uid)
     async with logged_in(url) as client:
         with pytest.raises(RefusedError, match="the archive has no session of this label and study"):
             await delete_orphan(client, Orphan(session, f"/data{row.uri}", "RECEIVING", "", "uploader"), AT_ONCE)
-        # One that is gone by itself needs no deleting.
+        # An orphan that has gone meanwhile is not an error.
         await delete_orphan(client, Orphan(session, f"/data{row.uri}x", "RECEIVING", "", "uploader"), AT_ONCE)
     assert xnat.prearchive == [row]
 
@@ -240,7 +240,7 @@ async def test_rows_of_others_are_no_strays(xnat: TestXnat, url: str, commands: 
 async def test_a_prearchive_that_may_not_be_seen_is_told(
     xnat: TestXnat, url: str, commands: Commands, visit: Path
 ) -> None:
-    """Nobody has looked, and the summary does not say that there are none."""
+    """The orphans are unknown, and the summary does not say that there are none."""
     from asyncimport.testserver import Status
 
     xnat.faults.add(Fault("listing", Status(403, "<h3>no</h3>"), path="prearchive/projects/demo?", nth=2))
@@ -254,7 +254,7 @@ async def test_a_prearchive_that_may_not_be_seen_is_told(
 
 
 async def test_what_the_archive_lacks_is_sent_again(xnat: TestXnat, url: str, visit: Path, book: Path) -> None:
-    """Verification finds two missing; they go into a new delivery, XNAT merges it, and now all are there."""
+    """Verification finds two missing. They are sent in a new delivery, XNAT merges it, and all are there."""
     fault = losing(xnat, 2, 3)
     summary = await upload(url, [visit], book)
     assert fault.hits == 1
@@ -276,7 +276,7 @@ async def test_what_is_lost_twice_is_held(xnat: TestXnat, url: str, visit: Path,
 
 
 async def test_a_file_that_changed_is_not_sent_as_a_repair(xnat: TestXnat, url: str, visit: Path, book: Path) -> None:
-    """What is missing was sent from other bytes: the file fails, and the session is held with that reason."""
+    """The file on disk no longer has the bytes that were sent: it fails, and the session is held with that reason."""
 
     def lost() -> None:
         lose(xnat, 2)
@@ -289,7 +289,7 @@ async def test_a_file_that_changed_is_not_sent_as_a_repair(xnat: TestXnat, url: 
 
 
 async def test_what_a_projects_script_rejects_is_told_apart(xnat: TestXnat, url: str, visit: Path, book: Path) -> None:
-    """XNAT runs the script when it archives: what it acknowledged before is gone then, as the project wants it."""
+    """XNAT runs the script when it archives, and drops acknowledged files then, as the project wants."""
     xnat.project("demo").script = Script(
         reject=lambda header: header.sop_uid == sop(2), condition=f'(0008,0018) = "{sop(2)}"'
     )
@@ -304,7 +304,7 @@ async def test_what_a_projects_script_rejects_is_told_apart(xnat: TestXnat, url:
 async def test_a_script_that_rejects_nothing_explains_nothing(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """A loss beside a script that only rewrites is a loss."""
+    """A script that only rewrites does not explain a loss."""
     xnat.project("demo").script = Script()
     losing(xnat, 2)
     summary = await upload(url, [visit], book)
@@ -315,7 +315,7 @@ async def test_a_script_that_rejects_nothing_explains_nothing(
 async def test_an_empty_answer_without_a_filter_is_not_believed_at_once(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """Nothing at the site drops files: what was answered with nothing is sent again, and kept."""
+    """No rule of the site drops files: a file that gets an empty answer is sent again, and kept."""
     fault = xnat.faults.add(Fault("import", Empty(), nth=2))
     summary = await upload(url, [visit], book)
     assert fault.hits == 1
@@ -327,7 +327,7 @@ async def test_an_empty_answer_without_a_filter_is_not_believed_at_once(
 async def test_an_empty_answer_that_stays_and_that_nothing_explains(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """No filter or script is known that would drop the file: it is refused, and its session is not archived so."""
+    """No known filter or script would drop the file: it is refused, and its session is held."""
     xnat.faults.add(Fault("import", Empty(), nth=4, times=3))
     summary = await upload(url, [visit], book, options=Options(workers=1, finalizers=1))
     assert (summary.files.stored, summary.files.refused) == (3, 1)
@@ -359,7 +359,7 @@ DROPPERS: dict[str, tuple[str, Any, str]] = {
 async def test_what_a_filter_drops_is_refused_at_once_by_its_name(
     xnat: TestXnat, url: str, visit: Path, book: Path, where: str, rule: Any, name: str
 ) -> None:
-    """It is sent once, and the reason says what of the site drops it; the session is archived without it."""
+    """It is sent once, and the reason names the rule that drops it. The session is archived without it."""
     if where == "project":
         xnat.project("demo").series_filter = rule
     else:
@@ -375,7 +375,7 @@ async def test_what_a_filter_drops_is_refused_at_once_by_its_name(
 
 
 async def test_an_instance_is_missing_whatever_the_site_says_of_filters(url: str, tmp_path: Path) -> None:
-    """Filters work when a file comes in: what has been acknowledged has passed them."""
+    """Filters apply when a file arrives: an acknowledged file has passed them."""
     from builders import body_of, claim, sealed
 
     async with logged_in(url) as client:
@@ -390,7 +390,7 @@ async def test_an_instance_is_missing_whatever_the_site_says_of_filters(url: str
 async def test_a_part_of_a_refused_file_in_the_archive_is_told(
     xnat: TestXnat, url: str, visit: Path, book: Path
 ) -> None:
-    """A write that failed left half of it: XNAT refused the file, and archives the half as if it were whole."""
+    """A failed write has left half of the file: XNAT refused it, and archives the half as if it were whole."""
     write(visit / "5", image(5))
     xnat.faults.add(Fault("import", DiskFull(partial=True), nth=3, times=3))
     summary = await upload(url, [visit], book, options=Options(workers=1, finalizers=1, partial=Partial.ARCHIVE))
@@ -398,7 +398,7 @@ async def test_a_part_of_a_refused_file_in_the_archive_is_told(
     assert only(summary) == ("held", None, "the archive holds 1 instances that XNAT refused, perhaps in part")
 
 
-# Refusals that are no filter's
+# Refusals for other reasons
 
 
 NGINX_400 = Status(400, "<html><head><title>400 Bad Request</title></head></html>", {"Content-Type": "text/html"})
@@ -408,7 +408,7 @@ NGINX_400 = Status(400, "<html><head><title>400 Bad Request</title></head></html
 async def test_what_a_gateway_refuses_once_is_not_left_out(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, answer: Status
 ) -> None:
-    """Its session is not archived without the file; the next run sends it unasked, and says that all is well."""
+    """Its session is not archived without the file. The next run sends the file and ends with 0."""
     xnat.faults.add(Fault("import", answer, nth=3))
     commands.login(url)
     ended = await commands("upload", visit, "-P", "demo", "-w", "1", "-o", "json")
@@ -423,7 +423,7 @@ async def test_what_a_gateway_refuses_once_is_not_left_out(
 async def test_what_is_refused_for_good_is_told_in_each_run(
     xnat: TestXnat, url: str, commands: Commands, visit: Path
 ) -> None:
-    """It is not sent again unasked, the exit code stays 8, and `--partial archive` takes the session as it is."""
+    """It is sent again only with `--retry`. The exit code stays 8. `--partial archive` archives its session."""
     xnat.faults.add(Fault("import", Status(413), nth=3))
     commands.login(url)
     upload_it = ("upload", visit, "-P", "demo", "-w", "1", "-o", "json")
@@ -445,7 +445,7 @@ async def test_what_is_refused_for_good_is_told_in_each_run(
 async def test_verify_repairs_when_asked_and_only_then(
     xnat: TestXnat, url: str, commands: Commands, visit: Path
 ) -> None:
-    """Weeks later something is gone: unasked, nothing changes; asked, it is sent from where it came from."""
+    """Weeks later something is gone. `verify` changes nothing; `--repair` sends it again from its files."""
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
     lose(xnat, 1, 4)
@@ -460,13 +460,13 @@ async def test_verify_repairs_when_asked_and_only_then(
     assert (mended.json["repaired"], mended.json["unrepaired"]) == (2, 0)
     assert xnat.sop_uids() == {sop(number) for number in range(1, 5)}
     assert (xnat.count["import"], len(xnat.archived)) == (2, 1)
-    # The journal has it all: the next upload has nothing to do.
+    # The journal has all of it: the next upload sends nothing.
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
     assert xnat.count["import"] == 2
 
 
 async def test_verify_says_what_it_cannot_repair(xnat: TestXnat, url: str, commands: Commands, visit: Path) -> None:
-    """A file that is gone or holds something else by now is no source."""
+    """A file that is gone or has changed cannot repair anything."""
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
     lose(xnat, 1, 2, 3)
@@ -483,7 +483,7 @@ async def test_verify_says_what_it_cannot_repair(xnat: TestXnat, url: str, comma
 async def test_verify_sends_a_session_again_that_is_gone(
     xnat: TestXnat, url: str, commands: Commands, visit: Path
 ) -> None:
-    """Somebody has deleted it from the archive, and wants it back."""
+    """A session that was deleted from the archive is sent again."""
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
     xnat.remove_experiment(xnat.archived[0])
@@ -497,7 +497,7 @@ async def test_verify_sends_a_session_again_that_is_gone(
 async def test_what_is_safe_to_delete(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """Files whose instances were just seen, copies of them too; nothing missing, changed, refused, or no DICOM."""
+    """It lists files with instances in the archive, and their copies; no missing, changed, refused or other file."""
     commands.login(url)
     write(visit / "copy of 1", image(1))
     write(visit / "notes.txt", b"notes")
@@ -516,7 +516,7 @@ async def test_what_is_safe_to_delete(
 async def test_nothing_is_safe_to_delete_that_was_only_counted(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """Where a script gives instances new UIDs nobody knows which are there."""
+    """If a script gives instances new UIDs, it is unknown which are there."""
     xnat.script = Script(map_uid=lambda uid: f"{uid}.9")
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
@@ -529,7 +529,7 @@ async def test_nothing_is_safe_to_delete_that_was_only_counted(
 
 
 async def test_partial_sessions_are_held_or_archived(xnat: TestXnat, url: str, commands: Commands, visit: Path) -> None:
-    """A truncated file holds its session, and says what is lacking."""
+    """A truncated file holds its session, with the reason."""
     write(visit / "5", image(5)[:-10])
     commands.login(url)
     held = await commands("upload", visit, "-P", "demo", "-o", "json")
@@ -547,7 +547,7 @@ async def test_partial_sessions_are_held_or_archived(xnat: TestXnat, url: str, c
 
 
 async def test_what_a_filter_refused_holds_nothing(xnat: TestXnat, url: str, commands: Commands, visit: Path) -> None:
-    """The site does not want it: the session is whole without it."""
+    """The site drops the file: the session is complete without it."""
     xnat.series_filter = SeriesFilter(("noise",))
     write(visit / "5", image(5, SeriesDescription="noise"))
     commands.login(url)
@@ -556,7 +556,7 @@ async def test_what_a_filter_refused_holds_nothing(xnat: TestXnat, url: str, com
 
 
 async def test_partial_is_hold_or_archive(commands: Commands, visit: Path) -> None:
-    """Anything else is said to be none of them."""
+    """Any other value is an error."""
     commands.login("http://127.0.0.1:1")
     ended = await commands("upload", visit, "-P", "demo", "--partial", "some")
     assert ended.code == 2
@@ -574,7 +574,7 @@ def lines(path: Path, kind: str) -> Iterator[dict[str, Any]]:
 async def test_receipts_tell_what_arrived(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """Per file the bytes and the digest of what was sent, per session what became of it, and all that the run made."""
+    """A receipt has size and digest for each file, the end of each session, and all addresses that the run made."""
     write(visit / "large", image(7, pixels=3 << 20))
     write(visit / "notes.txt", b"notes")
     receipts = tmp_path / "receipts.jsonl"
@@ -599,7 +599,7 @@ async def test_receipts_tell_what_arrived(
 async def test_receipts_outlive_a_kill_and_tell_attempts(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """They come from the journal: the run that finishes the job writes those of the one that was killed."""
+    """They come from the journal: the run that finishes also writes those of the run that was killed."""
     receipts = tmp_path / "receipts.jsonl"
     commands.login(url)
     words = ("upload", visit, "-P", "demo", "-q", "-w", "1", "--receipts", receipts)
@@ -619,11 +619,11 @@ async def test_receipts_outlive_a_kill_and_tell_attempts(
 async def test_receipts_of_what_an_earlier_run_sent_without_them_have_digests(
     url: str, commands: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """The file on disk is read where it is known to hold what was sent; one that holds something else has none."""
+    """The digest is read from the file on disk if that holds what was sent. A changed file has none."""
     receipts = tmp_path / "receipts.jsonl"
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
-    # A copy that came back from a backup has another inode and another time.
+    # A copy from a backup has another inode and another time.
     (visit / "2").rename(tmp_path / "moved")
     shutil.copy(tmp_path / "moved", visit / "2")
     content = (visit / "3").read_bytes()
@@ -642,7 +642,7 @@ async def test_receipts_of_what_an_earlier_run_sent_without_them_have_digests(
 async def test_receipts_from_a_journal_without_digests(
     url: str, commands: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """What is told is the digest of the file as it is now, and that it is."""
+    """The receipt has the digest of the present file, and says so."""
     receipts, journal = tmp_path / "receipts.jsonl", tmp_path / "x.journal"
     commands.login(url)
     words = ("upload", visit, "-P", "demo", "-q", "--journal", journal)
@@ -658,7 +658,7 @@ async def test_receipts_from_a_journal_without_digests(
 async def test_what_the_archive_had_before_is_not_called_created(
     url: str, commands: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """The undo sheet must not name what others have made: deleting it would take their data along."""
+    """Receipts must not name what others have made: deleting it would delete their data."""
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
     more = tmp_path / "more"
@@ -673,7 +673,7 @@ async def test_what_the_archive_had_before_is_not_called_created(
 
 
 async def test_receipts_that_cannot_be_written(commands: Commands, visit: Path, tmp_path: Path) -> None:
-    """It is said before anything is sent."""
+    """The error comes before anything is sent."""
     commands.login("http://127.0.0.1:1")
     ended = await commands("upload", visit, "-P", "demo", "--receipts", tmp_path / "nowhere" / "receipts")
     assert ended.code == 2
@@ -683,7 +683,7 @@ async def test_receipts_that_cannot_be_written(commands: Commands, visit: Path, 
 async def test_rewritten_files_are_sent_again_only_when_asked(
     xnat: TestXnat, url: str, commands: Commands, visit: Path
 ) -> None:
-    """XNAT's copy stays as it is, and that is told; asked for, the new bytes take its place, once."""
+    """XNAT's copy stays, and this is reported. With `--resend-changed` the new bytes replace it, once."""
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
     before = {file.sop_uid: file.digest for _, _, file in xnat.instances()}

@@ -31,7 +31,7 @@ def visit(tmp_path: Path) -> Path:
 
 
 def presumed(book: Path) -> list[str]:
-    """Return the SOPInstanceUIDs that a journal only presumes to be in the archive as they were sent."""
+    """Return the SOPInstanceUIDs whose bytes in the archive are not verified, by a journal."""
     with JournalReader.open(book) as reader:
         return [one.sop_uid for one in reader.sent_files(SESSION) if one.presumed]
 
@@ -48,7 +48,7 @@ async def replaces(url: str, tmp_path: Path, number: int) -> None:
 async def test_a_replaced_instance_is_not_ours_any_more(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """`verify` says the weaker word, and how many they are; their files are not safe to delete, the others are."""
+    """`verify` says `present` and how many they are. Their files are not safe to delete; the others are."""
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
     words = ("verify", "-P", "demo", "-o", "json", "--safe-to-delete", tmp_path / "safe")
@@ -64,7 +64,7 @@ async def test_a_replaced_instance_is_not_ours_any_more(
 
 
 async def test_a_later_delivery_sees_what_was_replaced(xnat: TestXnat, url: str, visit: Path, tmp_path: Path) -> None:
-    """A rerun that adds a file compares all of the session, and what it says lasts."""
+    """A rerun that adds a file compares the whole session, and its result lasts."""
     book = tmp_path / "state" / "book"
     assert [one.verified for one in (await upload(url, [visit], book)).sessions] == ["uids"]
     write(visit / "4", image(4))
@@ -80,7 +80,7 @@ async def test_a_later_delivery_sees_what_was_replaced(xnat: TestXnat, url: str,
 
 
 async def test_only_the_replaced_one_is_not_safe_to_delete(url: str, visit: Path, tmp_path: Path) -> None:
-    """The same, a few times: what is not compared anew stays told."""
+    """The same, a few times: a result lasts until the next comparison."""
     book = tmp_path / "state" / "book"
     await upload(url, [visit], book)
     await replaces(url, tmp_path, 2)
@@ -91,7 +91,7 @@ async def test_only_the_replaced_one_is_not_safe_to_delete(url: str, visit: Path
 
 
 async def test_what_we_replace_ourselves_stays_ours(url: str, commands: Commands, visit: Path, tmp_path: Path) -> None:
-    """`--resend-changed` sends other bytes on purpose: their digest is the one that counts from then on."""
+    """`--resend-changed` sends other bytes on purpose: from then on their digest counts."""
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
     write(visit / "2", image(2, PixelData=b"\7" * 100))
@@ -106,14 +106,14 @@ async def test_what_we_replace_ourselves_stays_ours(url: str, commands: Commands
 async def test_without_digests_nobody_can_tell(
     xnat: TestXnat, url: str, commands: Commands, visit: Path, tmp_path: Path
 ) -> None:
-    """A site that keeps no checksums tells nothing of what was replaced: UIDs are all there is, as before."""
+    """Without checksums a replacement cannot be seen: only UIDs are compared."""
     xnat.storage.checksums = False
     commands.login(url)
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
     await replaces(url, tmp_path, 2)
     verify = await commands("verify", "-P", "demo", "-o", "json")
     assert (verify.code, verify.json["details"][0]["verified"]) == (0, "uids")
-    # What is told for the first time says nothing of what was before.
+    # A first digest says nothing about earlier bytes.
     xnat.storage.checksums = True
     write(visit / "4", image(4))
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0

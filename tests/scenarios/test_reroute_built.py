@@ -1,4 +1,4 @@
-"""--relabel reaches what stands in the prearchive: it is archived where the new labels say, or held."""
+"""--relabel applies to sessions in the prearchive: they are archived under the new labels, or held."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,7 +43,7 @@ def states(ended: Ended) -> set[tuple[str, str, str | None]]:
 
 
 async def left_built(commands: Commands, visits: Path, *words: str) -> None:
-    """Upload under wrong labels, and leave it in the prearchive."""
+    """Upload with wrong labels, and leave the sessions in the prearchive."""
     labels = words or ("-S", "WRONG_{PatientID}")
     assert (await commands("upload", visits, "-P", "demo", "--no-archive", "-q", *labels)).code == 0
 
@@ -61,7 +61,7 @@ RIGHT = {("P1", "archived", "uids"), ("P2", "archived", "uids")}
 async def test_it_is_archived_under_the_new_labels(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, wrong: Sequence[str], late: bool, code: int
 ) -> None:
-    """The rows keep the names that they were begun with, and the archive step is told the right ones."""
+    """The rows keep their first names, and the archive step gets the right ones."""
     xnat.project("demo").prearchive_code = code
     commands.login(url)
     await left_built(commands, visits, *wrong)
@@ -74,7 +74,7 @@ async def test_it_is_archived_under_the_new_labels(
     assert xnat.sop_uids() == (EVERY | {sop(12)} if late else EVERY)
     assert xnat.prearchive == []
     assert (await commands("verify", "-P", "demo")).code == 0
-    # What comes later goes into the session there is, by its own names.
+    # Later files go into that session, under its names.
     add(visits, 2, 3)
     again = await commands("upload", visits, "-P", "demo", "--overwrite", "append", "-o", "json")
     assert (again.code, sop(23) in xnat.sop_uids(), len(xnat.archived)) == (0, True, SESSIONS), again.out
@@ -87,7 +87,7 @@ async def test_it_is_archived_under_the_new_labels(
 async def test_a_row_that_is_not_all_ours_is_held(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, what: str, why: str
 ) -> None:
-    """What is not all ours may not be given to another subject, whatever --overwrite allows."""
+    """A row with files of others is not moved to another subject, whatever --overwrite says."""
     commands.login(url)
     await left_built(commands, visits)
     row = next(row for row in xnat.prearchive if row.subject == "WRONG_P1")
@@ -111,7 +111,7 @@ async def test_a_row_that_is_not_all_ours_is_held(
 async def test_the_new_subject_is_looked_at(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path
 ) -> None:
-    """It is of another patient in the archive: held, as if nothing had been sent yet."""
+    """The label belongs to another patient in the archive: the session is held, as before a first file."""
     xnat.script = None
     commands.login(url)
     write(tmp_path / "other" / "1", image(90, PatientID="Q", StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1"))
@@ -126,14 +126,14 @@ async def test_the_new_subject_is_looked_at(
 
 
 async def test_two_of_them_do_not_become_one(xnat: TestXnat, url: str, commands: Commands, visits: Path) -> None:
-    """New labels collide as those of new sessions do."""
+    """New labels collide like those of new sessions."""
     commands.login(url)
     await left_built(commands, visits)
     ended = await commands("upload", visits, "-P", "demo", "--relabel", "-S", "all", "-E", "{PatientID}", "-o", "json")
     assert (ended.code, ended.json["files"]["skipped"]) == (8, 2), ended.out
     assert "two PatientIDs" in ended.json["problems"][0]["reason"]
     assert [one.subject.label for one in xnat.archived] == ["all"]
-    # The other one waits for labels of its own.
+    # The other session waits for other labels.
     again = await commands("upload", visits, "-P", "demo", "--relabel", "-o", "json")
     assert (again.code, {one.subject.label for one in xnat.archived}) == (0, {"all", "P2"}), again.out
     assert xnat.sop_uids() == EVERY
@@ -142,7 +142,7 @@ async def test_two_of_them_do_not_become_one(xnat: TestXnat, url: str, commands:
 async def test_what_has_no_place_any_more_is_not_archived(
     xnat: TestXnat, url: str, commands: Commands, visits: Path
 ) -> None:
-    """The old labels are not what was asked for."""
+    """The old labels are no longer wanted."""
     commands.login(url)
     await left_built(commands, visits)
     ended = await commands("upload", visits, "-P", "demo", "--relabel", "-S", "{StudyID}", "-o", "json")
@@ -155,7 +155,7 @@ async def test_what_has_no_place_any_more_is_not_archived(
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_what_was_sealed_waits_for_its_labels(tmp_path: Path, is_there: bool) -> None:
-    """An earlier run did not get through with it: it is finalised when its files have told what it is called now."""
+    """An earlier run did not finish it: it is finalised when its files have given it its new labels."""
     path, disk = tmp_path / "book", Disk()
     disk.put(instance("1/a", session("E1", subject="WRONG")))
     whole_run(path, disk, verdict=lambda sealed: Postponed(sealed.delivery, "away"))

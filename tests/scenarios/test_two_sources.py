@@ -1,4 +1,4 @@
-"""A project has one source: two that differ are a mistake, told before anything is scanned, and none goes before."""
+"""A project comes from one place: two that differ are an error before the scan, and neither wins."""
 
 import os
 from pathlib import Path
@@ -69,7 +69,7 @@ async def test_a_plan_keeps_the_projects_of_paths(commands: Commands, source: Pa
 
 
 async def test_a_plan_without_any_project_leaves_it_open(commands: Commands, source: Path, tmp_path: Path) -> None:
-    """The upload says it then."""
+    """The upload reports it then."""
     target = tmp_path / "plan.csv"
     ended = await commands("plan", source, "--out", target, "-o", "json")
     assert [row.project_id for row in read_plan(target.read_bytes(), project="x")] == ["x", "x"]
@@ -84,7 +84,7 @@ WAYS = ("option", "environment", "profile", "default profile")
 async def test_two_sources_that_differ(
     sites: TestXnat, commands: Commands, source: Path, table: Path, tmp_path: Path, way: str, command: str
 ) -> None:
-    """The line is named, and how to say which is meant; nothing is sent."""
+    """The message names the line and the option that decides. Nothing is sent."""
     words: list[str] = []
     if way == "option":
         words = ["-P", "one"]
@@ -105,14 +105,14 @@ async def test_two_sources_that_differ(
     assert "project" in ended.err
     assert "{project}" in ended.err.partition("hint: ")[2]
     assert not sites.archived
-    # The way out that is told.
+    # The option of the message works.
     assert (await commands(command, source, "--label-map", table, "-q", *words, "-P", "{project}")).code == 0
     if command == "upload":
         assert places(sites) == {("one", "S1"), ("two", "S2")}
 
 
 async def test_two_sources_that_agree(sites: TestXnat, commands: Commands, source: Path, tmp_path: Path) -> None:
-    """Both say the same, or one of them nothing: there is nothing to decide."""
+    """Both agree, or only one names a project: no error."""
     table = tmp_path / "map.csv"
     sites.projects["one"].aliases = ("uno",)
     table.write_text("PatientID,project,subject\nP1,uno,S1\nP2,,S2\n")
@@ -130,7 +130,7 @@ FIELDS = {"PatientID": "P1", "StudyDate": "20200102", "ClinicalTrialSiteID": "de
 
 
 def test_templates_beside_a_table() -> None:
-    """What only a header tells is compared study by study."""
+    """A project from headers is compared study by study."""
     text = "PatientID,project,subject\nP1,{},S1\n"
     assert rules(text.format("demo"), "{ClinicalTrialSiteID}").route("1", FIELDS).project == "demo"
     with pytest.raises(UnroutableError, match="-P and --label-map name two projects"):

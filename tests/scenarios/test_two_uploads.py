@@ -1,4 +1,4 @@
-"""Two uploads, each with a journal of its own, that meet in one session: neither takes the other's bytes for its own.
+"""Two uploads with a journal each meet in one session: neither counts the other's bytes as its own.
 
 XNAT puts the files of one study and label into one prearchive row, whoever sends them, and a file of the same
 SOPInstanceUID takes the place of the one before. UIDs and numbers alone would call them equal.
@@ -25,7 +25,7 @@ LABEL = "P1_20200102"
 
 
 def tree(place: Path, byte: int) -> Path:
-    """Write one session, all of whose pixels are this byte."""
+    """Write a session in which all pixels are this byte."""
     for number in range(FILES):
         content = image(
             number,
@@ -60,7 +60,7 @@ def two(tmp_path: Path) -> Path:
 async def test_a_row_that_another_journal_has_begun_is_not_filled(
     xnat: TestXnat, url: str, commands: Commands, one: Path, two: Path, tmp_path: Path
 ) -> None:
-    """However equal it looks: nothing is sent, a dry run says so, and the first upload ends with its own bytes."""
+    """Even if both look equal: nothing is sent, a dry run says so, and the first upload ends with its own bytes."""
     commands.login(url)
     first, second = ("--state-dir", tmp_path / "a"), ("--state-dir", tmp_path / "b")
     assert (await commands("upload", one, "-P", "demo", *first, "--no-archive", "-q")).code == 0
@@ -72,19 +72,19 @@ async def test_a_row_that_another_journal_has_begun_is_not_filled(
     (held,) = ended.json["details"]
     assert (held["state"], held["verified"]) == ("held", None)
     (row,) = xnat.prearchive
-    # Nor is it a stray that may be removed: the other upload may be at work on it.
+    # It is no orphan that may be deleted: the other upload may be working on it.
     assert ended.json["strays"] == []
     assert f"begun by somebody else (by an upload from another journal: {row.uri})" in held["reason"]
     assert "let that upload end" in held["reason"]
     assert "--adopt-rows" in held["reason"]
     assert (len(xnat.imports), row.status) == (FILES, RowStatus.READY)
-    # To the journal that has begun it, it is its own, in a dry run too.
+    # The journal that has begun it knows it as its own, in a dry run too.
     rehearsed = await commands("upload", one, "-P", "demo", *first, "--dry-run", "-o", "json")
     assert [problem["code"] for problem in rehearsed.json["problems"]] == ["prearchive-begun"]
     ended = await commands("upload", one, "-P", "demo", *first, "-o", "json")
     assert (ended.code, ended.json["details"][0]["verified"]) == (0, "uids")
     assert pixels(xnat, xnat.archived[0].path) == {b"\x01"}
-    # The second finds it in the archive, and does not call that its own.
+    # The second finds it in the archive, and does not count it as its own.
     ended = await commands("upload", two, "-P", "demo", *second, "-o", "json")
     assert (ended.code, ended.json["details"][0]["verified"]) == (0, "present")
     safe = tmp_path / "safe"
@@ -95,7 +95,7 @@ async def test_a_row_that_another_journal_has_begun_is_not_filled(
 async def test_rows_are_adopted_on_purpose(
     xnat: TestXnat, url: str, commands: Commands, one: Path, two: Path, tmp_path: Path
 ) -> None:
-    """With --adopt-rows all is sent again into the row that is there, and counted; a dry run knows it."""
+    """With --adopt-rows all files are sent again into the existing row, and counted; a dry run says so."""
     commands.login(url)
     assert (await commands("upload", one, "-P", "demo", "--no-archive", "-q")).code == 0
     words = ("upload", two, "-P", "demo", "--state-dir", tmp_path / "b", "--adopt-rows", "-o", "json")
@@ -134,7 +134,7 @@ def begin(xnat: TestXnat, source: str) -> None:
 
 
 async def test_two_uploads_that_begin_in_the_same_moment(xnat: TestXnat, url: str, two: Path, tmp_path: Path) -> None:
-    """Both have seen no row: the one whose file comes second sees from the row that it is the other's, and stops."""
+    """Both have seen no row. The second to send a file sees from the row that it is the other's, and stops."""
     xnat.faults.add(Fault("import", Tell(partial(begin, xnat, "uploader-0123456789abcdef"))))
     told: list[Withheld] = []
 
@@ -151,7 +151,7 @@ async def test_two_uploads_that_begin_in_the_same_moment(xnat: TestXnat, url: st
 
 
 async def test_a_journal_knows_its_own_rows_after_a_kill(xnat: TestXnat, url: str, one: Path, tmp_path: Path) -> None:
-    """A kill before the first answer is recorded leaves a row of whose address the journal knows nothing."""
+    """A kill before the first answer is recorded leaves a row whose address the journal does not know."""
     with anyio.CancelScope() as scope:
         xnat.faults.add(Fault("listing", Tell(scope.cancel), path=f"/{LABEL}?"))
         await upload(url, [one], tmp_path / "book")
@@ -166,7 +166,7 @@ async def test_a_journal_knows_its_own_rows_after_a_kill(xnat: TestXnat, url: st
 async def test_only_what_was_archived_from_our_row_is_ours(
     xnat: TestXnat, url: str, one: Path, two: Path, tmp_path: Path, others: bool
 ) -> None:
-    """A built row that is gone: another upload has archived an older version, or a person has archived this one."""
+    """A built row is gone: another upload has archived an older version, or a person has archived this one."""
     book = tmp_path / "book"
     built = await upload(url, [two], book, options=Options(workers=2, finalizers=1, archive=False))
     assert built.count("prearchive") == 1

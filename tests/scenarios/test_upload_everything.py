@@ -1,4 +1,4 @@
-"""Visits whole: images, reports, tables and who the subject is, in one command; then again, and `verify`."""
+"""Whole visits: images, reports, tables and demographics in one command; then again, and `verify`."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ async def upload(commands: Commands, tree: Path, *options: str | Path) -> Ended:
 
 
 def subjects(ended: Ended) -> dict[str, int]:
-    """Return what became of subjects, without what became of none."""
+    """Return the number of subjects in each state, without zeros."""
     return {name: count for name, count in ended.json["subjects"].items() if count and name != "found"}
 
 
@@ -72,7 +72,7 @@ def problems(ended: Ended, kind: str) -> list[str]:
 
 
 async def test_one_command_again_and_verified(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """All three arrive in one run, a second asks for no change, and `verify` looks at all three."""
+    """All three arrive in one run, a second run changes nothing, and `verify` checks all three."""
     ended = await upload(ready, tree, *ATTACH, "--subjects", table)
     assert ended.code == 0, ended.out
     assert ended.json["files"]["stored"] == 2
@@ -92,7 +92,7 @@ async def test_one_command_again_and_verified(xnat: TestXnat, ready: Commands, t
 
 
 async def test_what_has_changed_since_is_found(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """A value that somebody changed is named by its field, and by no value."""
+    """A value that somebody has changed is reported by its field, without the value."""
     await upload(ready, tree, "--subjects", table)
     subject = xnat.subject("demo", "S2")
     assert subject is not None
@@ -106,7 +106,7 @@ async def test_what_has_changed_since_is_found(xnat: TestXnat, ready: Commands, 
 
 
 async def test_headers_fill_what_the_table_leaves_open(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """What is taken from them is named; the table goes before."""
+    """Fields from headers are named. The table has priority."""
     table = tree.parent / "subjects.csv"
     table.write_text("subject_label,gender\nS1,other\n")
     ended = await upload(ready, tree, "--subjects", table, "--subjects-from-dicom", "gender,yob,weight")
@@ -123,7 +123,7 @@ CONTRADICTION = "the headers of its files contradict each other, and it was not 
 
 
 async def test_headers_that_contradict_each_other_say_nothing(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """Two sessions of one subject with two birth years, which is told; the sex they agree on is taken."""
+    """Two sessions of one subject have two birth years, which is reported. The sex, on which they agree, is set."""
     other = {"StudyInstanceUID": "1.2.9", "StudyDate": "20210102", "SOPInstanceUID": "1.2.9.1"}
     visit(tree / "later", 1, PatientSex="F", PatientBirthDate="19710131", **other)
     for _ in range(2):
@@ -153,7 +153,7 @@ async def test_one_against_many(xnat: TestXnat, ready: Commands, tmp_path: Path,
 
 
 async def test_sessions_of_two_runs(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """What an earlier run has read is known, though its files are gone; what it set stays, and is told."""
+    """Headers that an earlier run has read count, even if the files are gone. What it set stays, and is reported."""
     visit(tmp_path / "first", 1, PatientSex="M")
     ended = await upload(ready, tmp_path / "first", "--subjects-from-dicom", "gender")
     assert (ended.code, known(xnat, "S1")) == (0, {"gender": "male"})
@@ -167,7 +167,7 @@ async def test_sessions_of_two_runs(xnat: TestXnat, ready: Commands, tmp_path: P
 
 
 async def test_dob_and_age_of_several_sessions(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """XNAT keeps one of them: of two headers, of which each tells another, it is the first that was asked for."""
+    """XNAT keeps one of them. If two headers have one each, the first field that was asked for is set."""
     other = {"StudyInstanceUID": "1.2.9", "StudyDate": "20210102", "SOPInstanceUID": "1.2.9.1"}
     visit(tree / "later", 1, PatientAge="051Y", **other)
     ended = await upload(ready, tree, "--subjects-from-dicom", "dob,age")
@@ -176,7 +176,7 @@ async def test_dob_and_age_of_several_sessions(xnat: TestXnat, ready: Commands, 
 
 
 async def test_rows_of_nobody(ready: Commands, tree: Path, table: Path) -> None:
-    """They are told with exit code 8; those of a session that waits are not."""
+    """They are reported with exit code 8, but not those of a session that waits."""
     table.write_text(TABLE + "S3,F,,\nS4,M,,\n")
     ended = await upload(ready, tree, "--subjects", table, "--no-archive")
     assert (ended.code, len(ended.json["notices"])) == (8, 1)
@@ -188,7 +188,7 @@ async def test_rows_of_nobody(ready: Commands, tree: Path, table: Path) -> None:
 async def test_rows_are_of_a_project_by_its_alias(
     xnat: TestXnat, ready: Commands, tree: Path, table: Path, words: tuple[str, ...]
 ) -> None:
-    """However it is decided which study goes where: the dry run and the run know whose they are."""
+    """For every kind of rule, dry run and upload know their subjects."""
     xnat.projects["demo"].aliases = ("nickname",)
     command: tuple[str | Path, ...] = (
         "upload",
@@ -208,7 +208,7 @@ async def test_rows_are_of_a_project_by_its_alias(
 
 
 async def test_a_pilot_has_rows_of_others(ready: Commands, tree: Path, table: Path) -> None:
-    """They are told when all of the source was asked for; letter case makes nobody another."""
+    """They are reported if the whole source was chosen. Letter case does not matter."""
     table.write_text(TABLE.lower())
     for options in (("--max-sessions", "1"), ()):
         ended = await upload(ready, tree, "--subjects", table, *options)
@@ -216,7 +216,7 @@ async def test_a_pilot_has_rows_of_others(ready: Commands, tree: Path, table: Pa
 
 
 async def test_what_xnat_has_is_kept_and_told(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """Until it is asked to be replaced, also when the run before has kept it."""
+    """Until --overwrite-demographics is given, also after a run that kept it."""
     xnat.add_subject("demo", "S1", gender="male")
     ended = await upload(ready, tree, "--subjects", table)
     assert (ended.code, known(xnat, "S1")["gender"]) == (0, "male")
@@ -232,7 +232,7 @@ async def test_what_xnat_has_is_kept_and_told(xnat: TestXnat, ready: Commands, t
 
 
 async def test_what_somebody_has_changed_is_replaced(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """Where that is asked for, XNAT is looked at, and not only what an earlier run has written down."""
+    """--overwrite-demographics reads XNAT, and not only the record of earlier runs."""
     await upload(ready, tree, "--subjects", table)
     xnat.subject("demo", "S1").demographics["gender"] = "male"  # type: ignore[union-attr]
     assert (await upload(ready, tree, "--subjects", table)).code == 0
@@ -242,7 +242,7 @@ async def test_what_somebody_has_changed_is_replaced(xnat: TestXnat, ready: Comm
 
 
 async def test_what_is_lost_is_restored(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """`verify --repair` sets what XNAT has no value of any more, and leaves what somebody has changed."""
+    """`verify --repair` sets a field that has no value any more, and leaves a value that somebody has changed."""
     xnat.needs_reason = True
     await upload(ready, tree, "--subjects", table)
     lost, changed = xnat.subject("demo", "S1"), xnat.subject("demo", "S2")
@@ -266,7 +266,7 @@ async def test_what_is_lost_is_restored(xnat: TestXnat, ready: Commands, tree: P
 
 
 async def test_what_was_once_there_stays_on_the_list(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """Neither a repair nor an upload that failed, nor a table that says less, makes a lost value no loss."""
+    """A lost value stays a loss after a failed repair or upload, and after a table without it."""
     await upload(ready, tree, "--subjects", table)
     for label in ("S1", "S2"):
         xnat.subject("demo", label).demographics.clear()  # type: ignore[union-attr]
@@ -297,7 +297,7 @@ async def test_what_was_once_there_stays_on_the_list(xnat: TestXnat, ready: Comm
 
 
 async def test_rows_with_flaws_keep_no_other_back(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """They are told by line and column, the run ends with 8, and the others are set."""
+    """They are reported by line and column, the run ends with 8, and the other rows are set."""
     table.write_text(TABLE.replace("1970-01-31", "31/01/1970"))
     ended = await upload(ready, tree, "--subjects", table)
     assert ended.code == 8
@@ -310,7 +310,7 @@ async def test_rows_with_flaws_keep_no_other_back(xnat: TestXnat, ready: Command
 
 
 async def test_a_change_of_the_table_is_set(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """And only of the subject that it is about."""
+    """And only for that subject."""
     await upload(ready, tree, "--subjects", table)
     table.write_text(TABLE.replace("S2,M,1980-02-29,left", "S2,M,1980-02-29,right"))
     xnat.count.clear()
@@ -321,7 +321,7 @@ async def test_a_change_of_the_table_is_set(xnat: TestXnat, ready: Commands, tre
 
 
 async def test_without_archived_sessions_they_wait(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """A pilot sets those of its sessions, a run that leaves them in the prearchive none."""
+    """A pilot sets those of its sessions. A run that leaves sessions in the prearchive sets none."""
     ended = await upload(ready, tree, "--subjects", table, "--no-archive")
     assert (ended.code, subjects(ended)) == (0, {})
     assert xnat.subjects("demo") == []
@@ -330,7 +330,7 @@ async def test_without_archived_sessions_they_wait(xnat: TestXnat, ready: Comman
 
 
 async def test_a_refusal_is_told_and_taken_up_again(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """XNAT's word on one subject is nothing to the other, and the next run asks again."""
+    """A refusal of one subject does not affect the other, and the next run retries."""
     xnat.faults.add(Fault("subject", Status(403, "<h3>insufficient edit privileges</h3>")))
     ended = await upload(ready, tree, "--subjects", table)
     assert (ended.code, subjects(ended)["stored"]) == (8, 1)
@@ -340,14 +340,14 @@ async def test_a_refusal_is_told_and_taken_up_again(xnat: TestXnat, ready: Comma
 
 
 async def test_the_project_by_an_alias(xnat: TestXnat, ready: Commands, tree: Path, table: Path) -> None:
-    """The rows of a table that names no project are of the one that is meant."""
+    """Rows without a project belong to the project of the run."""
     xnat.projects["demo"].aliases = ("other",)
     ended = await ready("upload", tree, "-P", "other", "-q", "-o", "json", "--subjects", table)
     assert (ended.code, subjects(ended)) == (0, {"stored": 2})
 
 
 async def test_fields_that_no_header_has(ready: Commands, tree: Path) -> None:
-    """It is a mistake, told before anything is sent."""
+    """It is an error before anything is sent."""
     ended = await upload(ready, tree, "--subjects-from-dicom", "handedness")
     assert ended.code == 2
     assert "handedness" in ended.err
@@ -361,7 +361,7 @@ async def test_a_plan_counts_what_would_go_beside(xnat: TestXnat, ready: Command
 
 
 async def test_a_plan_tells_names_that_would_meet(ready: Commands, tree: Path) -> None:
-    """Of files beside each other that XNAT would give one name, only one is sent: before anything is."""
+    """If XNAT would give two files of a directory one name, only one is sent. The plan says so."""
     for name in ("a b.pdf", "a_b.pdf", "ä b.csv"):
         write(tree / "visit1" / name, name.encode())
     ended = await upload(ready, tree, *ATTACH, "--dry-run")
@@ -373,7 +373,7 @@ async def test_a_plan_tells_names_that_would_meet(ready: Commands, tree: Path) -
 
 
 async def test_no_value_leaves_by_the_back_door(ready: Commands, tree: Path, table: Path, tmp_path: Path) -> None:
-    """Events and logs name fields, and never what stands in them."""
+    """Events and logs name fields, never values."""
     told, log = tmp_path / "events", tmp_path / "log"
     options = ("--subjects", table, "--events", told, "--log-file", log)
     ended = await upload(ready, tree, *options)

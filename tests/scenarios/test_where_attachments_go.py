@@ -1,4 +1,4 @@
-"""Attachments go to what their labels name in their project, and to nothing that merely has such an ID or label."""
+"""Attachments go where their labels say in their project, never to something else with such an ID or label."""
 
 import io
 import os
@@ -45,7 +45,7 @@ def told(ended: Ended) -> list[tuple[str, str | None]]:
 
 
 def holders(xnat: TestXnat) -> list[str]:
-    """Return the IDs of all that has resources; of a scan that of its session, too."""
+    """Return the IDs of everything with resources; for a scan also that of its session."""
     sessions = list(xnat.archived)
     return [
         *(session.id for session in sessions if session.own_resources),
@@ -67,7 +67,7 @@ def theirs(xnat: TestXnat) -> ArchivedSession:
 async def test_a_session_label_that_is_an_id(
     xnat: TestXnat, ready: Commands, report: Path, scan: tuple[str, ...]
 ) -> None:
-    """XNAT looks for IDs first, in all projects: the file stays out of the other one, and goes where the label is."""
+    """XNAT looks for IDs first, in all projects. The file goes to the label in its own project."""
     label = theirs(xnat).id
     refused = await attach(ready, report, "-P", "demo", "-E", label, *scan, *REPORT)
     reason = f"the archive has no such session in project demo ({label})"
@@ -90,7 +90,7 @@ async def test_a_session_label_that_is_an_id_in_its_own_project(xnat: TestXnat, 
 
 
 async def test_a_subject_label_that_is_an_id(xnat: TestXnat, ready: Commands, report: Path) -> None:
-    """Of another project's subject, or of one of its own."""
+    """The ID is that of a subject of another project, or of its own."""
     for taken in (theirs(xnat).subject, xnat.add_subject("demo", "somebody")):
         refused = await attach(ready, report, "-P", "demo", "-S", taken.id, *REPORT)
         reason = f"the archive has no such subject in project demo ({taken.id})"
@@ -100,13 +100,13 @@ async def test_a_subject_label_that_is_an_id(xnat: TestXnat, ready: Commands, re
         stored = await attach(ready, report, "-P", "demo", "-S", taken.id, *REPORT)
         assert (stored.code, told(stored)) == (0, [("stored", None)])
         assert holders(xnat) == [*before, mine.id]
-    # And the one whose ID it is is met by its own label.
+    # The subject with that ID is found by its own label.
     assert (await attach(ready, report, "-P", "demo", "-S", "somebody", *REPORT)).code == 0
     assert list(taken.resources) == ["REPORTS"]
 
 
 async def test_letter_case_makes_another_subject(xnat: TestXnat, ready: Commands, report: Path) -> None:
-    """As for XNAT, but for its archive step."""
+    """XNAT compares labels with case, except in its archive step."""
     xnat.add_subject("demo", "SUB1")
     assert (await attach(ready, report, "-P", "demo", "-S", "sub1", *REPORT)).code == 8
     assert holders(xnat) == []
@@ -116,7 +116,7 @@ async def test_letter_case_makes_another_subject(xnat: TestXnat, ready: Commands
 
 
 async def test_a_session_of_another_subject(xnat: TestXnat, ready: Commands, report: Path, tmp_path: Path) -> None:
-    """A subject that is given is compared, whatever names the session. Letter case makes no other."""
+    """A given subject is compared, however the session is named. Letter case does not matter."""
     session = add_session(xnat, "S1", "E1", study_uid=STUDY)
     xnat.add_subject("demo", "S2")
     reason = "the archive has it under another subject (S1, not S2)"
@@ -135,7 +135,7 @@ async def test_a_session_of_another_subject(xnat: TestXnat, ready: Commands, rep
 async def test_an_upload_whose_session_is_another_subjects_by_now(
     xnat: TestXnat, ready: Commands, tmp_path: Path
 ) -> None:
-    """What lies beside images stays out of a session of the same label and study that somebody has moved."""
+    """Files beside images do not go into a session that somebody has moved, even with the same label and study."""
     place = tmp_path / "visit"
     write(place / "1.dcm", image(PatientID="S1", StudyInstanceUID=STUDY))
     words = ("upload", place, "-P", "demo", "-E", "E1", "-o", "json", "--attach", "*.pdf=REPORTS")
@@ -164,7 +164,7 @@ def zipped(content: bytes) -> bytes:
 async def test_a_report_beside_images_that_cannot_be_read(
     xnat: TestXnat, ready: Commands, tmp_path: Path, name: str, spoil: Callable[[bytes], bytes]
 ) -> None:
-    """It is theirs, and not of the session in the next directory; what lies above both is nobody's."""
+    """It belongs to them, not to the session in the next directory. A file above both belongs to none."""
     place = tmp_path / "visits"
     write(place / "a" / "1.dcm", image(1, PatientID="S1", StudyInstanceUID=STUDY))
     write(place / "a" / "of-a.pdf", b"of S1")
@@ -179,7 +179,7 @@ async def test_a_report_beside_images_that_cannot_be_read(
 
 @pytest.mark.parametrize("option", ["-E", "-S"])
 async def test_what_another_project_shares(xnat: TestXnat, ready: Commands, report: Path, option: str) -> None:
-    """It is attached to at home, where its rights are; what is the project's own and has the label goes before it."""
+    """Attachments go to its own project. A session of this project with the label has priority."""
     session = theirs(xnat)
     xnat.share(session if option == "-E" else session.subject, "demo")
     refused = await attach(ready, report, "-P", "demo", option, "theirs", *REPORT)
@@ -198,7 +198,7 @@ async def test_what_another_project_shares(xnat: TestXnat, ready: Commands, repo
 async def test_one_resource_by_several_names(
     xnat: TestXnat, ready: Commands, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    """Of files that would go there under one name the first goes, the others are refused, whatever may be replaced."""
+    """Of files with one target name the first is sent and the others are refused, even with --replace."""
     xnat.project("demo").aliases = ["alias"]
     session = add_session(xnat, "S", "E", study_uid=STUDY)
     rows = ["demo,,E,", "demo,S,E,", f"demo,,,{STUDY}", "alias,,E,", "alias,S,,"]
@@ -206,7 +206,7 @@ async def test_one_resource_by_several_names(
         write(tmp_path / str(number) / "report.pdf", f"report {number}".encode())
     table = tmp_path / "table.csv"
     lines = [f"{number}/report.pdf,{row}\n" for number, row in enumerate(rows, 1)]
-    # The same file may be named twice.
+    # The same file may be listed twice.
     lines.append("1/report.pdf,demo,s,E,\n")
     table.write_text("path,project,subject,session,study_uid\n" + "".join(lines), encoding="utf-8")
     ended = await attach(ready, "--table", table, *REPORT, *words)
@@ -225,7 +225,7 @@ async def test_one_resource_by_several_names(
 
 @pytest.mark.thorough
 async def test_a_place_that_cannot_be_looked_up(xnat: TestXnat, ready: Commands, report: Path, tmp_path: Path) -> None:
-    """Nothing is sent where nobody knows what it is; the rest goes, and the same command goes on later."""
+    """Nothing is sent to an unknown target. The rest is sent, and the same command resumes later."""
     session = add_session(xnat, "S", "E")
     xnat.faults.add(Fault("listing", Status(500), path="projects/demo/subjects", share=1))
     table = tmp_path / "table.csv"
@@ -242,7 +242,7 @@ async def test_a_place_that_cannot_be_looked_up(xnat: TestXnat, ready: Commands,
 
 
 async def test_a_project_that_is_called_files(xnat: TestXnat, ready: Commands, report: Path) -> None:
-    """A word of XNAT's addresses: what is stored there is seen."""
+    """The name is a word of XNAT's addresses: the stored file is found."""
     xnat.add_project(Project("files"))
     subject = xnat.add_subject("files", "files")
     for words in (("--to-project",), ("-S", "files")):
@@ -253,7 +253,7 @@ async def test_a_project_that_is_called_files(xnat: TestXnat, ready: Commands, r
 
 
 async def test_a_name_that_no_disk_has_room_for(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """One character may come apart into eighteen: it is told before anything is sent."""
+    """One character may become eighteen: this is an error before anything is sent."""
     add_session(xnat, "S", "E")
     write(tmp_path / ("\ufdfa" * 60 + ".pdf"), b"1")
     ended = await attach(ready, tmp_path, "-P", "demo", "-E", "E", *REPORT)

@@ -1,4 +1,4 @@
-"""A study goes whole or is held: what chooses a part of a source, and what a plan's keys match, are whole studies."""
+"""A study is sent whole or held: filters and the keys of a plan choose whole studies."""
 
 import csv
 from pathlib import Path
@@ -21,7 +21,7 @@ WHOLE = {sop(number) for number in (1, 2, 3, 4)}
 
 
 def scanned(place: Path, *, dates: tuple[str, str] = ("20200101", "20200101"), **night: Any) -> Path:
-    """Write both studies: 1 and 2 in the evening, 3 and 4 in the night, and 9 of the other one."""
+    """Write both studies: files 1 and 2 before midnight, 3 and 4 after it, and 9 of the other study."""
     for number in (1, 2):
         write(place / "evening" / f"{number}.dcm", image(number, **{**EVENING, "StudyDate": dates[0]}))
     for number in (3, 4):
@@ -65,9 +65,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 async def test_a_choice_is_one_of_studies(
     xnat: TestXnat, ready: Commands, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    """Any series that is asked for brings its study, whole; the other study is left out, and that is no problem."""
+    """A series that matches brings its whole study. The other study is left out, which is no problem."""
     source = scanned(tmp_path / "source", dates=("20200101", "20200102"))
-    # By the patient only: the date, which differs, would be told.
+    # By patient only: the dates differ, which would be a problem.
     words = words if "-E" in words else (*words, "-E", "{PatientID}_visit")
     plan = await ready("plan", source, "-P", "demo", "-o", "json", *words)
     assert {row["study_uid"]: row["files"] for row in plan.json["rows"] if not row["skip"]} == {"1.2.1": 4}
@@ -79,7 +79,7 @@ async def test_a_choice_is_one_of_studies(
 
 
 async def test_nothing_in_common_is_nothing_at_all(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """What is asked for in several ways is asked of one series."""
+    """All filters must match one and the same series."""
     source = scanned(tmp_path / "source")
     ended = await upload(ready, source, "--modality", "CT", "--include", "evening/*")
     assert (ended.code, xnat.archived) == (0, [])
@@ -95,7 +95,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 async def test_a_part_of_a_study_stays_open_for_the_rest(
     xnat: TestXnat, ready: Commands, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    """Whoever asks for series gets series; the session is told as partial, and is archived when it is whole."""
+    """With --partial-studies only those series are sent. The session is reported as partial, and archived when whole."""
     source = scanned(tmp_path / "source")
     rehearsed = await upload(ready, source, *words, "--partial-studies", "--dry-run")
     assert [one["study_uid"] for one in rehearsed.json["problems"] if one["code"] == "part-of-study"] == ["1.2.1"]
@@ -114,7 +114,7 @@ async def test_a_part_of_a_study_stays_open_for_the_rest(
 
 
 async def test_a_part_that_is_wanted_so_is_archived(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """With `--partial archive`, as other sessions that lack files."""
+    """`--partial archive` archives it, like other incomplete sessions."""
     source = scanned(tmp_path / "source")
     words = ("--modality", "CT", "--partial-studies", "--partial", "archive")
     ended = await upload(ready, source, *words)
@@ -123,9 +123,9 @@ async def test_a_part_that_is_wanted_so_is_archived(xnat: TestXnat, ready: Comma
 
 
 async def test_what_an_earlier_run_has_left_is_asked_for_too(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """An earlier run did not come to send it: a part that is asked for today is that part all the same."""
+    """An earlier run did not send the rest: a part that is chosen today is still that part only."""
     source = scanned(tmp_path / "source")
-    # The row that another journal has begun is in the way of all of it.
+    # A row from another journal blocks all of it.
     assert (await upload(ready, source, "--no-archive", "--state-dir", tmp_path / "other")).code == 0
     assert (await upload(ready, source)).code == 9
     for row in xnat.prearchive:
@@ -138,7 +138,7 @@ async def test_what_an_earlier_run_has_left_is_asked_for_too(xnat: TestXnat, rea
 
 
 async def test_what_is_built_and_not_asked_for_is_left_alone(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """A run for some series takes up what stands built of their studies, and nothing of others."""
+    """A run for some series archives the built rows of their studies, and no others."""
     source = scanned(tmp_path / "source")
     assert (await upload(ready, source, "--no-archive")).code == 0
     ended = await upload(ready, source, "--modality", "CT", "--partial-studies")
@@ -147,7 +147,7 @@ async def test_what_is_built_and_not_asked_for_is_left_alone(xnat: TestXnat, rea
 
 
 async def test_a_pilot_is_no_more_than_that(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """What an earlier run has left of other sessions is beyond --max-sessions too."""
+    """--max-sessions also leaves out other sessions that an earlier run left unfinished."""
     source = scanned(tmp_path / "source")
     assert (await upload(ready, source, "--no-archive", "--state-dir", tmp_path / "other")).code == 0
     assert (await upload(ready, source)).code == 9
@@ -160,7 +160,7 @@ async def test_a_pilot_is_no_more_than_that(xnat: TestXnat, ready: Commands, tmp
 
 
 async def test_all_of_a_study_is_no_part(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """A study of which everything is asked for is archived."""
+    """A study whose series are all chosen is archived."""
     source = scanned(tmp_path / "source")
     ended = await upload(ready, source, "--modality", "CT,PT", "--partial-studies")
     assert ended.code == 0, ended.out
@@ -171,7 +171,7 @@ TARGET = {"subject_label": "S1", "session_label": "S1_v1"}
 
 
 async def test_a_file_without_the_key_goes_with_its_study(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """One file of four has no AccessionNumber: the plan knows the study by the others."""
+    """One file of four has no AccessionNumber: the other three identify the study in the plan."""
     source = scanned(tmp_path / "source")
     write(source / "night" / "4.dcm", image(4, **{**NIGHT, "StudyDate": "20200101", "AccessionNumber": None}))
     plan = planned(tmp_path / "plan.csv", {"accession_number": "A1", **TARGET})
@@ -191,7 +191,7 @@ MIXED: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 async def test_a_key_of_a_part_of_a_study_sends_nothing_of_it(
     xnat: TestXnat, ready: Commands, tmp_path: Path, night: dict[str, Any], row: dict[str, str]
 ) -> None:
-    """What the rest of it is, nobody has said: it is told, before anything is sent; its UID as key says it."""
+    """The plan does not say where the rest goes: an error before anything is sent. A row with its UID says it."""
     source = scanned(tmp_path / "source", **night)
     plan = planned(tmp_path / "plan.csv", row)
     for words in ((), ("--dry-run",)):
@@ -205,7 +205,7 @@ async def test_a_key_of_a_part_of_a_study_sends_nothing_of_it(
 
 
 async def test_two_labels_in_one_study_hold_it(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """By templates too: a study over midnight is not archived with the half that came first."""
+    """With templates too: a study over midnight is not archived with only its first half."""
     source = scanned(tmp_path / "source", dates=("20200101", "20200102"))
     ended = await upload(ready, source)
     assert ended.code in {8, 9}, ended.out

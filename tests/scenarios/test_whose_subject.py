@@ -1,4 +1,4 @@
-"""Who is in a subject is known across runs, journals and tools: by the journal, by the archive, by IDs."""
+"""The patient of a subject is known across runs, journals and tools, from journal, archive and IDs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ UNCHANGED: Mapping[str, Any] = {}
 
 
 def visit(place: Path, number: int, patient: str | None, **header: Any) -> Path:
-    """Write a study of one patient, of one file."""
+    """Write a study of one patient with one file."""
     study = f"1.2.{number}"
     content = image(
         number,
@@ -36,7 +36,7 @@ def visit(place: Path, number: int, patient: str | None, **header: Any) -> Path:
 UNDER_S = ("-P", "demo", "-S", "S1", "-E", "E{StudyDate}", "-o", "json")
 
 
-# --- the exception is for one pair, and stays
+# --- an exception is for one pair of patients, and lasts
 
 
 async def test_an_exception_is_for_the_patients_that_it_was_made_for(
@@ -59,7 +59,7 @@ async def test_an_exception_is_for_the_patients_that_it_was_made_for(
 async def test_forgetting_a_session_forgets_nobody(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """The archive has it still, though its site has changed whose it is."""
+    """The archive still has it, although the site has changed its patient."""
     commands.login(url)
     visit(tmp_path / "a", 1, "A")
     visit(tmp_path / "b", 2, "B")
@@ -71,7 +71,7 @@ async def test_forgetting_a_session_forgets_nobody(
 
 
 def test_a_patient_of_nothing_but_unsent_files_is_routed_anew(tmp_path: Path) -> None:
-    """What XNAT has nothing of keeps nobody out."""
+    """A study that XNAT does not have blocks no other patient."""
     path = tmp_path / "j"
     one = Instance(File("/data/a", 10, 1), "1.1", "1.9", Session("P", "S", "E1", "1"), Patient("A"))
     other = Instance(File("/data/b", 10, 1), "1.2", "1.9", Session("P", "S", "E2", "2"), Patient("B"))
@@ -82,7 +82,7 @@ def test_a_patient_of_nothing_but_unsent_files_is_routed_anew(tmp_path: Path) ->
         assert journal.scan.skip_reasons() == []
 
 
-# --- the archive knows whose its sessions are
+# --- the archive knows the patients of its sessions
 
 
 async def sent_by_another(commands: Commands, place: Path, tmp_path: Path, *words: str) -> None:
@@ -92,7 +92,7 @@ async def sent_by_another(commands: Commands, place: Path, tmp_path: Path, *word
 
 
 async def test_a_second_journal_asks_the_archive(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """Held before the first file, with the way out."""
+    """The session is held before its first file. The message names the option."""
     xnat.script = None
     commands.login(url)
     await sent_by_another(commands, visit(tmp_path, 1, "A"), tmp_path, *UNDER_S)
@@ -106,7 +106,7 @@ async def test_a_second_journal_asks_the_archive(xnat: TestXnat, url: str, comma
 async def test_an_exception_counts_against_the_archive_too(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """Told in a dry run, and let through for this pair by --allow-mixed-patients, for good."""
+    """A dry run reports it. --allow-mixed-patients allows this pair for good."""
     xnat.script = None
     commands.login(url)
     await sent_by_another(commands, visit(tmp_path, 1, "A"), tmp_path, *UNDER_S)
@@ -127,7 +127,7 @@ async def test_an_exception_counts_against_the_archive_too(
 async def test_the_same_patient_goes_on_in_a_second_journal(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, subject: str
 ) -> None:
-    """With its PatientID, name and birth date as they were."""
+    """PatientID, name and birth date are the same."""
     xnat.script = None
     commands.login(url)
     who = {"PatientName": "Doe^John", "PatientBirthDate": "19500101"}
@@ -139,12 +139,12 @@ async def test_the_same_patient_goes_on_in_a_second_journal(
 
 
 async def test_what_a_script_writes_is_nobody(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """XNAT's own script puts labels in the place of PatientID and name, which makes no two people of one."""
+    """XNAT's own script replaces PatientID and name by labels. That does not make two people of one."""
     commands.login(url)
     await sent_by_another(commands, visit(tmp_path, 1, "A", PatientName="Doe^John"), tmp_path, *UNDER_S)
     for switched_off in (False, True):
         if switched_off:
-            # What it wrote is there all the same.
+            # What the script wrote is there.
             xnat.script = None
         place = visit(tmp_path / str(switched_off), 2 + switched_off, "A", PatientName="Doe^John")
         ended = await commands("upload", place, *UNDER_S)
@@ -152,7 +152,7 @@ async def test_what_a_script_writes_is_nobody(xnat: TestXnat, url: str, commands
 
 
 async def test_a_birth_date_that_differs_is_told(url: str, commands: Commands, tmp_path: Path) -> None:
-    """XNAT's script leaves it alone; other scripts and people change it, so it holds nothing."""
+    """XNAT's script does not change it, but other scripts and people do, so it is no reason to hold a session."""
     commands.login(url)
     await sent_by_another(commands, visit(tmp_path, 1, "A", PatientBirthDate="19500101"), tmp_path, *UNDER_S)
     place = visit(tmp_path, 2, "B", PatientBirthDate="19700101")
@@ -169,7 +169,7 @@ async def test_a_birth_date_that_differs_is_told(url: str, commands: Commands, t
 async def test_a_patient_whose_label_differs_in_case(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, rewrites: bool
 ) -> None:
-    """P1 is in the archive, and p1 comes: held where the archive tells that they are two, told where it cannot."""
+    """P1 is archived and p1 arrives: held if the archive shows two patients, reported if it cannot tell."""
     xnat.script = Script() if rewrites else None
     commands.login(url)
     await sent_by_another(commands, visit(tmp_path, 1, "P1"), tmp_path, "-P", "demo", "-o", "json")
@@ -184,7 +184,7 @@ async def test_a_patient_whose_label_differs_in_case(
 async def test_asking_costs_one_listing_of_a_project(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """However many studies there are."""
+    """The number of studies does not matter."""
     commands.login(url)
     for number in range(1, 13):
         visit(tmp_path / "visits", number, f"A{number}")
@@ -198,7 +198,7 @@ async def test_asking_costs_one_listing_of_a_project(
 
 
 async def test_a_subject_label_that_is_an_id(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """XNAT would archive it under the subject that has the ID, of whatever project."""
+    """XNAT would archive it under the subject with that ID, in any project."""
     commands.login(url)
     xnat.add_project(Project("other"))
     taken = xnat.add_subject("other", "somebody")
@@ -217,14 +217,14 @@ async def test_a_subject_label_that_is_an_id(xnat: TestXnat, url: str, commands:
     assert {row.subject for row in xnat.prearchive} == set()
     assert xnat.count["import"] == 1
     assert [session.subject.label for session in xnat.archived] == ["XNAT_S99999"]
-    # The way out is the one that is told.
+    # The option of the message works.
     again = await commands("upload", place, "-P", "demo", "-o", "json", "-S", "sub-{PatientID}", "--relabel")
     assert (again.code, again.json["sessions"]["held"]) == (0, 0), again.out
     assert len(xnat.sop_uids()) == 3
 
 
 async def test_a_session_label_that_is_an_id(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """Whoever asks for it by its label would get the other one."""
+    """A request by its label would get the other subject."""
     commands.login(url)
     await sent_by_another(commands, visit(tmp_path, 1, "A"), tmp_path, "-P", "demo", "-o", "json")
     (there,) = xnat.archived
@@ -235,7 +235,7 @@ async def test_a_session_label_that_is_an_id(xnat: TestXnat, url: str, commands:
 
 
 async def test_a_label_that_is_its_own_id(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """Old XNATs call a subject by its ID where nobody gave it a label: that is the one that is meant."""
+    """Old XNATs show the ID of a subject without a label: it means that subject."""
     commands.login(url)
     subject = xnat.add_subject("demo", "")
     xnat.rename_subject(subject, subject.id)
@@ -244,13 +244,13 @@ async def test_a_label_that_is_its_own_id(xnat: TestXnat, url: str, commands: Co
     assert [session.subject for session in xnat.archived] == [subject]
 
 
-# --- one spelling
+# --- Unicode forms
 
 
 async def test_directories_in_two_spellings_are_one_subject(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """An accent of its own, as macOS writes it, makes no other subject."""
+    """A decomposed accent, as macOS writes it, does not make another subject."""
     commands.login(url)
     for number, name in enumerate(["M\u00fcller", "Mu\u0308ller"], start=1):
         visit(tmp_path / "visits" / name, number, "A")
@@ -265,7 +265,7 @@ async def test_directories_in_two_spellings_are_one_subject(
 async def test_one_patient_under_two_subjects_is_told(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
 ) -> None:
-    """It may be meant, so it holds nothing."""
+    """It may be intended, so nothing is held."""
     commands.login(url)
     for number in (1, 2):
         visit(tmp_path / "visits", number, "A")
