@@ -95,7 +95,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 async def test_a_part_of_a_study_stays_open_for_the_rest(
     xnat: TestXnat, ready: Commands, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    """With --partial-studies only those series are sent. The session is reported as partial, and archived when whole."""
+    """With --partial-studies only those series are sent. The session is reported as partial; archived when whole."""
     source = scanned(tmp_path / "source")
     rehearsed = await upload(ready, source, *words, "--partial-studies", "--dry-run")
     assert [one["study_uid"] for one in rehearsed.json["problems"] if one["code"] == "part-of-study"] == ["1.2.1"]
