@@ -277,8 +277,24 @@ async def test_what_has_no_class_of_its_own_is_the_experiment() -> None:
         assert (await web.get(f"{path}/status")).text == "active"
         for part in ("history", "assessors", "reconstructions"):
             assert (await web.get(f"{E}/{part}")).status == 501
+        assert (await web.put(f"{E}/assessors/A")).status == 501
+        for listed in (f"{SUBJECTS}/S/experiments", f"{E}/scans"):
+            assert (await web.post(listed, b"<xml/>")).status == 501
         (row,) = (await web.get(f"{E}/projects", format="json")).rows
         assert row == {"label": "E", "ID": "demo", "Secondary_ID": "demo", "Name": "Demo"}
+
+
+async def test_addresses_that_xnat_does_not_route() -> None:
+    """Scans of a project without a subject, sessions of a subject without a project: what comes before them answers."""
+    async with raw_client() as web:
+        await web.put(E, **MR)
+        scan, session_ = "/data/projects/demo/experiments/E/scans/1", "/data/subjects/XNAT_S00001/experiments/E"
+        for path, label in ((scan, "E"), (session_, "S")):
+            (item,) = (await web.get(f"{path}/files", format="json")).json["items"]
+            assert item["data_fields"]["label"] == label
+            for end in ("", "/resources/R", "/resources/R/files/a.txt"):
+                assert (await web.put(path + end, b"1", inbody="true")).status == 400
+                assert (await web.ask("DELETE", path + end)).status == 400
 
 
 async def test_an_imported_session_merges_into_one_that_was_put() -> None:

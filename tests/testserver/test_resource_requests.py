@@ -49,7 +49,10 @@ PARENTS = [
         "/projects/demo/subjects/XNAT_S00001/experiments/XNAT_E00001",
     ),
     (f"{E}/scans/1", "/experiments/XNAT_E00001/scans/1"),
-    ("/data/projects/demo/experiments/E/scans/1", "/experiments/XNAT_E00001/scans/1"),
+    (
+        "/data/projects/demo/subjects/S/experiments/E/scans/1",
+        "/projects/demo/subjects/XNAT_S00001/experiments/XNAT_E00001/scans/1",
+    ),
 ]
 
 
@@ -700,7 +703,7 @@ async def test_archive_38_catalogs() -> None:
         assert "<cat:tag>x</cat:tag>" in catalog.text
         assert "UID" not in catalog.text
         await web.archive_session(dicom(), EXPT_LABEL="F")
-        scan = "/data/projects/demo/experiments/F/scans/1"
+        scan = "/data/projects/demo/subjects/S/experiments/F/scans/1"
         await put(web, f"{scan}/resources/DICOM/files/b.txt", tags="x")
         (row,) = (await web.get(f"{scan}/resources")).rows
         assert (row["file_count"], row["format"], row["content"], row["tags"]) == ("2", "DICOM", "RAW", "x")
@@ -858,7 +861,7 @@ async def test_archive_41_unknown_parents() -> None:
         for path, expected in (
             ("projects/demo/experiments/NOPE", "of-project"),
             ("projects/demo/subjects/NOPE", "of-project"),
-            ("projects/demo/experiments/E/scans/9", "of-project"),
+            ("projects/demo/subjects/S/experiments/E/scans/9", "of-subject"),
             ("projects/demo/subjects/S/experiments/NOPE", "of-subject"),
         ):
             assert await names(web, f"/data/{path}") == [expected]

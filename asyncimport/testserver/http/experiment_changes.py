@@ -49,6 +49,8 @@ async def put_experiment(
     For an existing experiment, a `label` in the query renames it, or does nothing, and everything else is ignored: 200
     without a body.
     """
+    if part.startswith(("assessors", "reconstructions")) and (project is None) == (subject is None):
+        raise HttpError(501, f"The {part.partition('/')[0]} of experiments are not part of this test server")
     owner = context.find_project(project, "read") if project is not None else None
     name = escape_parameter(name)
     existing = _find(context, owner, name, below_subject=subject is not None)
@@ -234,6 +236,11 @@ async def _rename(context: RequestContext, owner: Project, session: ArchivedSess
     if context.lacks_reason or not is_label(label):
         raise HttpError(500)
     await relocate(context.site, session, session.project, label)
+
+
+async def post_item(context: RequestContext, **_: str) -> web.StreamResponse:
+    """Refuse a POST to a list of experiments or scans (ProjSubExptList, ScanList): XNAT takes documents there."""
+    raise HttpError(501, f"A POST to {context.path} is not part of this test server: use a PUT")
 
 
 def _insufficient(right: str) -> HttpError:

@@ -36,7 +36,9 @@ _SUBJECT = r"projects/(?P<project>[^/]+)(?:/subjects/(?P<subject>[^/]+))?"
 _EXPERIMENT = rf"(?:{_SUBJECT}/)?experiments/(?P<name>[^/]+)"
 _SCANS = r"(?:projects/(?P<project>[^/]+)/subjects/(?P<subject>[^/]+)/)?experiments/(?P<name>[^/]+)/scans"
 _SETTING = "projects/(?P<name>[^/]+)/(?P<key>prearchive_code|quarantine_code|current_arc|scan_type_mapping)"
-_RESOURCE = OWNER + "resources/(?P<label>[^/]+)"
+_OWNER = "(?!projects/[^/]+/experiments/[^/]+/scans/|subjects/[^/]+/experiments/)" + OWNER
+"""The addresses of owners that XNAT routes: scans and sessions are below a project and a subject, or below neither."""
+_RESOURCE = _OWNER + "resources/(?P<label>[^/]+)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +114,12 @@ _DATA = (
     _route("subjects", GET=subjects.list_subjects),
     _route("projects/(?P<project>[^/]+)/subjects", GET=subjects.list_subjects, POST=subjects.post_subject),
     _route(
-        "(?:projects/(?P<project>[^/]+)/)?subjects/(?P<subject>[^/]+)(?:/(?P<part>projects(?:/.+)?|status))?",
+        "(?:projects/(?P<project>[^/]+)/)?subjects/(?P<subject>[^/]+)",
         GET=subjects.get_subject,
         PUT=subjects.put_subject,
         DELETE=deletions.delete_subject,
     ),
-    _route(OWNER + "resources", GET=resources.list_resources, POST=resources.post_resource),
+    _route(_OWNER + "resources", GET=resources.list_resources, POST=resources.post_resource),
     _route(
         _RESOURCE,
         GET=resources.get_resource,
@@ -126,10 +128,10 @@ _DATA = (
         DELETE=resources.delete_resource,
     ),
     _files(_RESOURCE + "/files(?:/(?P<name>.+))?"),
-    _files(OWNER + "files(?:/(?P<name>.+))?"),
+    _files(_OWNER + "files(?:/(?P<name>.+))?"),
     _route(_RESOURCE + "/(?P<extra>.+)", PUT=resources.put_extra),
-    _route(f"(?:{_SUBJECT}/)?experiments", GET=experiments.experiment_list),
-    _route(_SCANS, GET=experiments.scan_list),
+    _route(f"(?:{_SUBJECT}/)?experiments", GET=experiments.experiment_list, POST=experiment_changes.post_item),
+    _route(_SCANS, GET=experiments.scan_list, POST=experiment_changes.post_item),
     _route(
         _SCANS + "/(?P<scan>[^/]+)(?:/(?P<part>.+))?",
         GET=experiments.scan,
@@ -141,6 +143,12 @@ _DATA = (
         GET=experiments.experiment,
         PUT=experiment_changes.put_experiment,
         DELETE=deletions.delete_experiment,
+    ),
+    _route(
+        "(?:projects/(?P<project>[^/]+)/)?subjects/(?P<subject>[^/]+)/(?P<part>.+)",
+        GET=subjects.get_subject,
+        PUT=subjects.put_subject,
+        DELETE=deletions.delete_subject,
     ),
 )
 _XAPI = (

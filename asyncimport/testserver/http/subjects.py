@@ -71,7 +71,8 @@ async def get_subject(
 ) -> web.StreamResponse:
     """Return a subject (SubjectResource.represent); its demographics are a child item, with real numbers.
 
-    An accession ID of any project comes before a label of the project; for PUT it is the other way round.
+    An accession ID of any project comes before a label of the project; for PUT it is the other way round. XNAT serves
+    the subject itself also for what follows it in an address that no other class has.
     """
     owner = context.find_project(project, "read") if project is not None else None
     found = subject_to_show(context, owner, subject)
@@ -79,7 +80,7 @@ async def get_subject(
         raise HttpError(404, "Unable to find the specified subject.")
     if part == "status":
         return text("active")
-    if part:
+    if part.startswith("projects"):
         return project_list(context, found)
     fields: dict[str, Any] = {"ID": found.id, "project": found.project, "label": found.label, **found.fields}
     children = []
