@@ -113,8 +113,8 @@ class XnatDestination:
     async def store(self, claim: Claim, body: Body) -> str:
         """Import one file, once, and return the prearchive URI that it went to.
 
-        Before the first file of a delivery, a row that somebody else has begun is looked for; after it, the row that
-        the file went to is checked. Raises: TransientError, NothingStoredError, SessionConflictError, RefusedError,
+        Before the first file of a delivery, the rows that it could go into are checked; after it, the row that it
+        went to. Raises: TransientError, NothingStoredError, SessionConflictError, RefusedError,
         SourceError if the file is not what was scanned.
         """
         is_first = claim.delivery.uri is None

@@ -1,4 +1,4 @@
-"""What each answer of XNAT means: tables of status, headers and body, and the value or the error they stand for."""
+"""What each reply of XNAT means: tables of status, headers and body, with the value or error."""
 
 import inspect
 import json
@@ -74,7 +74,7 @@ NGINX = "<html>\r\n<head><title>Gateway</title></head>\r\n<body>\r\n<center><h1>
 
 
 def reply(status: int, text: str = "", headers: Mapping[str, str] | None = None) -> Reply:
-    """Make an answer; plain text unless headers say otherwise."""
+    """Make a reply, of plain text unless headers are given."""
     return Reply(status, TEXT if headers is None else headers, text)
 
 
@@ -101,7 +101,7 @@ def tomcat(status: int, message: str) -> Reply:
 
 
 def redirect(status: int, target: str, text: str = "") -> Reply:
-    """Make an answer with a Location."""
+    """Make a reply with a Location."""
     return reply(status, text, {**URIS, "location": target})
 
 
@@ -154,7 +154,7 @@ IN_A_RUN = [call for call in ASKED if call not in {"check_login", "check_user"}]
 
 
 def flags(error: AsyncimportError) -> dict[str, object]:
-    """Return what the error tells the caller apart from its text: only what differs from the plain error."""
+    """Return the attributes of an error that differ from their defaults."""
     names = (
         "retry_after",
         "overload",
@@ -170,7 +170,7 @@ def flags(error: AsyncimportError) -> dict[str, object]:
 
 
 def judged(read: Callable[[Reply], object], answer: Reply) -> AsyncimportError:
-    """Return the error that this answer is."""
+    """Return the error that a reply raises."""
     with pytest.raises(AsyncimportError) as caught:
         read(answer)
     return caught.value
@@ -186,7 +186,7 @@ WHOLE = {"whole_session": True}
 
 
 class TestReply:
-    """What can be said of an answer before anyone knows what was asked."""
+    """What a reply shows by itself, whatever was requested."""
 
     @pytest.mark.parametrize(
         ("answer", "expected"),
@@ -203,7 +203,7 @@ class TestReply:
         ],
     )
     def test_is_html(self, answer: Reply, *, expected: bool) -> None:
-        """A page for people is known by its content type, or, where that lies, by how it begins."""
+        """A page for people has its content type, or begins like one."""
         assert answer.is_html is expected
 
     @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ class TestReply:
         ],
     )
     def test_message(self, answer: Reply, expected: str) -> None:
-        """The words of an answer are one short line that holds neither addresses nor what a terminal would obey."""
+        """The message is one short line without addresses and control characters."""
         assert answer.message == expected
 
 
@@ -257,7 +257,7 @@ class TestReply:
     ],
 )
 def test_row_status(status: str, *, busy: bool, stuck: bool) -> None:
-    """Every status of PrearcUtils.PrearcStatus is XNAT's own work in progress, a failed step, or open to us."""
+    """Every status of PrearcUtils.PrearcStatus is busy, stuck, or free."""
     row = Row(status)
     assert (row.is_busy, row.is_stuck) == (busy, stuck)
 
@@ -275,7 +275,7 @@ def test_row_status(status: str, *, busy: bool, stuck: bool) -> None:
     ],
 )
 def test_login_takes_a_session_id(text: str) -> None:
-    """A login has gone well when the answer is the plain ID of a session, with or without a node's name."""
+    """A good login is answered with a session ID, with or without a node's name."""
     check_login(reply(200, text))
     assert isinstance(judged(check_login, reply(200, f"<{text}>")), UnavailableError)
 
@@ -291,8 +291,8 @@ def test_login_takes_a_session_id(text: str) -> None:
         ("User 'guest' is logged in", "Guest"),
     ],
 )
-def test_user_takes_whoever_is_logged_in(text: str, name: str) -> None:
-    """Any user's login is good, a token's owner's too; a guest's is one only for who asked for the guest's."""
+def test_any_user_but_a_guest_is_logged_in(text: str, name: str) -> None:
+    """A token's owner is a user too; a guest's login is right only if the guest logged in."""
     check_user(reply(200, text), name)
     with pytest.raises(LoginRefusedError):
         check_user(reply(200, "User 'guest' is logged in"), f"not {name}")
@@ -512,7 +512,7 @@ VALUES = [
 
 @pytest.mark.parametrize(("call", "answer", "expected"), VALUES)
 def test_values(call: str, answer: Reply, expected: object) -> None:
-    """What XNAT says when all is well, or when what was asked for does not exist."""
+    """The value of a good reply, or of one about something that does not exist."""
     assert ASKED[call](answer) == expected
 
 
@@ -746,7 +746,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ids=[f"{call} {answer.status} {kind.__name__}" for call, answer, kind, _ in ERRORS],
 )
 def test_errors(call: str, answer: Reply, kind: type[AsyncimportError], expected: Mapping[str, object]) -> None:
-    """Each answer is one kind of error, with the flags that tell the line what to do; no reason names a patient."""
+    """Each reply is one kind of error with its attributes; no reason names a patient."""
     error = judged(ASKED[call], answer)
     assert (type(error), flags(error)) == (kind, expected)
     assert str(error)
@@ -807,16 +807,16 @@ def test_every_function_has_its_cases() -> None:
     assert {call for call, *_ in VALUES} == offered - {"check_login", "check_user", "raise_download_error"}
 
 
-def test_a_conflict_of_files_comes_with_advice() -> None:
-    """The way out is known: what a late upload left behind may be replaced by what was sent."""
+def test_a_conflict_of_files_has_advice() -> None:
+    """The sent files may replace those that a late upload left."""
     answer = restlet(500, "FAILED: Unable to archive E: Operation Failed: Session already exists with matching files.")
     assert "`--overwrite append --retry held`" in str(judged(parse_archive_uri, answer))
     other = restlet(500, "FAILED: Unable to archive E: Operation Failed: Invalid modification of session UID")
     assert "--overwrite" not in str(judged(parse_archive_uri, other))
 
 
-def test_reasons_of_the_session_keep_the_words_of_xnat() -> None:
-    """Why XNAT did not archive a session is XNAT's to say; its summary line names the session anyway."""
+def test_reasons_of_the_session_keep_the_message_of_xnat() -> None:
+    """Only XNAT knows why it did not archive a session."""
     answer = restlet(500, "FAILED: Unable to archive E: Operation Failed: Session already exists with matching files.")
     assert "matching files" in str(judged(parse_archive_uri, answer))
 
@@ -831,15 +831,15 @@ def test_reasons_of_the_session_keep_the_words_of_xnat() -> None:
     ],
 )
 def test_redirects_name_the_host_and_not_the_path(target: str, place: str) -> None:
-    """Where the server sends us is told by scheme and host: that is what --host wants, and a path holds labels."""
+    """The error has scheme and host, which --host needs; a path has labels."""
     error = judged(check_login, redirect(302, target))
     assert str(error) == f"the server redirects to {place}"
     assert "--host" in error.hint
     assert str(judged(parse_row, redirect(302, target))) == f"the server redirects to {place} (302)"
 
 
-def test_uninitialised_site_is_told_in_its_words() -> None:
-    """A site that nobody has set up says so on a page of Tomcat's, and the user reads that, not Tomcat's version."""
+def test_an_uninitialised_site_shows_its_message() -> None:
+    """A site that is not set up says so on a page of Tomcat; the error has that, not Tomcat's version."""
     assert str(judged(check_login, tomcat(403, "Site has not yet been configured."))).endswith(
         "Site has not yet been configured."
     )
@@ -859,30 +859,30 @@ def test_uninitialised_site_is_told_in_its_words() -> None:
     ],
 )
 def test_retry_after(value: str, expected: float | None) -> None:
-    """Retry-After counts when it is whole seconds; anything else is no wish at all, and no crash."""
+    """Retry-After counts if it is whole seconds; anything else is ignored."""
     error = judged(parse_row, reply(429, "", {"retry-after": value}))
     assert flags(error) == {"overload": True} | ({} if expected is None else {"retry_after": expected})
 
 
 class TestMisplaced:
-    """A file that XNAT took, but not to where it was sent."""
+    """A file that XNAT accepted, but stored elsewhere."""
 
     @pytest.mark.parametrize("prefix", ["/data", "/REST", ""])
-    def test_the_row_of_the_first_file_is_the_row_of_all(self, prefix: str) -> None:
-        """Later files must go to the row that the first one went to, under whatever prefix it is named."""
+    def test_all_files_go_to_the_row_of_the_first(self, prefix: str) -> None:
+        """The row may be named with any prefix."""
         answer = reply(200, f"{prefix}{ROW}\r\n", URIS)
         assert parse_import_uri(answer, "P", ROW) == ROW
 
     def test_a_second_row_stops_the_session(self) -> None:
-        """A second prearchive row of the same study ends the delivery: it would be archived as half a session."""
+        """It would be archived as half a session."""
         error = judged(partial(parse_import_uri, project="P", expected=f"{ROW}_1"), reply(200, f"/data{ROW}\r\n", URIS))
         assert isinstance(error, RefusedError)
         assert flags(error) == WHOLE
         assert SECRET not in str(error)
 
     @pytest.mark.parametrize(("project", "words"), [("Unassigned", "unassigned"), ("Secret_Study", "another project")])
-    def test_the_reason_tells_where(self, project: str, words: str) -> None:
-        """Unassigned files wait for an administrator, which a user must know; another project is not named."""
+    def test_the_reason_names_unassigned_but_no_project(self, project: str, words: str) -> None:
+        """Unassigned files wait for an administrator, which the user must know."""
         error = judged(stored, reply(200, f"/data{ROW}\r\n".replace("/P/", f"/{project}/"), URIS))
         assert words in str(error)
         assert "Secret_Study" not in str(error)
@@ -911,7 +911,7 @@ class TestMisplaced:
 )
 @pytest.mark.parametrize("call", ["parse_project_id", "parse_project_ids", "parse_row", "parse_scan_resources"])
 def test_malformed_json(call: str, text: str) -> None:
-    """An answer of another shape than XNAT's is a fault that may pass, never a crash and never "there is none"."""
+    """Malformed JSON is a transient error, never a crash, and never an empty value."""
     error = judged(ASKED[call], reply(200, text, JSON))
     assert type(error) is TransientError
     assert flags(error) == {}
@@ -926,7 +926,7 @@ def test_malformed_json(call: str, text: str) -> None:
     ids=["billion laughs", "external entity"],
 )
 def test_catalogs_with_entities_are_refused(text: str) -> None:
-    """XNAT's catalogs define no entities; one that does is an attack, and is not expanded."""
+    """XNAT's catalogs define no entities; one that does is an attack."""
     error = judged(parse_catalog, reply(200, text, XML))
     assert type(error) is TransientError
     assert str(error) == "XNAT's catalog is not XML"
@@ -938,8 +938,8 @@ def test_catalogs_with_entities_are_refused(text: str) -> None:
     headers=st.dictionaries(st.sampled_from(["content-type", "parse_location", "retry-after"]), st.text()),
     text=st.text() | st.sampled_from([NGINX, LOGIN_PAGE, ROW, SESSION, "{}", "<a/>"]),
 )
-def test_no_answer_is_a_crash(call: str, status: int, headers: Mapping[str, str], text: str) -> None:
-    """Whatever comes over the line is a value or one of our errors, and an error has its one line of text."""
+def test_no_reply_crashes(call: str, status: int, headers: Mapping[str, str], text: str) -> None:
+    """Any reply is a value or one of our errors, with one line of text."""
     try:
         ASKED[call](Reply(status, headers, text))
         said = "a value"

@@ -59,7 +59,7 @@ class Reply:
 def check_truncated(reply: Reply, max_bytes: int) -> Reply:
     """Return a reply of which only the beginning was read, if it is a page, which that is enough to judge.
 
-    Raises: TransientError. XNAT may have done what it was asked, whoever answered.
+    Raises: TransientError. XNAT may have done its part, whatever server answered.
     """
     if not reply.is_html:
         message = f"an answer of more than {max_bytes:,} bytes came, which is none of XNAT's"
