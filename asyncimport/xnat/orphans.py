@@ -99,7 +99,7 @@ async def delete_orphan(client: Client, orphan: Orphan, policy: RetryPolicy) -> 
         raise RefusedError(f"XNAT sent only {len(found)} of its {before.files} files")
     uids = frozenset(found)
     if missing := uids - (await archive.read_digests(orphan.session, there.experiments, uids)).keys():
-        raise RefusedError(f"{len(missing)} of its {len(uids)} instances are not in the archive")
+        raise RefusedError(f"the archive lacks {len(missing):,} of its {len(uids):,} instances")
     if await _read_state(prearchive, uri) != before:
         raise RefusedError("it has changed meanwhile: a file may have come into it")
     await client.request("DELETE", orphan.uri, check_delete, policy)

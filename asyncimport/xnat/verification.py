@@ -67,17 +67,19 @@ async def verify(
     digests, missing = comparison.digests, comparison.missing
     if refused := sealed.refused & digests.keys():
         # A write that fails, on a full disk say, can leave a part of a file.
-        return Held(delivery, f"the archive holds {len(refused)} instances that XNAT refused, perhaps in part")
+        return Held(delivery, f"the archive holds instances that XNAT refused, perhaps in part ({len(refused):,})")
     surplus = _surplus(sealed, comparison)
     if comparison.verified == "count" and (surplus < 0 or (row_files is not None and row_files < sealed.files)):
         lost = max(-surplus, sealed.files - (sealed.files if row_files is None else row_files))
-        return Held(delivery, f"the archive has {lost} instances too few, {UNKNOWN_WHICH}", uri)
+        return Held(delivery, f"the archive has too few instances ({lost:,} missing), {UNKNOWN_WHICH}", uri)
     # Some may have replaced others: all UIDs are new, the row had all files, and no rule drops any.
     replaces = overwrite != "none" and row_files == sealed.files and not digests.keys() & sealed.sop_uids
     if comparison.missing_count and replaces and (await rules.get(session.project)).on_archive == "":
         return Archived(delivery, uri, "count" if is_own else "present", holds=len(digests), unproven=not is_own)
     if comparison.missing_count and not missing:
-        return Held(delivery, f"the archive has {comparison.missing_count} instances too few, {UNKNOWN_WHICH}", uri)
+        return Held(
+            delivery, f"the archive has too few instances ({comparison.missing_count:,} missing), {UNKNOWN_WHICH}", uri
+        )
     # The archive had these UIDs before: only a row with all files proves that those sent again arrived.
     lost = sealed.files - row_files if sealed.resent and row_files is not None else 0
     resent = sealed.resent if lost > len(missing) else frozenset()

@@ -377,7 +377,7 @@ async def test_what_was_there_before_does_not_make_up_for_losses(tmp_path: Path,
         assert xnat.count["archive"] == (2 if foreign else 1)
         if lost:
             assert (report.state, report.verified) == ("held", None)
-            assert "2 instances too few" in (report.reason or "")
+            assert "too few instances (2 missing)" in (report.reason or "")
         else:
             assert (report.state, report.verified) == ("archived", "count")
         (finding,) = await looked_at(url, book)
@@ -437,7 +437,7 @@ async def test_others_do_not_make_up_for_losses_where_only_numbers_can_be_compar
         (report,) = summary.sessions
         assert (report.state, report.verified) == expected
         if lost:
-            assert "2 instances too few" in (report.reason or "")
+            assert "too few instances (2 missing)" in (report.reason or "")
 
 
 async def test_what_is_gone_later_is_missed_though_a_script_maps_uids(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ async def test_a_stray_with_something_the_archive_lacks_stays(xnat: TestXnat, co
     (row,) = xnat.prearchive
     told = await commands("verify", "--delete-orphans", "-o", "json")
     assert told.code == 9
-    assert [one["outcome"] for one in told.json["strays"]] == ["left: 1 of its 1 instances are not in the archive"]
+    assert [one["outcome"] for one in told.json["strays"]] == ["left: the archive lacks 1 of its 1 instances"]
     assert xnat.prearchive == [row]
 
 
@@ -395,7 +395,7 @@ async def test_a_part_of_a_refused_file_in_the_archive_is_told(
     xnat.faults.add(Fault("import", DiskFull(partial=True), nth=3, times=3))
     summary = await upload(url, [visit], book, options=Options(workers=1, finalizers=1, partial=Partial.ARCHIVE))
     assert summary.files.refused == 1
-    assert only(summary) == ("held", None, "the archive holds 1 instances that XNAT refused, perhaps in part")
+    assert only(summary) == ("held", None, "the archive holds instances that XNAT refused, perhaps in part (1)")
 
 
 # Refusals for other reasons
