@@ -188,7 +188,7 @@ async def test_an_invalid_port_is_refused(commands: Commands) -> None:
         ("a = " + "[" * 100_000, "its values are nested too deep"),
         ("a = " + "{a=" * 100_000, "its values are nested too deep"),
         ("a = " + "9" * 10_000, "digits"),
-        ("#" * (2 << 20), "is no configuration: it is larger than 1 MiB"),
+        ("#" * (2 << 20), "is not a configuration file: it is larger than 1 MiB"),
     ],
 )
 async def test_a_malformed_configuration_is_refused(commands: Commands, tmp_path: Path, text: str, said: str) -> None:

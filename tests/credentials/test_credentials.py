@@ -238,7 +238,7 @@ class TestEnvironment:
             find_login(HOST, "grace", environ={**home, "XNAT_USER": "ada", "XNAT_PASS": SECRET})
 
     @pytest.mark.parametrize("token", [PASSWORD, f":{PASSWORD}", f"{PASSWORD}:"])
-    def test_token_that_is_none(self, home: Mapping[str, str], token: str) -> None:
+    def test_invalid_token(self, home: Mapping[str, str], token: str) -> None:
         """A token without two halves is refused, and not shown."""
         with pytest.raises(UsageError, match="XNAT_TOKEN is not a token") as caught:
             find_login(HOST, None, environ={**home, "XNAT_TOKEN": token})
@@ -301,7 +301,7 @@ class TestNetrc:
         path = write_netrc(home, ENTRY, name="elsewhere")
         assert find_login(HOST, None, environ={**home, "NETRC": str(path)}) == ("ada", PASSWORD)
 
-    def test_named_but_not_there(self, home: Mapping[str, str]) -> None:
+    def test_a_missing_file_of_the_netrc_variable(self, home: Mapping[str, str]) -> None:
         """If the file of NETRC is missing, the one in the home directory is not used."""
         write_netrc(home, ENTRY)
         with pytest.raises(UsageError, match="no user name and password"):
@@ -362,7 +362,7 @@ class TestNetrc:
             find_login(HOST, None, environ=home)
 
     @needs_other_user
-    def test_not_ours_to_read(self, home: Mapping[str, str]) -> None:
+    def test_unreadable_netrc(self, home: Mapping[str, str]) -> None:
         """A file that this user may not read is an error with its name."""
         path = write_netrc(home, ENTRY, mode=0o000)
         with pytest.raises(UsageError, match="cannot be read") as caught:
@@ -472,7 +472,7 @@ class TestKeyring:
         assert stored_login("ada", HOST) is None
         assert stored_login("grace", HOST) == ("grace", SECRET)
 
-    def test_shown_nowhere(self) -> None:
+    def test_no_traceback_shows_a_token(self) -> None:
         """No traceback shows any part of a token."""
         assert "half" not in repr(Token("alias", "half"))
 
@@ -552,7 +552,7 @@ class TestKeyring:
 
     @pytest.mark.usefixtures("vault")
     @pytest.mark.parametrize("keyring_first", [True, False])
-    def test_nothing_kept(self, home: Mapping[str, str], keyring_first: bool) -> None:
+    def test_without_a_stored_secret(self, home: Mapping[str, str], keyring_first: bool) -> None:
         """Without a stored secret, the other sources are used, at last a person."""
         environ = {**home, "XNAT_PASS": "set"}
         assert find_login(HOST, "ada", environ=environ, keyring=stored_login, keyring_first=keyring_first) == (
@@ -604,7 +604,7 @@ class TestPerson:
         ("user", "message"),
         [(None, "no user name and password for XNAT"), ("ada", "no password for XNAT")],
     )
-    def test_nobody_to_ask(self, home: Mapping[str, str], user: str | None, message: str) -> None:
+    def test_without_a_person(self, home: Mapping[str, str], user: str | None, message: str) -> None:
         """Without a person, the error says what is missing and where to give it."""
         with pytest.raises(UsageError) as caught:
             find_login(HOST, user, environ=home)

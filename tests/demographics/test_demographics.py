@@ -177,7 +177,7 @@ class TestCells:
         assert bool(rows) != bool(issues)
 
     @given(st.sampled_from([*sorted(FIELDS), "subject"]), st.text("日本語中", min_size=2, max_size=300))
-    def test_no_flaw_tells_a_value(self, name: str, text: str) -> None:
+    def test_no_issue_shows_a_value(self, name: str, text: str) -> None:
         """An issue shows at most one character of a cell."""
         _, issues = read(f"subject,{name}\n{text},{text}\n" if name != "subject" else f"subject,sex\n{text},f\n")
         assert issues
@@ -188,7 +188,7 @@ class TestCells:
 class TestTables:
     """A whole table."""
 
-    def test_rows_with_errors_keep_no_others_back(self) -> None:
+    def test_invalid_rows_keep_no_others_back(self) -> None:
         """Each issue has its line, and a row may have several."""
         rows, issues = read(
             "Subject;Sex;Birth Date;Age;Weight\r\n"
@@ -314,7 +314,7 @@ class TestTables:
         assert [row.values for row in rows] == [{"age": "34"}]
         assert [(issue.column, issue.is_warning) for issue in issues] == [(path, True) for path in paths]
 
-    def test_a_repr_tells_no_value(self) -> None:
+    def test_no_repr_shows_a_value(self) -> None:
         """No repr shows a value."""
         row = Demographics("S1", {"race": "planted"}, "P")
         assert "planted" not in repr(row)
@@ -389,7 +389,7 @@ class TestHeaders:
         assert agreed_values({**said, "age": ["55", "56"]}, wanted) == ({}, ("gender", "age"))
         assert agreed_values({"yob": ["1970"], "dob": ["1970-01-31"]}, ["yob", "dob"]) == ({"yob": "1970"}, ())
 
-    def test_what_no_header_gives(self) -> None:
+    def test_fields_that_headers_do_not_have(self) -> None:
         """A field that headers do not have is an error."""
         for ask in (header_keywords, lambda wanted: told({}, wanted)):
             with pytest.raises(UsageError, match="headers do not have handedness, shoe_size"):
@@ -433,7 +433,7 @@ class TestComparison:
         """Values are compared by their meaning."""
         assert same_value(name, ours, theirs) is are_same
 
-    def test_what_is_there_is_kept(self) -> None:
+    def test_existing_values_are_kept(self) -> None:
         """Existing values are kept without --overwrite; missing ones are written in any case."""
         given, existing = {"gender": "female", "age": "34", "race": "x"}, {"gender": "M", "race": "x"}
         kept = compute_changes(given, existing, overwrite=False)

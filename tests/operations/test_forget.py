@@ -228,7 +228,7 @@ class TestSession:
         [(stored, held), (stored, built), (answers(b=failed), archived)],
         ids=["held", "built", "open"],
     )
-    def test_xnat_holds_a_part_of_it(
+    def test_a_session_with_a_row_in_xnat_needs_force(
         self, place: Place, answer: Callable[[Claim], Outcome], verdict: Callable[[SealedDelivery], Verdict]
     ) -> None:
         """Its row in the prearchive would become an orphan, so this needs --force."""
@@ -259,7 +259,7 @@ class TestSession:
         assert place.forget(lambda it: it.find_held(force=True)) == [("held", 1, None)]
         assert place.run() == ["a", "b"]
 
-    def test_nobody_knows_it(self, place: Place) -> None:
+    def test_an_unknown_label(self, place: Place) -> None:
         """A wrong label is a usage error."""
         place.put("a", E1)
         place.run()
@@ -361,7 +361,7 @@ class TestGone:
 class TestArchived:
     """Files of finished sessions."""
 
-    def test_only_when_all_is_gone_and_proved(self, place: Place) -> None:
+    def test_only_verified_sessions_without_files_are_forgotten(self, place: Place) -> None:
         """The session is archived, verified and old enough, and none of its files is left on disk."""
         place.put("a", E1)
         place.put("b", E2)
@@ -396,7 +396,7 @@ class TestArchived:
         place.forget(lambda it: it.find_archived(2_000.0))
         assert place.forget(lambda it: it.find_sessions("E1")) == [("archived", 0, None)]
 
-    def test_an_unfinished_delivery_keeps_it(self, place: Place) -> None:
+    def test_an_unfinished_delivery_keeps_the_session(self, place: Place) -> None:
         """A later delivery is not finished."""
         place.put("a", E1)
         place.run()
@@ -410,7 +410,7 @@ class TestArchived:
 class TestAtOnce:
     """One transaction, under the lock."""
 
-    def test_a_kill_forgets_nothing(self, place: Place) -> None:
+    def test_an_error_in_the_middle_deletes_nothing(self, place: Place) -> None:
         """An error in the middle leaves the journal unchanged."""
         place.put("a", E1)
         place.run()
@@ -423,7 +423,7 @@ class TestAtOnce:
         assert place.states() == {"E1": "archived"}
         assert place.rows("SELECT count(*) FROM file") == [(1,)]
 
-    def test_nothing_is_done_before_it_is_asked_for(self, place: Place) -> None:
+    def test_finding_deletes_nothing(self, place: Place) -> None:
         """Finding deletes nothing."""
         place.put("a", E1)
         place.run()
@@ -453,7 +453,7 @@ class TestAtOnce:
         place.opened().close()
         assert place.rows("SELECT interrupted_at FROM delivery") == [(1_000.0,)]
 
-    def test_there_is_no_journal(self, place: Place) -> None:
+    def test_without_a_journal(self, place: Place) -> None:
         """Forget makes no journal."""
         with pytest.raises(UsageError, match="there is no journal"), Pruner.of(place.path):
             pass
@@ -542,7 +542,7 @@ async def test_mistakes(commands: Commands, words: tuple[str, ...], message: str
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
 @pytest.mark.parametrize(("answer", "left"), [(b"n\n", {"E1": "archived"}), (b"y\n", {})])
-async def test_a_terminal_is_asked(commands: Commands, place: Place, answer: bytes, left: dict[str, str]) -> None:
+async def test_a_terminal_asks_for_a_yes(commands: Commands, place: Place, answer: bytes, left: dict[str, str]) -> None:
     """It shows what it will delete, and needs a yes."""
     place.put("a", E1)
     place.run()

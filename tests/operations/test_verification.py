@@ -32,7 +32,7 @@ from asyncimport.xnat.replies.archive import Experiment
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_is_not_looked_at_yet_is_not_in_memory(url: str, commands: Commands, tmp_path: Path) -> None:
+async def test_only_compared_sessions_are_in_memory(url: str, commands: Commands, tmp_path: Path) -> None:
     """The UIDs of a session are read when it is compared, so a journal may have any size."""
     await anyio.to_thread.run_sync(partial(generated, tmp_path / "many", sessions=30, files=60, size=500, seed=1))
     commands.login(url)

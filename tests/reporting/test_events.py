@@ -144,7 +144,7 @@ class TestJson:
             ("event", name),
         ]
 
-    def test_everything_that_the_line_reports_has_one(self) -> None:
+    def test_every_event_has_json(self) -> None:
         """Every kind of event has JSON, and a row in docs/json.md."""
         told = {type(entry) for entry in EVERYTHING.values()}
         assert told >= set(get_args(Event)) | set(get_args(Entry))
@@ -197,11 +197,11 @@ class TestLog:
     """The log, which people read and others may see."""
 
     @pytest.mark.parametrize("name", EVERYTHING)
-    def test_names_nobody(self, name: str) -> None:
+    def test_the_log_has_no_names(self, name: str) -> None:
         """Without -v there are no labels and paths, and only the status of XNAT's words."""
         assert "LABEL1" not in logged(EVERYTHING[name])
 
-    def test_says_what_matters(self) -> None:
+    def test_the_log_has_time_level_and_uids(self) -> None:
         """Each line has a time, a level, and UIDs instead of names."""
         assert logged(EVERYTHING["session_held"]) == (
             "2023-11-14T22:13:20.123+00:00 WARNING held: study 1.2.3: "
@@ -248,11 +248,11 @@ class TestLog:
             ("(4\n04: x)", "(…)"),
         ],
     )
-    def test_leaves_out_what_is_quoted(self, reason: str, told: str) -> None:
+    def test_quoted_words_are_left_out(self, reason: str, told: str) -> None:
         """Everything between the first and the last bracket is left out, except the status."""
         assert logged(Held(CLAIM.delivery, reason)).endswith(f": study 1.2.3: {told}\n")
 
-    def test_takes_no_longer_the_more_brackets_there_are(self) -> None:
+    def test_many_brackets_take_linear_time(self) -> None:
         """Ten times as many brackets take about ten times as long."""
 
         def seconds(brackets: int) -> float:
@@ -264,7 +264,7 @@ class TestLog:
         few = min(seconds(10_000) for _ in range(5))
         assert seconds(100_000) < 50 * max(few, 0.001)
 
-    def test_cannot_be_forged(self) -> None:
+    def test_line_ends_are_escaped(self) -> None:
         """Line ends and control characters are escaped."""
         text = logged(Held(CLAIM.delivery, "a\nb\x1b[2J\udcff"), names=True)
         assert text.count("\n") == 1
@@ -309,7 +309,7 @@ def until(condition: Callable[[], bool]) -> None:
 class TestRecorder:
     """The thread that writes."""
 
-    def test_a_slow_disk_does_not_hold_up_the_loop(self) -> None:
+    def test_a_slow_disk_does_not_delay_the_loop(self) -> None:
         """Dropped events are counted, reported once, and noted in their place."""
         disk = Disk()
         many = OutcomesRecorded((Stored(CLAIM, "/x"),) * 10_000)
@@ -326,7 +326,7 @@ class TestRecorder:
         assert disk.events()[20_000:] == ["events_lost 10001", "server_back"]
         assert disk.complaints == ["is too slow, and lacks events"]
 
-    def test_what_is_lost_at_the_end_is_said_too(self) -> None:
+    def test_events_lost_at_the_end_are_reported(self) -> None:
         """They are reported without a later event."""
         disk = Disk()
         disk.may_go_on.clear()
@@ -337,7 +337,7 @@ class TestRecorder:
             disk.may_go_on.set()
         assert disk.events()[20_000:] == ["events_lost 1"]
 
-    def test_a_full_disk_is_told_once_and_tried_again(self) -> None:
+    def test_a_full_disk_is_reported_once_and_retried(self) -> None:
         """The run goes on; when there is space again, the number of lost events comes first."""
         disk = Disk()
         with disk.recorder() as recorder:
@@ -353,7 +353,7 @@ class TestRecorder:
         assert disk.events() == ["scanned", "events_lost 4", "server_back"]
         assert disk.complaints == ["cannot be written (no space left on device)"]
 
-    def test_a_disk_that_hangs_does_not_hold_up_the_end(self) -> None:
+    def test_a_hanging_disk_does_not_block_the_exit(self) -> None:
         """The exit waits for a limited time."""
         disk = Disk()
         disk.may_go_on.clear()
@@ -362,7 +362,7 @@ class TestRecorder:
         assert disk.complaints == ["is too slow, and lacks the end"]
         disk.may_go_on.set()
 
-    def test_a_torn_line_is_cut_off(self, tmp_path: Path) -> None:
+    def test_a_partial_line_is_removed(self, tmp_path: Path) -> None:
         """A disk that fills up in the middle of a line keeps whole lines only."""
         code = (
             "import pathlib, resource, sys; from asyncimport.reporting.writer import append_lines\n"
@@ -377,7 +377,7 @@ class TestRecorder:
         subprocess.run([sys.executable, "-c", code, path], check=True)
         assert path.read_text() == "one\nx\n"
 
-    def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
+    def test_an_output_that_cannot_be_written(self, tmp_path: Path) -> None:
         """An output that cannot be written is refused first."""
         with pytest.raises(UsageError, match="--log-file"), append_lines(tmp_path, "--log-file"):
             pass
@@ -466,7 +466,7 @@ async def test_a_full_disk_stops_no_upload(xnat: TestXnat, url: str, commands: C
 
 
 @pytest.mark.parametrize("option", ["--events", "--log-file"])
-async def test_where_nothing_can_be_written(
+async def test_an_unwritable_output_is_a_usage_error(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path, option: str
 ) -> None:
     """It is a usage error, found before anything is sent."""

@@ -107,7 +107,7 @@ def test_line_after_the_scan() -> None:
     assert watched.line(0.0) == ["1,500 of 2,000 files", "1.5 MB", "2 sessions done"]
 
 
-def test_line_tells_trouble() -> None:
+def test_line_shows_trouble() -> None:
     """The line shows refused, failed and held files, and repeated calls."""
     watched = Watched(ScanFinished(0, 0), Admitted(5, 1), OutcomesRecorded(OUTCOMES), Held(DELIVERY, "conflict"))
     assert watched.line(0.0)[3:] == ["1 refused, 2 failed, 1 held"]
@@ -117,7 +117,7 @@ def test_line_tells_trouble() -> None:
 @pytest.mark.parametrize(
     "event", [OutcomesRecorded(OUTCOMES[2:3]), OutcomesRecorded(OUTCOMES[3:4]), Held(DELIVERY, "conflict")]
 )
-def test_line_tells_each_trouble(event: Event) -> None:
+def test_line_shows_all_three_numbers(event: Event) -> None:
     """One of these three numbers shows all three."""
     assert any("refused" in part for part in Watched(event).line(0.0))
 
@@ -169,20 +169,20 @@ def test_rate_of_lines_that_come_rarely() -> None:
     assert watched.line(30.0, stored(600))[-2] == "20 files/s, 20.0 kB/s"
 
 
-def test_looks_at_the_same_moment() -> None:
+def test_two_lines_at_the_same_time() -> None:
     """Two lines at the same time do not divide by zero."""
     watched = Watched(ScanFinished(0, 0), Admitted(100, 1))
     assert watched.line(0.0) == watched.line(0.0)
 
 
-def test_more_done_than_known() -> None:
+def test_more_stored_than_found() -> None:
     """A resumed run may send more than the scan has found: then no time is left."""
     watched = Watched(Admitted(10, 1))
     watched.line(0.0)
     assert watched.line(1.0, stored(100))[-1] == "at least 0:00 left"
 
 
-def test_uses_a_clock_of_its_own() -> None:
+def test_default_clock() -> None:
     """The default clock works."""
     assert Totals().line() == "scanning (0 files seen) · 0 of 0 files · 0 B · 0 sessions done"
 
@@ -229,7 +229,7 @@ def test_human_seconds(seconds: float, expected: str) -> None:
     assert human_seconds(seconds) == expected
 
 
-def test_a_wait_for_quiet_is_told_while_nothing_else_is_done() -> None:
+def test_the_line_shows_the_settle_time() -> None:
     """A waiting run says why, and how long."""
     watched = Watched(Admitted(2, 2000), ScanFinished(0, 0), stored(1), Settling(30.0))
     assert not any("broke off" in part for part in watched.line(1))
@@ -238,7 +238,7 @@ def test_a_wait_for_quiet_is_told_while_nothing_else_is_done() -> None:
     assert not any("broke off" in part for part in watched.line(25))
 
 
-def test_what_is_sent_again_is_told() -> None:
+def test_the_line_shows_files_sent_again() -> None:
     """The line shows files that are sent again."""
     watched = Watched(Admitted(5, 5000), stored(5), Incomplete(DELIVERY, "/archive", frozenset({"1", "2"})))
     parts = watched.line(1)

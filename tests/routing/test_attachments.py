@@ -126,12 +126,12 @@ class TestNames:
             ("..", ""),
         ],
     )
-    def test_what_becomes_of_a_path(self, path: str, name: str) -> None:
+    def test_names_in_resources(self, path: str, name: str) -> None:
         """Accents are removed, unsafe characters become `_`, and no path leads out of the resource."""
         assert name_in_resource(path) == name
 
     @given(st.text() | st.binary().map(os.fsdecode))
-    def test_only_what_xnat_leaves_alone(self, path: str) -> None:
+    def test_names_are_always_safe(self, path: str) -> None:
         """Any path keeps its number of parts, with safe characters, and no part has only dots."""
         name = name_in_resource(path)
         wanted = [part for part in path.split("/") if part not in {"", ".", ".."}]
@@ -156,7 +156,7 @@ class TestNames:
             (name_in_resource("\ufdfa" * 60), 1, "its name has more than 255 characters"),
         ],
     )
-    def test_what_cannot_be_stored(self, name: str, size: int, reason: str | None) -> None:
+    def test_files_that_xnat_cannot_store(self, name: str, size: int, reason: str | None) -> None:
         """Each such file has a reason."""
         said = name_problem(name, size)
         assert said is None if reason is None else said is not None and reason in said
@@ -251,7 +251,7 @@ class TestTables:
             ("path,session,format", "a,b,E,", "", "4 cells, but the header names 3"),
         ],
     )
-    def test_flaws(self, columns: str, cells: str, column: str, text: str) -> None:
+    def test_issues(self, columns: str, cells: str, column: str, text: str) -> None:
         """Each issue has line and column; other rows are read."""
         assert text in only_flaw(f"{columns}\n{cells}\n")[2]
         names = [*columns.split(","), *(() if "session" in columns else ("session",))]
@@ -261,11 +261,11 @@ class TestTables:
         assert [(issue.line, issue.column) for issue in issues] == [(3, column)]
 
     @pytest.mark.parametrize(("lacking", "column"), [("project", "project_id"), ("resource", "resource")])
-    def test_what_has_no_default(self, lacking: str, column: str) -> None:
+    def test_missing_project_and_resource(self, lacking: str, column: str) -> None:
         """Without -P and --resource the table must have them."""
         assert only_flaw("path,session\na,E\n", **{lacking: ""})[:2] == (2, column)
 
-    def test_unknown_columns_are_only_told(self) -> None:
+    def test_unknown_columns_are_warnings(self) -> None:
         """Unknown columns are warnings, and their rows are sent; columns without a name are ignored."""
         rows, issues = read("path,session,comment,\na,E,x,\nb,E,x,y\n")
         assert [row.path for row in rows] == ["a"]
@@ -284,13 +284,13 @@ class TestTables:
             (b"PK\x03\x04", "a workbook"),
         ],
     )
-    def test_what_is_no_table(self, data: bytes, reason: str) -> None:
+    def test_invalid_tables(self, data: bytes, reason: str) -> None:
         """Invalid tables are refused."""
         with pytest.raises(UsageError, match=reason) as caught:
             read_attachments(data)
         assert caught.value.hint
 
-    def test_flaws_quote_no_cell(self) -> None:
+    def test_issues_show_no_cell(self) -> None:
         """Issues show at most one character of a label."""
         _, issues = read("path,session\na,Doe Jane\n")
         assert "Doe" not in f"{issues[0].text} {issues[0].hint}"

@@ -39,7 +39,7 @@ UNNAMED = {"Modality": "MR"}
         ("(x+x+)+y", False),
     ],
 )
-def test_what_a_filter_finds_it_drops_or_lets_in(expressions: str, is_found: bool | None) -> None:
+def test_what_a_filter_drops(expressions: str, is_found: bool | None) -> None:
     """An expression of Java is found anywhere in any case, in the attribute of the line above."""
     lines = expressions.splitlines()
     assert filter_drops("blacklist", lines, MR) is is_found
@@ -61,7 +61,7 @@ def test_values_that_java_may_see_otherwise(text: str) -> None:
     assert filter_drops("blacklist", [r"\w+"], {"SeriesDescription": text}) is None
 
 
-def test_an_expression_that_takes_too_long_tells_nothing() -> None:
+def test_a_slow_expression_gives_no_answer() -> None:
     """An expression that takes too long gives no answer."""
     began = process_time()
     assert filter_drops("blacklist", ["^(a|a)*$"], {"SeriesDescription": "a" * 200 + "!"}) is None

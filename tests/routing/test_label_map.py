@@ -125,7 +125,7 @@ def test_shortened_numbers(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["12E4", "1.2.840", "E+1", "1.5", "0012", "a1E+5"])
-def test_what_only_resembles_them(cell: str) -> None:
+def test_identifiers_like_shortened_numbers(cell: str) -> None:
     """Identifiers may have an E between digits; spreadsheets write a sign after it."""
     assert table(f"PatientID,x\n{cell},1.2E+15\n").find({"PatientID": cell}) == {"x": "1.2E+15"}
 
@@ -134,7 +134,7 @@ CELL = st.text(st.characters(exclude_categories=["Cs", "Cc"])).map(str.strip)
 
 
 @given(st.dictionaries(st.integers().map(str), st.tuples(CELL, CELL)).filter(bool), st.sampled_from(",;\t"))
-def test_what_is_written_is_found(rows: dict[str, tuple[str, str]], delimiter: str) -> None:
+def test_every_key_finds_its_values(rows: dict[str, tuple[str, str]], delimiter: str) -> None:
     """Every key finds its values."""
     file = io.StringIO()
     writer = csv.writer(file, delimiter=delimiter)

@@ -73,12 +73,12 @@ def test_matches(pattern: str, path: str, expected: dict[str, str] | None) -> No
         ("{subject}/IM*", True),
     ],
 )
-def test_whether_names_of_files_decide(pattern: str, needs_name: bool) -> None:
+def test_needs_name(pattern: str, needs_name: bool) -> None:
     """Names decide unless the last part of a pattern matches any name."""
     assert PathPattern.parse(pattern).needs_name is needs_name
 
 
-def test_no_match_is_told_without_the_path() -> None:
+def test_the_reason_does_not_show_the_path() -> None:
     """The message does not show the path."""
     with pytest.raises(UnroutableError, match=r"^its path does not match --path-pattern$"):
         PathPattern.parse("{subject}/x/**").match("Doe/y/f")
@@ -151,7 +151,7 @@ COMPONENT = st.text(st.characters(exclude_characters="/"), min_size=1)
 
 @given(COMPONENT, COMPONENT, st.lists(COMPONENT, min_size=1))
 @example("\udcff", "\uf900", ["0"])
-def test_whatever_directories_are_called(subject: str, session: str, below: list[str]) -> None:
+def test_any_name_of_a_directory(subject: str, session: str, below: list[str]) -> None:
     """Names of directories are returned in NFC and otherwise unchanged, with surrogates for invalid bytes."""
     path = "/".join([subject, session, *below])
     fields = {"subject": subject, "session": session}

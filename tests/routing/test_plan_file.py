@@ -77,7 +77,7 @@ def test_an_empty_plan() -> None:
         *("MAR1", "mar01", "1-Mar", "Sept2", "DEC-12", "5 June 2020", "TRUE", "false"),
     ],
 )
-def test_what_a_spreadsheet_would_change_is_behind_an_apostrophe(text: str) -> None:
+def test_cells_that_a_spreadsheet_would_change_get_an_apostrophe(text: str) -> None:
     """Formulas, long numbers, dates and truth values get an apostrophe, which reading removes."""
     written = write_plan([replace(ROW, problems=text)])
     assert next(itertools.islice(csv.reader(io.StringIO(written, newline="")), 1, None))[-1] == f"'{text}"
@@ -102,7 +102,7 @@ def test_what_a_spreadsheet_would_change_is_behind_an_apostrophe(text: str) -> N
         "",
     ],
 )
-def test_what_a_spreadsheet_leaves_alone_is_written_as_it_is(text: str) -> None:
+def test_other_cells_get_no_apostrophe(text: str) -> None:
     """Other cells get no apostrophe, and one of their own stays."""
     written = write_plan([replace(ROW, problems=text)])
     assert written.endswith(f",{text}\r\n")
@@ -110,7 +110,7 @@ def test_what_a_spreadsheet_leaves_alone_is_written_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize("uid", ["1.2.3", "1.2.840.01.5", "2.25", "4711", "STUDY-1", "'1'", "1." * 40 + "1", "1.2.3 "])
-def test_an_odd_uid_of_a_scanner_comes_back(uid: str) -> None:
+def test_an_invalid_uid_of_a_scanner_is_kept(uid: str) -> None:
     """An invalid UID of a header is kept; the apostrophe distinguishes it from a typing error."""
     row = replace(ROW, study_uid=uid)
     written = write_plan([row])
@@ -166,13 +166,13 @@ def plans(draw: st.DrawFn) -> list[PlanRow]:
 
 
 @given(plans(), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
-def test_a_plan_comes_back(rows: list[PlanRow], encoding: str) -> None:
+def test_a_plan_survives_writing_and_reading(rows: list[PlanRow], encoding: str) -> None:
     """Any cells in any encoding survive writing and reading."""
     assert read_plan(write_plan(rows).encode(encoding)) == rows
 
 
 @given(plans(), st.sampled_from(",;\t"), st.sampled_from(["\r\n", "\n", "\r"]), st.booleans())
-def test_a_plan_comes_back_from_any_dialect(rows: list[PlanRow], delimiter: str, end: str, every: bool) -> None:
+def test_a_plan_is_read_from_any_dialect(rows: list[PlanRow], delimiter: str, end: str, every: bool) -> None:
     """Spreadsheets save with their own delimiters, line ends and quotes."""
     out = io.StringIO(newline="")
     # Python's own writer does not quote a line end other than its own.
@@ -193,7 +193,7 @@ def test_no_written_cell_is_a_formula(pairs: list[tuple[str, str]]) -> None:
 
 
 @given(st.tuples(st.text(), st.text(), st.text()))
-def test_no_written_cell_says_anything_to_a_terminal(texts: tuple[str, str, str]) -> None:
+def test_no_written_cell_has_control_characters(texts: tuple[str, str, str]) -> None:
     """No cell has control characters."""
     first, second, third = texts
     row = PlanRow(f"{UID}\x1b[2J\x9b{first}", "", second, "\r\x07", source="/a\x1b]0;x\x07", skip=True)
@@ -202,7 +202,7 @@ def test_no_written_cell_says_anything_to_a_terminal(texts: tuple[str, str, str]
     assert r"\x1b[2J\x9b" in written
 
 
-def test_bytes_of_a_path_that_are_no_text_are_spelt_out() -> None:
+def test_invalid_bytes_of_a_path_are_escaped() -> None:
     """A plan can always be encoded."""
     assert ",/data/\\udcff," in write_plan([replace(ROW, source="/data/\udcff")])
 
@@ -215,7 +215,7 @@ def test_rows_that_no_plan_can_hold() -> None:
         write_plan([replace(ROW, extra={"Subject": "x"})])
 
 
-def test_its_repr_tells_no_names() -> None:
+def test_no_repr_shows_names() -> None:
     """No repr shows a patient's data."""
     row = PlanRow("", "P", "S", "E", accession_number="A77", patient_id="PLANTED", extra={"Last Name": "Planted"})
     assert not re.search("planted|A77", repr(row) + repr(row.key), re.IGNORECASE)
@@ -273,7 +273,7 @@ def test_files_of_programs(name: str) -> None:
     assert read_plan(write_plan(rows).encode()) == rows
 
 
-def test_a_line_of_sep_is_a_line() -> None:
+def test_a_separator_line_counts() -> None:
     """The line counts, as in an editor."""
     assert ": line 3, study_uid: " in problems(b"SEP=;\n" + plan("x;P;S;E;upload", header=HEADER.replace(",", ";")))[0]
 
@@ -284,7 +284,7 @@ def test_the_delimiter_is_the_one_that_makes_sense_of_the_header() -> None:
     assert read_plan(data) == [PlanRow(UID, "P", "S", "E", extra={"a,b,c,d,e,f,g,h,i,j": "x"})]
 
 
-def test_cells_that_a_spreadsheet_leaves_behind() -> None:
+def test_empty_columns_at_the_end() -> None:
     """Empty columns at the end are ignored; a value in one is an error."""
     assert read_plan(plan(f"{UID},P,S,E,upload,,", header=f"{HEADER},,")) == [PlanRow(UID, "P", "S", "E")]
     told = problems(plan(f"{UID},P,S,E,upload,,x", header=f"{HEADER},,"))[0]
@@ -356,7 +356,7 @@ DAX = (
     ],
 )
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_columns_of_others(header: str, line: str, expected: KeyKind, delimiter: str) -> None:
+def test_columns_of_other_tools(header: str, line: str, expected: KeyKind, delimiter: str) -> None:
     """Manifests of XNAT Desktop Client, DQR and dax are read; unknown columns are kept."""
     data = plan(line.replace(",", delimiter), header=header.replace(",", delimiter))
     (row,) = read_plan(data, project="P")
@@ -373,7 +373,7 @@ def test_columns_of_others(header: str, line: str, expected: KeyKind, delimiter:
     assert read_plan(write_plan([row]).encode()) == [row]
 
 
-def test_a_uid_goes_before_other_keys() -> None:
+def test_a_uid_comes_before_other_keys() -> None:
     """With a column of UIDs, each row needs one; an accession number does not replace it."""
     data = plan(f"{UID},A1,P,S,E", ",A2,P,S,F", header="Study UID,Accession Number,project,subject,session")
     assert problems(data)[0] == "the plan has errors: line 3, Study UID: empty"
@@ -398,7 +398,7 @@ def test_the_project_of_the_command() -> None:
         ("nan", None),
     ],
 )
-def test_numbers_only_inform(text: str, expected: int | None) -> None:
+def test_rounded_numbers_are_accepted(text: str, expected: int | None) -> None:
     """Rounded numbers are accepted; other texts are unknown."""
     data = plan(f'{UID},P,S,E,upload,"{text}"', header=f"{HEADER},files")
     assert read_plan(data)[0].files == expected
@@ -467,7 +467,7 @@ def test_repeating_and_skipping() -> None:
         ),
     ],
 )
-def test_rows_that_are_wrong(lines: list[str], told: str) -> None:
+def test_invalid_rows(lines: list[str], told: str) -> None:
     """All problems are reported at once, by line and column."""
     assert problems(plan(*lines))[0] == f"the plan has errors: {told}"
 
@@ -483,7 +483,7 @@ def test_rows_that_are_wrong(lines: list[str], told: str) -> None:
         (",,20200131,", "line 2: no key"),
     ],
 )
-def test_other_keys_that_are_wrong(line: str, told: str) -> None:
+def test_invalid_keys_without_a_uid(line: str, told: str) -> None:
     """Without a UID, the other keys must be complete and valid."""
     data = plan(f"{line}S,E", header="Accession Number,Patient ID,Study Date,Subject,Session")
     assert problems(data, project="P")[0] == f"the plan has errors: {told}"
@@ -545,7 +545,7 @@ def test_ten_problems_are_shown() -> None:
         ),
     ],
 )
-def test_headers_that_are_wrong(header: str, told: str) -> None:
+def test_invalid_headers(header: str, told: str) -> None:
     """The error has all names of missing columns, and the columns that were found."""
     assert problems(plan(header=header))[0] == told
 
@@ -575,7 +575,7 @@ def test_a_missing_project_can_be_given() -> None:
         (plan("", f'{UID},P,S,E,"up"load', "x"), "the plan cannot be read from line 3 on: ',' expected after '\"'"),
     ],
 )
-def test_files_that_are_no_plans(data: bytes, told: str) -> None:
+def test_files_that_are_not_plans(data: bytes, told: str) -> None:
     """A file that is not a table is a usage error."""
     assert problems(data)[0] == told
 
@@ -584,7 +584,7 @@ SNIPPETS = st.text("0129.,;\t\"'\r\n=E+-Pa ")
 
 
 @given(st.binary() | SNIPPETS.map(str.encode) | SNIPPETS.map(plan))
-def test_nothing_else_goes_wrong(data: bytes) -> None:
+def test_any_file_is_a_plan_or_an_error(data: bytes) -> None:
     """Any file is a plan or a usage error."""
     rows: list[PlanRow] = []
     with suppress(UsageError):
@@ -611,7 +611,7 @@ XDC = "Study UID,Study Date,Patient Name,Patient ID,XNAT Subject ID,Session Labe
         plan(f"{UID},{'Planted^' * 40},{WORD * 40},S,upload"),
     ],
 )
-def test_no_error_speaks_of_a_patient(data: bytes) -> None:
+def test_no_error_shows_a_patient(data: bytes) -> None:
     """A message shows at most one character of a label."""
     text = " ".join(problems(data, project="P")).casefold()
     assert [word for word in ("planted", "patient^", "1933") if word in text] == []
@@ -651,13 +651,13 @@ def test_split_keeps_a_subject_together_whatever_its_case() -> None:
     assert sorted(map(sorted, filter(None, parts))) == [["S1", "s1"], ["S2", "S3"], ["s4"]]
 
 
-def test_split_parts_what_everybody_is_called() -> None:
+def test_split_ignores_a_patient_id_of_many_subjects() -> None:
     """A PatientID of very many subjects keeps nothing together."""
     rows = [PlanRow(f"1.2.{number}", "P", f"S{number}", f"E{number}", patient_id="ANON") for number in range(20)]
     assert [len(part) for part in split(rows, 2)] == [10, 10]
 
 
-def test_split_too_often() -> None:
+def test_split_into_more_parts_than_subjects() -> None:
     """Some parts may be empty."""
     assert split(sized(("A", 1), ("A", 2)), 3) == [sized(("A", 1), ("A", 2)), [], []]
     with pytest.raises(UsageError, match="into 0 parts"):
@@ -665,7 +665,7 @@ def test_split_too_often() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("ABCDEFGH"), st.integers(0, 100))), st.integers(1, 5))
-def test_split_loses_and_parts_nothing(sizes: list[tuple[str, int]], n: int) -> None:
+def test_split_loses_nothing_and_keeps_subjects_whole(sizes: list[tuple[str, int]], n: int) -> None:
     """Each row and subject is in one part, sizes are balanced, and the order of rows does not matter."""
     rows = sized(*sizes)
     parts = split(rows, n)

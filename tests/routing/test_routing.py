@@ -139,7 +139,7 @@ def test_project(project: str) -> None:
 @pytest.mark.parametrize(
     "project", ["", " ", "a b", "P/../Q", "Ä", "P\n", "{{P}}", "x" * 256, "a b{PatientID}", "{PatientID|'a b'}"]
 )
-def test_project_that_is_none(project: str) -> None:
+def test_invalid_project(project: str) -> None:
     """An invalid project ID is refused."""
     with pytest.raises(UsageError, match="is not a project ID") as caught:
         router(project=project)
@@ -184,7 +184,7 @@ def test_project_by_a_template(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["a b", "Ä", "../x", "x" * 256])
-def test_project_that_no_value_gives(value: str) -> None:
+def test_a_value_that_is_not_a_project_id(value: str) -> None:
     """A value is never cleaned into a project ID."""
     with pytest.raises(UnroutableError, match=r"^the name of its project is not a project ID$"):
         router(project="{PatientID}", session="{StudyDate}").route("1.2.3", {**FIELDS, "PatientID": value})
@@ -233,7 +233,7 @@ def test_labels_of_the_table(columns: str, values: str, expected: tuple[str, str
     assert routed(table=table(f"PatientID,{columns}\n4711,{values}\n")) == expected
 
 
-def test_given_before_table_before_path() -> None:
+def test_options_before_table_before_path() -> None:
     """Options come before the table, the table before the path."""
     by_path = table("subject,subject_label,arm\ns,S1,A\n", *PATHS.fields)
     assert routed(paths=PATHS, table=by_path) == ("p", "S1", "e")
@@ -257,7 +257,7 @@ def test_given_before_table_before_path() -> None:
         ({"paths": PathPattern.parse("{a}/**"), "session": "{a}"}, "no a in the path"),
     ],
 )
-def test_not_in_path_or_table(options: dict[str, Any], reason: str) -> None:
+def test_files_without_a_path_or_table_match(options: dict[str, Any], reason: str) -> None:
     """A file that the path pattern or the table does not match is not routed; the reason shows no values."""
     with pytest.raises(UnroutableError) as caught:
         routed(**{"project": "P", "keywords": KEYWORDS | {"PatientBirthDate"}, "path": " /f"} | options)
@@ -279,7 +279,7 @@ def test_rules_of_path_and_table() -> None:
     assert Router("P", keywords=KEYWORDS, table=table("PatientID\n1\n")).rules["map"].startswith("sha256 ")
 
 
-def test_rules_tell_whatever_decides() -> None:
+def test_different_rules_have_different_texts() -> None:
     """Different rules have different texts."""
     make = partial(Router, keywords=KEYWORDS)
     texts = [
@@ -324,21 +324,21 @@ def test_session_depth(pattern: str, session: str | None, expected: int | None) 
     assert rules.session_depth == expected
 
 
-def test_session_depth_needs_what_tells_directories_apart() -> None:
+def test_session_depth_needs_distinct_directories() -> None:
     """With one project, directories of two projects may have the same session."""
     assert Router("P", keywords=KEYWORDS, paths=PATHS).session_depth is None
     assert Router("P", "{project}_{subject}", keywords=KEYWORDS, paths=PATHS).session_depth == 3
     assert router().session_depth is None
 
 
-def test_a_path_is_asked_for() -> None:
+def test_needs_path() -> None:
     """Rules say whether they need paths."""
     assert Router("P", keywords=KEYWORDS, paths=PATHS).needs_path
     assert not router().needs_path
 
 
 @given(st.dictionaries(st.sampled_from(sorted(KEYWORDS)), st.text()), st.text())
-def test_values_are_never_told(fields: dict[str, str], path: str) -> None:
+def test_reasons_never_show_values(fields: dict[str, str], path: str) -> None:
     """The reason is one of a few texts without values of the file."""
     rules = Router(
         "{PatientName:/^(p.*)/}",
@@ -366,7 +366,7 @@ def test_values_are_never_told(fields: dict[str, str], path: str) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("12"), st.dictionaries(st.sampled_from(sorted(KEYWORDS)), st.text()))))
-def test_what_is_remembered_is_what_is_decided(files: list[tuple[str, dict[str, str]]]) -> None:
+def test_the_cache_changes_no_session(files: list[tuple[str, dict[str, str]]]) -> None:
     """A file's session does not depend on earlier files."""
     remembering = router()
     for uid, fields in files:

@@ -97,7 +97,7 @@ def test_index_counts_by_label() -> None:
     assert labels(rules, one, two, study("3", "20000102", "", "B", "CT")) == {"1": "1", "2": "2", "3": "1"}
 
 
-def test_index_counts_what_has_no_label() -> None:
+def test_index_counts_studies_without_a_label() -> None:
     """A study without a label keeps its number, so the others keep theirs."""
     decided = labels(router("{StudyDescription}_{StudyIndex}"), study("1"), study("2", "20000102"))
     assert decided == dict.fromkeys("12", "! no StudyDescription in the header")
@@ -155,7 +155,7 @@ def test_two_steps() -> None:
         rules.route("1", fields, "x/e/f")
 
 
-def test_other_labels_are_resolved_alike() -> None:
+def test_resolve_works_for_all_templates() -> None:
     """`resolve` also works for labels that a file decides."""
     rules = router("{PatientID}_{StudyDate}")
     assert not rules.needs_whole_study
@@ -256,7 +256,7 @@ GIVEN: dict[str, tuple[str, list[ExistingSession], list[Study], dict[str, str]]]
 
 
 @pytest.mark.parametrize(("session", "given_sessions", "studies", "expected"), GIVEN.values(), ids=GIVEN)
-def test_what_is_there_keeps_its_label(
+def test_a_session_keeps_its_label(
     session: str, given_sessions: list[ExistingSession], studies: list[Study], expected: dict[str, str]
 ) -> None:
     """A study keeps its session, and new studies get the next numbers by their dates."""
@@ -267,7 +267,7 @@ def test_what_is_there_keeps_its_label(
         } == expected
 
 
-def test_who_is_late_is_told() -> None:
+def test_late_studies_are_reported() -> None:
     """Only a study with a higher number than a later one is reported."""
     given_sessions = ExistingSessions.of([there("A_v1", "1", "20010101"), there("A_v2", "3", "20030101")])
     told: list[tuple[str, str]] = []

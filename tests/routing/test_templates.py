@@ -82,7 +82,7 @@ def rendered(template: str, fields: dict[str, str] = FIELDS) -> str:
         (r"{AccessionNumber|PatientID:/(\d+)/:04}-{StudyID:02}", "0042-07"),
     ],
 )
-def test_what_templates_give(template: str, expected: str) -> None:
+def test_forms_of_templates(template: str, expected: str) -> None:
     """Examples of each form."""
     assert rendered(template) == expected
 
@@ -110,7 +110,7 @@ def test_only_numbers_are_padded(value: str) -> None:
         ("{StudyID:/ */}", "StudyID does not match the pattern of --session"),
     ],
 )
-def test_what_templates_do_not_give(template: str, reason: str) -> None:
+def test_missing_values_and_matches(template: str, reason: str) -> None:
     """The reason names the field of a missing value, or of one that does not match; an empty match is none."""
     with pytest.raises(UnroutableError) as caught:
         rendered(template, {"StudyID": "secret", "PatientID": "  ", "subject": ""})
@@ -186,7 +186,7 @@ def test_unknown_field_gets_the_list() -> None:
         ("{PatientID:upper}{PatientID}", {"PatientID"}, {"PatientID"}, []),
     ],
 )
-def test_what_is_in_a_template(template: str, names: set[str], verbatim: set[str], literals: list[str]) -> None:
+def test_parts_of_a_template(template: str, names: set[str], verbatim: set[str], literals: list[str]) -> None:
     """A template knows its fields, those without changes, and its literal texts."""
     parsed = Template.parse(template, "--session", PLACES)
     assert parsed.names == names

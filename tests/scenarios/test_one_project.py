@@ -149,7 +149,7 @@ async def test_two_journals_of_templates_and_none_of_the_project(ready: Commands
     assert (await upload(ready, source / "p0", "-P", "{StudyDescription}")).code == 0
     assert (await upload(ready, source / "p1", "-P", "{StudyDescription:lower}")).code == 0
     ended = await ready("status", "-P", "demo")
-    assert (ended.code, "there are 2 journals with sessions of project demo" in ended.err) == (2, True), ended
+    assert (ended.code, "2 journals have sessions of project demo" in ended.err) == (2, True), ended
 
 
 async def test_the_only_journal_is_not_taken_for_that_of_another_project(ready: Commands, source: Path) -> None:
