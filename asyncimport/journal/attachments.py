@@ -120,7 +120,7 @@ class AttachmentQueue:
             (self._run, *below(root)),
         ).fetchall()
         for (file,) in gone:
-            self._files.mark_met(file)
+            self._files.add_to_scope(file)
 
     def _add(
         self,

@@ -232,16 +232,16 @@ class DeliveryQueue:
         """
         if not verdict.digests:
             return 0
-        delivery, told = verdict.delivery.key, verdict.digests
+        delivery, digests = verdict.delivery.key, verdict.digests
         before = digests_of(self._db, session)
-        other = [uid for uid, digest in before.items() if told.get(uid, digest) != digest]
+        other = [uid for uid, digest in before.items() if digests.get(uid, digest) != digest]
         replaced = self._db.executemany(
             "UPDATE instance SET presumed = 1 WHERE session = ? AND sop_uid = ? AND state = 'STORED' AND delivery <> ?",
             [(session, uid, delivery) for uid in other],
         ).rowcount
         # One text: a row for each instance would add a hundredth to the time of its upload.
         self._db.execute("UPDATE delivery SET digests = NULL WHERE session = ?", (session,))
-        self._db.execute("UPDATE delivery SET digests = ? WHERE key = ?", (json.dumps(dict(told)), delivery))
+        self._db.execute("UPDATE delivery SET digests = ? WHERE key = ?", (json.dumps(dict(digests)), delivery))
         return max(replaced, 0)
 
     def repair(self, session: Session, missing: Iterable[str]) -> int:

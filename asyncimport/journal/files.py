@@ -79,10 +79,10 @@ class FileRecords:
                 )
             if row[2] == FileKind.INSTANCE and row[1] != instance:
                 self._replace_source(row[1], reason if kind == FileKind.UNREADABLE else None)
-        self.mark_met(key)
+        self.add_to_scope(key)
         return key
 
-    def mark_met(self, file: int) -> None:
+    def add_to_scope(self, file: int) -> None:
         """Count a file among those of this run."""
         self._db.execute("INSERT OR IGNORE INTO scope VALUES (?)", (file,))
 
@@ -109,41 +109,44 @@ class FileRecords:
                 (key, session, item.sop_uid, item.series_uid, carrier, item.modality),
             )
             return key, True
-        instance, state, reason, other, path, kind, carries, met, unread, sha256, xxh3, settled, presumed, *columns = (
-            row
-        )
-        own = path == os.fsencode(file.path)
-        sound = carries and kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
-        stored = state == "STORED"
-        unsent = state in {"PENDING", "FAILED"}
-        proven = sound and is_same_file(columns, file, settled if stored else None)
-        if own and proven and met and kind == FileKind.INSTANCE:
+        instance, state, reason, other, path, kind, still_carries, *rest = row
+        in_scope, is_unreadable, sha256, xxh3, settled_at, presumed, *columns = rest
+        is_own = path == os.fsencode(file.path)
+        is_sound = still_carries and kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
+        is_stored = state == "STORED"
+        is_unsent = state in {"PENDING", "FAILED"}
+        is_proven = is_sound and is_same_file(columns, file, settled_at if is_stored else None)
+        if is_own and is_proven and in_scope and kind == FileKind.INSTANCE:
             return instance, False
         sent = digest_of(sha256, xxh3)
-        if stored and not proven and sent is not None:
+        if is_stored and not is_proven and sent is not None:
             if proof is None:
                 return SopUidConflict(item, instance, os.fsdecode(path), sent)
-            if not proof and not own:
+            if not proof and not is_own:
                 self.record(key, file, FileKind.SKIPPED, _OTHER_BYTES.format(item.sop_uid), None)
                 return instance, False
-            proven = proof
+            is_proven = proof
         # A moved or restored file without a digest is recognised by size, mtime and SOPInstanceUID. It is not sent
         # again, but nothing proves that it is what was sent.
-        same = proven or (
-            sound and proof is None and (stored or not own) and (*columns[:2],) == (file.size, str(file.mtime_ns))
+        is_same = is_proven or (
+            is_sound
+            and proof is None
+            and (is_stored or not is_own)
+            and (*columns[:2],) == (file.size, str(file.mtime_ns))
         )
-        if stored and presumed and sent is None and not own and not met:
+        if is_stored and presumed and sent is None and not is_own and not in_scope:
             # The bytes of an instance found in the archive by its UID were never compared: any copy will do.
-            same = True
-        if not own and sound and kind == FileKind.INSTANCE and not unread and (met or not (unsent or same)):
+            is_same = True
+        is_candidate = kind == FileKind.INSTANCE and not is_unreadable and (in_scope or not (is_unsent or is_same))
+        if not is_own and is_sound and is_candidate:
             if proof:
                 self.record(key, file, FileKind.DUPLICATE, _SAME_BYTES, instance)
                 return instance, False
             return SopUidConflict(item, instance, os.fsdecode(path))
-        if not own and sound:
+        if not is_own and is_sound:
             # The other copy cannot be read, or this run has not met it; if it exists, the scan reads it again.
             self._db.execute("DELETE FROM unreadable WHERE instance = ?", (instance,))
-            if met:
+            if in_scope:
                 self._db.execute(
                     "UPDATE file SET kind = 'UNREADABLE', reason = coalesce(reason, ?), instance = NULL, "
                     "missing_from = ?, missing_uid = ? WHERE key = ?",
@@ -151,22 +154,24 @@ class FileRecords:
                 )
             else:
                 self._db.execute("DELETE FROM file WHERE key = ?", (other,))
-        again = resend_changed and own and carries and stored and not same and self._has_ended(session)
-        if stored and not same and not again:
-            key = self.record(key, file, FileKind.SKIPPED, _CHANGED if own and carries else _ELSEWHERE, instance)
+        resend = resend_changed and is_own and still_carries and is_stored and not is_same and self._has_ended(session)
+        if is_stored and not is_same and not resend:
+            key = self.record(
+                key, file, FileKind.SKIPPED, _CHANGED if is_own and still_carries else _ELSEWHERE, instance
+            )
         else:
-            known = columns_without_inode(file) if stored and same and not proven else columns_of(file)
+            known = columns_without_inode(file) if is_stored and is_same and not is_proven else columns_of(file)
             key = self.record(key, file, FileKind.INSTANCE, None, instance, known)
         self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, instance))
-        to_send = unsent or again or (state == "REFUSED" and not same)
+        to_send = is_unsent or resend or (state == "REFUSED" and not is_same)
         if to_send:
             self._db.execute(
                 "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL, "
                 # Its UID in the archive proves nothing about the new version.
                 "presumed = iif(?, 1, presumed), modality = coalesce(?, modality) WHERE key = ?",
-                (again, item.modality, instance),
+                (resend, item.modality, instance),
             )
-            if own and carries and not same:
+            if is_own and still_carries and not is_same:
                 self._recheck_copies(instance)
         return instance, to_send
 
@@ -301,7 +306,7 @@ class FileRecords:
                 self.fail(instance, "the file is gone")
                 # It counts among this run's files, as it was to be sent.
                 self._db.execute("UPDATE file SET kind = 'INSTANCE', reason = NULL WHERE key = ?", (file,))
-                self.mark_met(file)
+                self.add_to_scope(file)
         return len(rows), unsent
 
 

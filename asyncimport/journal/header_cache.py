@@ -79,7 +79,7 @@ class HeaderCache:
                     continue
                 self._db.execute(
                     # Overlapping sources give a file twice.
-                    "UPDATE file SET met = iif(scan = ?1, met, ?2), scan = ?1 WHERE path = ?3",
+                    "UPDATE file SET position = iif(scan = ?1, position, ?2), scan = ?1 WHERE path = ?3",
                     (self._scan, place, os.fsencode(file.path)),
                 )
         # A file that comes twice keeps its first position.
@@ -143,12 +143,12 @@ class HeaderCache:
         With `by_directory` equal ones come once for each directory, with `by_file` for each file. `truncated` counts
         truncated files too.
         """
-        whole = "" if truncated else "AND f.reason = ''"
+        condition = "" if truncated else "AND f.reason = ''"
         place = ", f.path" if by_file else ", directory(f.path)" if by_directory else ""
         with journal_errors(self.path):
             rows = self._db.execute(
                 "SELECT v.study_uid, v.fields, f.modality, min(f.path) FROM file f JOIN variant v ON v.key = f.variant "  # noqa: S608 - fixed text
-                f"WHERE f.scan = ? {whole} GROUP BY f.variant, f.modality{place} ORDER BY 1, 2, 3, 4",
+                f"WHERE f.scan = ? {condition} GROUP BY f.variant, f.modality{place} ORDER BY 1, 2, 3, 4",
                 (self._scan,),
             )
             last, known = None, {}
@@ -164,16 +164,16 @@ class HeaderCache:
 
         `is_asked` returns whether a file counts, by its header fields and path.
         """
-        whole = self._file_condition(truncated=truncated, is_asked=is_asked)
+        condition = self._file_condition(truncated=truncated, is_asked=is_asked)
         with journal_errors(self.path):
-            copies = self._copies(whole)
+            copies = self._copies(condition)
             rows = self._db.execute(
                 "SELECT v.study_uid, json_group_array(DISTINCT f.modality), count(DISTINCT f.series_uid), "  # noqa: S608 - fixed text
-                "count(DISTINCT f.sop_uid), sum(f.size), min(f.path), max(f.path), min(f.met) "
-                f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {whole} GROUP BY v.study_uid",
+                "count(DISTINCT f.sop_uid), sum(f.size), min(f.path), max(f.path), min(f.position) "
+                f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {condition} GROUP BY v.study_uid",
                 (self._scan,),
             )
-            for study_uid, modalities, series, files, size, first, last, met in rows:
+            for study_uid, modalities, series, files, size, first, last, position in rows:
                 yield StudySummary(
                     study_uid,
                     tuple(sorted(one for one in json.loads(modalities) if one)),
@@ -183,20 +183,20 @@ class HeaderCache:
                     os.fsdecode(os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])),  # noqa: PTH120 - bytes
                     os.fsdecode(first),
                     tuple(copies.get(study_uid, ())),
-                    met,
+                    position,
                 )
 
     def _file_condition(self, *, truncated: bool, is_asked: Callable[[Mapping[str, str], str], bool] | None) -> str:
         """Return the SQL condition for the files that count."""
-        whole = "" if truncated else "AND f.reason = ''"
+        is_whole = "" if truncated else "AND f.reason = ''"
         if is_asked is None:
-            return whole
+            return is_whole
 
         def counts(fields: str, modality: str, path: bytes) -> bool:
             return is_asked({**json.loads(fields), "Modality": modality}, os.fsdecode(path))
 
         self._db.create_function("asked", 3, counts)
-        return f"{whole} AND asked(v.fields, f.modality, f.path)"
+        return f"{is_whole} AND asked(v.fields, f.modality, f.path)"
 
     def unsettled(self, now: float, min_age: float) -> Unsettled:
         """Return the studies that may still be written, and remember the state of all studies.
@@ -261,24 +261,24 @@ class HeaderCache:
 
     def series(self, *, truncated: bool = False) -> dict[str, list[tuple[str, int]]]:
         """Return the SeriesDescription of each series, and the number of its files, by study."""
-        whole = "" if truncated else "AND f.reason = ''"
+        condition = "" if truncated else "AND f.reason = ''"
         found: dict[str, list[tuple[str, int]]] = {}
         with journal_errors(self.path):
             for study_uid, description, files in self._db.execute(
                 "SELECT v.study_uid, min(f.description), count(DISTINCT f.sop_uid) "  # noqa: S608 - fixed text
-                f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {whole} "
+                f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {condition} "
                 "GROUP BY v.study_uid, f.series_uid",
                 (self._scan,),
             ):
                 found.setdefault(study_uid, []).append((description, files))
         return found
 
-    def _copies(self, whole: str) -> dict[str, list[tuple[str, ...]]]:
+    def _copies(self, condition: str) -> dict[str, list[tuple[str, ...]]]:
         """Return the paths of files with one SOPInstanceUID, by study."""
         copies: dict[str, list[tuple[str, ...]]] = {}
         for study_uid, paths in self._db.execute(
             "SELECT v.study_uid, json_group_array(hex(f.path)) FROM file f JOIN variant v ON v.key = f.variant "  # noqa: S608 - fixed text
-            f"WHERE f.scan = ? {whole} GROUP BY v.study_uid, f.sop_uid HAVING count(*) > 1",
+            f"WHERE f.scan = ? {condition} GROUP BY v.study_uid, f.sop_uid HAVING count(*) > 1",
             (self._scan,),
         ):
             raw = sorted(map(bytes.fromhex, json.loads(paths)))
@@ -338,7 +338,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 connection.executescript(f"BEGIN; {read_script('header_cache.sql')} {mark} COMMIT;")
                 return connection
             if connection.execute("PRAGMA application_id").fetchone() == (_APPLICATION_ID,):
-                connection.execute("SELECT scan, description, ctime_ns, met FROM file LIMIT 1").fetchone()
+                connection.execute("SELECT scan, description, ctime_ns, position FROM file LIMIT 1").fetchone()
                 connection.execute("SELECT state, since FROM study_state LIMIT 1").fetchone()
                 return connection
         except sqlite3.DatabaseError as error:

@@ -8,7 +8,7 @@ CREATE TABLE variant (
     UNIQUE (study_uid, fields)
 );
 
--- `scan` is the last scan that met the file, as file number `met`. Paths are the raw bytes of the file system.
+-- `scan` is the last scan that met the file, at this `position`. Paths are the raw bytes of the file system.
 CREATE TABLE file (
     path BLOB PRIMARY KEY,
     size INTEGER NOT NULL,
@@ -23,7 +23,7 @@ CREATE TABLE file (
     scan INTEGER NOT NULL,
     inode INTEGER,
     ctime_ns INTEGER,
-    met INTEGER NOT NULL
+    position INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX file_variant ON file (variant, sop_uid);
 

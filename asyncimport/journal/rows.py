@@ -111,7 +111,7 @@ class StudySummary:
     """How much there is of a study.
 
     `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files with the
-    same SOPInstanceUID, the first one first. `met` sorts studies in the order of the scan.
+    same SOPInstanceUID, the first one first. `position` sorts studies in the order of the scan.
     """
 
     study_uid: str
@@ -122,7 +122,7 @@ class StudySummary:
     directory: str
     example: str
     copies: tuple[tuple[str, ...], ...] = ()
-    met: int = 0
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,9 +89,9 @@ class ScanWriter:
         send, as the filter may exclude them.
         """
         unknown: list[File] = []
-        passed: dict[int, None] = {}
+        skipped: dict[int, None] = {}
         proven: list[tuple[int, int | None, int | None]] = []
-        reset: list[tuple[int]] = []
+        retried: list[tuple[int]] = []
         queued: list[tuple[int, int]] = []
         size = 0
         postponed, undecided = self._state.postponed, self._state.undecided
@@ -113,38 +113,38 @@ class ScanWriter:
                 if row is None or not is_same_file(row[:4], file, row[-1]):
                     unknown.append(file)
                     continue
-                _, _, inode, _, key, kind, met, instance, session, state, refusal, _ = row
+                _, _, inode, _, key, kind, in_scope, instance, session, state, refusal, _ = row
                 if kind in _READ_AGAIN or (kind == "SKIPPED" and (instance is None or resend_changed)):
                     unknown.append(file)
                     continue
                 # Overlapping sources give a file twice.
-                if met or key in passed or session in self._unasked:
+                if in_scope or key in skipped or session in self._unasked:
                     continue
                 if inode is None and file.inode is not None:
                     proven.append((key, file.inode, file.ctime_ns))
                 to_send = False
                 if kind == "INSTANCE" and session not in postponed:
-                    again = state == "FAILED" or (state == "REFUSED" and (retry_refused or refusal == "SERVER"))
-                    to_send = again or state == "PENDING"
-                    if again:
-                        reset.append((instance,))
+                    retry = state == "FAILED" or (state == "REFUSED" and (retry_refused or refusal == "SERVER"))
+                    to_send = retry or state == "PENDING"
+                    if retry:
+                        retried.append((instance,))
                     if to_send and is_filtered:
                         unknown.append(file)
                         continue
-                passed[key] = None
+                skipped[key] = None
                 if session in undecided and kind == "INSTANCE":
                     # Its header decides the labels of its session.
                     unknown.append(file)
                 if to_send:
                     queued.append((session, instance))
                     size += file.size
-            self._connection.execute_rows("INSERT OR IGNORE INTO scope SELECT column1 FROM {rows}", [*zip(passed)])
+            self._connection.execute_rows("INSERT OR IGNORE INTO scope SELECT column1 FROM {rows}", [*zip(skipped)])
             self._connection.execute_rows(
                 "UPDATE file SET inode = column2, ctime_ns = column3 FROM {rows} WHERE key = column1",
                 proven,
             )
             self._db.executemany(
-                "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL WHERE key = ?", reset
+                "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL WHERE key = ?", retried
             )
             self._state.enqueue(queued)
             adopted = self._existing.adopt_queued({session for session, _ in queued})
@@ -211,17 +211,17 @@ class ScanWriter:
         Keys count from `first`. Of files that share a path or an instance within the batch it takes the first; the
         caller resolves the others one by one.
         """
-        met: set[object] = set()
+        seen: set[object] = set()
         rows = []
         for key, item, session in found:
             file = item.file
             if isinstance(item, Instance) and isinstance(session, int):
                 identity = session, item.sop_uid
-                if file.path not in met and identity not in met:
+                if file.path not in seen and identity not in seen:
                     path = os.fsencode(file.path)
                     rows.append((key, path, *columns_of(file), *identity, item.series_uid, item.modality))
-                met.add(identity)
-            met.add(file.path)
+                seen.add(identity)
+            seen.add(file.path)
         # A file and its instance have the same key, so each row can refer to the other.
         self._connection.execute_rows(
             "INSERT OR IGNORE INTO file (key, path, size, mtime_ns, inode, ctime_ns, kind, instance) "

@@ -171,7 +171,7 @@ def _unfinished(
 
 def _first(drafts: list[StudyDraft], limit: int) -> list[StudyDraft]:
     """Keep the sessions that a walk meets first, and studies that are not sent."""
-    in_order = sorted((draft for draft in drafts if draft.session is not None), key=lambda draft: draft.study.met)
+    in_order = sorted((draft for draft in drafts if draft.session is not None), key=lambda draft: draft.study.position)
     first = {draft.study.study_uid for draft in in_order[:limit]}
     return [draft for draft in drafts if draft.session is None or draft.study.study_uid in first]
 

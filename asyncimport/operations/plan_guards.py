@@ -83,7 +83,7 @@ def assign_labels(
     in_order = drafts
     if not (rules.needs_whole_studies or rules.selects_studies):
         # The run sends while it scans: the study that it meets first gets the label.
-        in_order = sorted(drafts, key=lambda draft: draft.study.met)
+        in_order = sorted(drafts, key=lambda draft: draft.study.position)
     owners = {} if rules.suffix else _owners(in_order, sessions)
     for draft in drafts:
         session = draft.session
