@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Connection, ResultScreen
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import login_from
-from asyncimport.cli.running import conclude, outcome_json, run_operation
+from asyncimport.cli.running import run_operation
 from asyncimport.errors import UsageError
 from asyncimport.model.option import setting
 from asyncimport.model.texts import plain

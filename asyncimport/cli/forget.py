@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from asyncimport.cli.conclusion import conclude
 from asyncimport.cli.options import Place, ResultScreen
 from asyncimport.cli.output import session_json, session_name, show_lines, show_other_journals
 from asyncimport.cli.parameters import command
-from asyncimport.cli.running import conclude
 from asyncimport.errors import UsageError
 from asyncimport.journal.prune import PruneItem
 from asyncimport.model.option import option

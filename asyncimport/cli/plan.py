@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from asyncimport.cli.conclusion import conclude
 from asyncimport.cli.options import Filters, ProgressScreen, Routing, Sources
 from asyncimport.cli.output import error_json
 from asyncimport.cli.parameters import command
-from asyncimport.cli.running import conclude, run_operation
+from asyncimport.cli.running import run_operation
 from asyncimport.cli.uploading import Display
 from asyncimport.errors import AsyncimportError
 from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, StateOptions

@@ -1,22 +1,19 @@
-"""Runs an operation for a command: with signals that stop it, progress while it runs, and its result at the end."""
+"""Runs an operation for a command: with signals that stop it, and progress while it runs."""
 
 import asyncio
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
-import typer
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
-from asyncimport.cli.options import ProgressScreen, Screen
-from asyncimport.cli.output import error_json, show_error, write_json
+from asyncimport.cli.options import ProgressScreen
 from asyncimport.errors import primary_error
 from asyncimport.pacing.shutdown import Stop, Terminated
 from asyncimport.reporting.progress import Totals
@@ -105,32 +102,6 @@ def progress_lines(screen: ProgressScreen, what: str, *, step: int) -> Callable[
     return report
 
 
-def outcome_json(result: "Result", host: str | None) -> dict[str, object]:
-    """Return how a command ended, for JSON."""
-    return {"host": host, "exit_code": result.exit_code, "error": error_json(result.error)}
-
-
-def conclude(
-    screen: Screen,
-    result: R,
-    *,
-    as_json: Callable[[R], Mapping[str, object]],
-    show: Callable[[Console, R], None],
-    if_stopped: str = "the same command goes on from here",
-) -> NoReturn:
-    """Write a result as a table or as JSON, then what ended the operation before its time, and exit."""
-    out, err = screen.consoles
-    if screen.as_json:
-        write_json(as_json(result))
-    else:
-        show(out, result)
-    if result.error is not None:
-        show_error(err, result.error)
-    elif result.signal is not None:
-        err.print(Text("; ".join(filter(None, ("stopped", if_stopped)))))
-    raise typer.Exit(result.exit_code)
-
-
 @asynccontextmanager
 async def progress(totals: Totals, console: Console, *, quiet: bool) -> AsyncIterator[None]:
     """Show the totals while the block runs: a live line on a terminal, else a plain line every 30 seconds."""
@@ -149,6 +120,8 @@ async def progress(totals: Totals, console: Console, *, quiet: bool) -> AsyncIte
 
 
 async def _live(totals: Totals, console: Console) -> None:
+    from rich.live import Live
+
     with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
 
         def draw() -> None:

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from asyncimport.cli.conclusion import conclude
 from asyncimport.cli.options import Place, Screen
 from asyncimport.cli.output import session_json, show_other_journals, show_summary, summary_json, time_text
 from asyncimport.cli.parameters import command
-from asyncimport.cli.running import conclude
 from asyncimport.journal.attachment_reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.model.option import setting

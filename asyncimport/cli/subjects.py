@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Connection, ProgressScreen, TableOptions
 from asyncimport.cli.output import issues_json, show_issues, show_lines
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
-from asyncimport.cli.running import conclude, outcome_json, progress_lines, run_operation
+from asyncimport.cli.running import progress_lines, run_operation
 from asyncimport.demographics import Difference
 from asyncimport.errors import UsageError
 from asyncimport.model.option import rare

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from rich.console import Console
 from rich.text import Text
 
+from asyncimport.cli.conclusion import conclude
 from asyncimport.cli.options import LogOptions, ProgressScreen
 from asyncimport.cli.output import show_error, show_orphans, show_summary, summary_json
 from asyncimport.cli.recording import recorder
-from asyncimport.cli.running import conclude, progress, run_operation
+from asyncimport.cli.running import progress, run_operation
 from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model import Orphan, Summary
 from asyncimport.model.events import Notice, ServerUnavailable

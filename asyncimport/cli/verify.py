@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Connection, ResultScreen
 from asyncimport.cli.output import orphan_json, session_json, session_name, show_other_journals
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
-from asyncimport.cli.running import conclude, outcome_json, run_operation
+from asyncimport.cli.running import run_operation
 from asyncimport.model.options import JournalOptions, VerifyOptions
 from asyncimport.model.texts import plain
 from asyncimport.operations.journals import journal_server, select_journal
