@@ -52,7 +52,7 @@ async def nothing_left(tmp_path: Path) -> AsyncIterator[None]:
 
 
 def check_journal(path: Path) -> None:
-    """Let SQLite look over the journal, and see that it holds together."""
+    """Check the integrity of the journal."""
     connection = sqlite3.connect(path)
     try:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -67,7 +67,7 @@ def check_journal(path: Path) -> None:
 
 
 def collection(tree: Path, *, seed: int) -> int:
-    """Write four sessions, one of them of files that are streamed; return how many files."""
+    """Write four sessions, one of them with files that are streamed; return the number of files."""
     written = generated(tree / "small", sessions=3, files=36, size=2000, seed=seed)
     for number in range(1, 4):
         write(tree / "large" / f"{number}", image(number, pixels=2 << 20))
@@ -76,7 +76,7 @@ def collection(tree: Path, *, seed: int) -> int:
 
 @asynccontextmanager
 async def cancelled_after(xnat: TestXnat, requests: int, steps: int) -> AsyncIterator[None]:
-    """Cancel the block so many turns of the loop after the server has got so many requests."""
+    """Cancel the block `steps` turns of the loop after the server got `requests` requests."""
     reached = anyio.Event()
 
     async def count() -> None:
@@ -99,7 +99,7 @@ def cancel(task: "asyncio.Task[object]") -> None:
 
 
 async def check_next_run(xnat: TestXnat, url: str, tmp_path: Path, tree: Path, journal_path: Path, files: int) -> None:
-    """See that the journal tells the truth, and that one more run brings all there is into the archive."""
+    """Check that the journal is right, and that one more run archives everything."""
     if journal_path.exists():
         check_journal(journal_path)
         stored = {uid for uid, state in (await states_in(journal_path)).items() if state == "STORED"}
@@ -120,7 +120,7 @@ async def check_next_run(xnat: TestXnat, url: str, tmp_path: Path, tree: Path, j
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_a_run_is_cancelled_at_a_moment(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
-    """Counted in turns of the loop, which fall anywhere: in the login, the walk, a body, a transaction, a verdict."""
+    """The moment falls anywhere: into the login, the walk, a body, a transaction or a verdict."""
     tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     files = collection(tree, seed=seed)
     rng = Random(seed)
@@ -133,7 +133,7 @@ async def test_a_run_is_cancelled_at_a_moment(xnat: TestXnat, tmp_path: Path, se
 
 @pytest.mark.parametrize("seed", SEEDS[:10])
 async def test_a_run_is_cancelled_at_a_request(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
-    """While the server is at work on a request of each kind; faults about it make it no easier."""
+    """The server is at work on a request, and other requests meet faults."""
     rng = Random(seed)
     tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     files = collection(tree, seed=seed)
@@ -153,7 +153,7 @@ async def test_a_run_is_cancelled_at_a_request(xnat: TestXnat, tmp_path: Path, s
 
 @pytest.mark.parametrize("seed", SEEDS[:5])
 async def test_a_run_is_cancelled_again_and_again(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
-    """Each run gets a little further, whatever the one before has left."""
+    """Each run gets a little further."""
     rng = Random(seed)
     tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     collection(tree, seed=seed)
@@ -173,7 +173,7 @@ async def test_a_run_is_cancelled_again_and_again(xnat: TestXnat, tmp_path: Path
 
 @pytest.mark.parametrize("seed", SEEDS[:5])
 async def test_a_run_is_stopped_twice_at_a_moment(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
-    """As by Ctrl-C, Ctrl-C: the run returns, and everything holds as after a cancellation."""
+    """After two stops the run returns, and all holds as after a cancellation."""
     rng = Random(seed)
     tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     files = collection(tree, seed=seed)
@@ -189,8 +189,8 @@ async def test_a_run_is_stopped_twice_at_a_moment(xnat: TestXnat, tmp_path: Path
 
 
 @pytest.mark.parametrize("seed", SEEDS[:5])
-async def test_the_task_of_a_run_is_cancelled_from_outside(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
-    """By asyncio, which knows nothing of scopes and shields: as when the loop itself is interrupted."""
+async def test_the_task_of_a_run_is_cancelled_by_asyncio(xnat: TestXnat, tmp_path: Path, seed: int) -> None:
+    """Asyncio knows no scopes and shields: this is like an interrupted loop."""
     rng = Random(seed)
     tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     files = collection(tree, seed=seed)
@@ -204,7 +204,7 @@ async def test_the_task_of_a_run_is_cancelled_from_outside(xnat: TestXnat, tmp_p
 
 @pytest.mark.parametrize("kind", ["import", "build", "archive"])
 async def test_a_cancellation_does_not_wait_for_a_server_that_hangs(tmp_path: Path, kind: str) -> None:
-    """The run is over within a moment, though XNAT would take minutes."""
+    """The run ends at once, although XNAT would take minutes."""
     tree, journal_path = tmp_path / "tree", tmp_path / "book" / "journal.db"
     write(tree / "1", image(1))
     slow = Timing(
@@ -221,8 +221,8 @@ async def test_a_cancellation_does_not_wait_for_a_server_that_hangs(tmp_path: Pa
     check_journal(journal_path)
 
 
-async def test_cancelling_before_anything_has_begun(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """A scope that is cancelled already: nobody logs in, and nothing is left open."""
+async def test_a_run_is_cancelled_before_it_starts(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """Nobody logs in, and nothing is left open."""
     write(tmp_path / "tree" / "1", image(1))
     async with nothing_left(tmp_path):
         with anyio.CancelScope() as scope:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end every command well: the exit code, the login given back, the lock, what was found so far."""
+"""SIGINT and SIGTERM end every command gracefully: exit code, logout, lock, and the results so far."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ async def ended(process: Process) -> Ended:
 
 
 def sending(process: Process, number: signal.Signals) -> Tell:
-    """Make the fault that sends a signal, and leaves the request as it is."""
+    """Make a fault that sends a signal and does not change the request."""
     return Tell(lambda: process.send_signal(number))
 
 
@@ -54,7 +54,7 @@ async def uploaded(url: str, commands: Commands, tmp_path: Path) -> Commands:
 @BOTH
 @pytest.mark.parametrize(("kind", "nth"), [("login", 1), ("listing", 1), ("listing", 6)])
 async def test_verify(xnat: TestXnat, uploaded: Commands, number: signal.Signals, kind: str, nth: int) -> None:
-    """While it logs in, and while it looks: what it has come to is told, and nobody is left logged in."""
+    """During login and comparison: the results so far are reported, and the login is ended."""
     async with uploaded.start("verify", "-o", "json") as process:
         xnat.faults.add(Fault(kind, sending(process, number), nth=nth))
         done = await ended(process)
@@ -66,7 +66,7 @@ async def test_verify(xnat: TestXnat, uploaded: Commands, number: signal.Signals
 
 @BOTH
 async def test_verify_that_repairs(xnat: TestXnat, uploaded: Commands, tmp_path: Path, number: signal.Signals) -> None:
-    """What is in flight may end, the lock of the journal is given back, and the next upload sends the rest."""
+    """Files in flight finish, the journal is unlocked, and the next upload sends the rest."""
     lost = 0
     for scan in xnat.archived[0].scans.values():
         for resource in scan.resources.values():
@@ -87,7 +87,7 @@ async def test_verify_that_repairs(xnat: TestXnat, uploaded: Commands, tmp_path:
 
 @BOTH
 async def test_doctor(xnat: TestXnat, url: str, commands: Commands, number: signal.Signals) -> None:
-    """It says what it found, and logs out."""
+    """The findings so far are reported, and the login is ended."""
     commands.login(url)
     async with commands.start("doctor", "-P", "demo", "-o", "json") as process:
         xnat.faults.add(Fault("listing", sending(process, number), path="projects/demo"))
@@ -101,7 +101,7 @@ async def test_doctor(xnat: TestXnat, url: str, commands: Commands, number: sign
 async def test_attach(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, number: signal.Signals, kind: str, nth: int
 ) -> None:
-    """What is in hand is done, the rest is left, and told so."""
+    """Files in flight finish; the rest is reported as left."""
     session = add_session(xnat, "S", "E", study_uid="1.2")
     xnat.timing = Timing(saving_seconds=0.02)
     for one in range(30):
@@ -123,7 +123,7 @@ async def test_attach(
 async def test_before_anything_begins(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, tree: Path, number: signal.Signals, words: list[str]
 ) -> None:
-    """A table of labels is read from a pipe that nothing comes out of."""
+    """The command waits for a table of labels from a pipe."""
     commands.login(url)
     pipe = tmp_path / "pipe"
     await anyio.to_thread.run_sync(os.mkfifo, pipe)
@@ -141,7 +141,7 @@ async def test_before_anything_begins(
 async def test_a_server_that_does_not_answer(
     xnat: TestXnat, uploaded: Commands, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Nobody waits for it: the signal is obeyed at once."""
+    """The command ends at once."""
     for words in (("verify",), ("doctor",), ("upload", tmp_path / "many", "-P", "demo", "--dry-run")):
         xnat.faults.clear()
         async with uploaded.start(*words, "-o", "json") as process:
@@ -164,7 +164,7 @@ def lock_of(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 async def stopped_while_it_waits(process: Process, number: signal.Signals, times: int = 1) -> Ended:
-    """Send a command a signal when it says that it waits for a lock, and wait for its end."""
+    """Send a signal when the command reports that it waits for a lock, and wait for its end."""
     assert process.stderr is not None
     said = b""
     with anyio.fail_after(40):
@@ -191,7 +191,7 @@ async def stopped_while_it_waits(process: Process, number: signal.Signals, times
 async def test_another_programs_lock_before_anything_begins(
     xnat: TestXnat, uploaded: Commands, tmp_path: Path, number: signal.Signals, words: tuple[str, ...]
 ) -> None:
-    """A journal, or a survey, that is locked is not waited for any longer."""
+    """The command does not wait any longer for a locked journal or header cache."""
     plans = words == ("plan",) or "--max-sessions" in words
     assert (await uploaded("plan", tmp_path / "many", "-P", "demo", "-o", "json")).code == 0
     if "--repair" in words:
@@ -209,10 +209,10 @@ async def test_another_programs_lock_before_anything_begins(
 
 
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)], ids=["TERM", "INT twice"])
-async def test_another_programs_lock_in_the_midst_of_a_run(
+async def test_another_programs_lock_during_a_run(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, number: signal.Signals, times: int
 ) -> None:
-    """What was recorded is told; what was not is sent again by the next run, and nothing is lost."""
+    """Recorded outcomes are reported; the next run sends the others again, and nothing is lost."""
     await anyio.to_thread.run_sync(lambda: generated(tmp_path / "many", sessions=3, files=300, size=500, seed=3))
     commands.login(url)
     with ExitStack() as stack:

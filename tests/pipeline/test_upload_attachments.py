@@ -1,4 +1,4 @@
-"""`upload --attach`: images and what lies beside them, in one command, resumed and verified alike."""
+"""`upload --attach`: images and the files beside them in one command, resumed and verified alike."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ BESIDE = {
 
 
 def visit(tree: Path, number: int) -> None:
-    """Write a visit: two series, a report, tables, and a text that nobody asks for."""
+    """Write a visit: two series, a report, tables, and a text that no rule takes."""
     place = tree / f"visit{number}"
     for series in (1, 2):
         ids: dict[str, Any] = {
@@ -76,7 +76,7 @@ def ready(url: str, commands: Commands) -> Commands:
 
 
 async def upload(commands: Commands, tree: Path, *options: str | os.PathLike[str]) -> Ended:
-    """Run it for JSON, and see that the counts add up."""
+    """Run the command for JSON, and check that the counts add up."""
     ended = await commands("upload", tree, "-P", "demo", "-q", "-o", "json", *options)
     counts = dict(ended.json["attachments"])
     assert counts.pop("found") == sum(counts.values())
@@ -84,12 +84,12 @@ async def upload(commands: Commands, tree: Path, *options: str | os.PathLike[str
 
 
 def counts(ended: Ended) -> dict[str, int]:
-    """Return what became of attachments, without what became of none."""
+    """Return how many attachments are in each state, without zeros."""
     return {name: count for name, count in ended.json["attachments"].items() if count and name != "found"}
 
 
 def changes(xnat: TestXnat) -> dict[str, int]:
-    """Return how many requests of each kind asked for a change, without those of which there was none."""
+    """Return how many requests of each changing kind there were, without zeros."""
     return {kind: xnat.count[kind] for kind in CHANGES if xnat.count[kind]}
 
 
@@ -102,7 +102,7 @@ def attached(xnat: TestXnat) -> dict[str, dict[str, list[str]]]:
 
 
 def expected(numbers: Iterable[int] = range(1, VISITS + 1)) -> dict[str, dict[str, list[str]]]:
-    """Return the same as it should be."""
+    """Return the names that are expected."""
     names: dict[str, list[str]] = {}
     for resource, name in BESIDE.values():
         names.setdefault(resource, []).append(name)
@@ -110,7 +110,7 @@ def expected(numbers: Iterable[int] = range(1, VISITS + 1)) -> dict[str, dict[st
 
 
 async def see_all(xnat: TestXnat, tree: Path) -> None:
-    """See that everything is there, byte for byte, and nothing twice or in part."""
+    """Check that everything is there, byte for byte, and nothing twice or in part."""
     assert attached(xnat) == expected()
     for session in xnat.archived:
         number = session.label[1]
@@ -127,8 +127,8 @@ def first(xnat: TestXnat) -> ArchivedSession:
     return next(session for session in xnat.archived if session.label == "S1_20200102")
 
 
-async def test_receipts_tell_of_attachments(ready: Commands, tree: Path, tmp_path: Path) -> None:
-    """Where each went, under which name, and the digest of its bytes; of what did not arrive there is none."""
+async def test_receipts_list_attachments(ready: Commands, tree: Path, tmp_path: Path) -> None:
+    """A receipt has the place, name and digest of each attachment that arrived."""
     write(tree / "visit1" / "empty.pdf", b"")
     receipts = tmp_path / "receipts.jsonl"
     ended = await upload(ready, tree, *RULES, "--receipts", receipts)
@@ -149,8 +149,8 @@ async def test_receipts_tell_of_attachments(ready: Commands, tree: Path, tmp_pat
         assert row["time"] > "2026"
 
 
-async def test_one_command_and_again(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """Images, PDF and CSV arrive in one run; a second asks for no change at all."""
+async def test_a_second_upload_changes_nothing(xnat: TestXnat, ready: Commands, tree: Path) -> None:
+    """Images, PDF and CSV arrive in one run; a second makes no changing request."""
     ended = await upload(ready, tree, *RULES)
     assert ended.code == 0, ended.out
     assert counts(ended) == {"stored": 4 * VISITS}
@@ -167,7 +167,7 @@ async def test_one_command_and_again(xnat: TestXnat, ready: Commands, tree: Path
     assert (plain.code, counts(plain), changes(xnat)) == (0, {"already_stored": 4 * VISITS}, {})
 
 
-async def test_it_is_told(xnat: TestXnat, ready: Commands, tree: Path) -> None:
+async def test_tables_and_json_report_attachments(xnat: TestXnat, ready: Commands, tree: Path) -> None:
     """The table of a run, of the journal and of a session; JSON of a session."""
     xnat.faults.add(Fault("file", Status(400, "<h3>no</h3>"), path="report.pdf"))
     ended = await ready("upload", tree, "-P", "demo", "-q", *RULES)
@@ -206,8 +206,8 @@ async def test_it_is_told(xnat: TestXnat, ready: Commands, tree: Path) -> None:
     await see_all(xnat, tree)
 
 
-async def test_what_belongs_nowhere(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """Beside all visits or none: skipped, exit 8, and it says why; the rest arrives."""
+async def test_files_without_a_session_are_skipped_and_reported(xnat: TestXnat, ready: Commands, tree: Path) -> None:
+    """Files beside all visits or none are skipped, with the reason and exit code 8; the rest arrives."""
     write(tree / "overview.pdf", b"of all")
     ended = await upload(ready, tree, *RULES)
     assert ended.code == 8
@@ -218,8 +218,8 @@ async def test_what_belongs_nowhere(xnat: TestXnat, ready: Commands, tree: Path)
     await see_all(xnat, tree)
 
 
-async def test_rules_come_later(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """The images have been archived by a run that knew of no attachments: only these are sent."""
+async def test_attachments_may_follow_in_a_later_run(xnat: TestXnat, ready: Commands, tree: Path) -> None:
+    """An earlier run without rules has archived the images: only attachments are sent."""
     assert (await upload(ready, tree)).code == 0
     xnat.count.clear()
     ended = await upload(ready, tree, *RULES)
@@ -228,8 +228,8 @@ async def test_rules_come_later(xnat: TestXnat, ready: Commands, tree: Path) -> 
     await see_all(xnat, tree)
 
 
-async def test_a_part_of_the_tree(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """A pilot of one session takes what lies beside that one, and nothing of the others; the rest follows."""
+async def test_a_part_of_the_tree_takes_its_own_attachments(xnat: TestXnat, ready: Commands, tree: Path) -> None:
+    """A run of one session takes only the files beside it; the rest follows."""
     pilot = await upload(ready, tree, *RULES, "--max-sessions", "1")
     assert (pilot.code, counts(pilot)) == (0, {"stored": 4})
     assert attached(xnat) == expected([1])
@@ -238,15 +238,17 @@ async def test_a_part_of_the_tree(xnat: TestXnat, ready: Commands, tree: Path) -
     await see_all(xnat, tree)
 
 
-async def test_exclusion(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """What the walk leaves out is not attached."""
+async def test_excluded_files_are_not_attached(xnat: TestXnat, ready: Commands, tree: Path) -> None:
+    """Files that the walk excludes are not attached."""
     ended = await upload(ready, tree, *RULES, "--exclude", "*/tables/*")
     assert (ended.code, counts(ended)) == (0, {"stored": 9})
     assert "tables/Gro_e.csv" not in first(xnat).own_resources["DATA"].files
 
 
-async def test_sessions_that_stay_in_the_prearchive(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """They have no place for attachments yet, which is as asked: exit 0; the run that archives them brings these."""
+async def test_attachments_wait_while_sessions_are_in_the_prearchive(
+    xnat: TestXnat, ready: Commands, tree: Path
+) -> None:
+    """This is as asked, so the exit code is 0; the run that archives the sessions sends them."""
     built = await upload(ready, tree, *RULES, "--no-archive")
     assert (built.code, counts(built)) == (0, {"left": 12})
     assert built.json["sessions"]["prearchive"] == VISITS
@@ -256,8 +258,8 @@ async def test_sessions_that_stay_in_the_prearchive(xnat: TestXnat, ready: Comma
     await see_all(xnat, tree)
 
 
-async def test_changed_files(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """What was merely touched stays as it is; what changed is refused, and replaced where that is asked for."""
+async def test_changed_attachments_are_refused_or_replaced(xnat: TestXnat, ready: Commands, tree: Path) -> None:
+    """A touched file stays; a changed file is refused, or replaced on request."""
     await upload(ready, tree, *RULES)
     report, table = tree / "visit1" / "report.pdf", tree / "visit1" / "tables" / "Größe.csv"
     report.write_bytes(report.read_bytes())
@@ -273,8 +275,10 @@ async def test_changed_files(xnat: TestXnat, ready: Commands, tree: Path) -> Non
     await see_all(xnat, tree)
 
 
-async def test_a_tree_that_was_moved(xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path) -> None:
-    """Everything is known again: nothing is sent, nothing is skipped."""
+async def test_a_tree_that_was_moved_is_known_again(
+    xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path
+) -> None:
+    """Nothing is sent, and nothing is skipped."""
     await upload(ready, tree, *RULES)
     xnat.count.clear()
     moved = tree.rename(tmp_path / "moved")
@@ -284,7 +288,7 @@ async def test_a_tree_that_was_moved(xnat: TestXnat, ready: Commands, tree: Path
 
 
 async def test_verify_and_repair(xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path) -> None:
-    """Missing and altered attachments are seen; what is missing is put back; what is altered is not touched."""
+    """Missing and altered attachments are reported; only missing ones are sent again."""
     await upload(ready, tree, *RULES)
     sound = await ready("verify", "-o", "json")
     assert sound.code == 0
@@ -313,8 +317,10 @@ async def test_verify_and_repair(xnat: TestXnat, ready: Commands, tree: Path, tm
     assert await file_bytes(xnat, session, "DATA", "1/params.csv") == b"altered"
 
 
-async def test_what_cannot_be_put_back(xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path) -> None:
-    """Files that are gone or have changed: they are counted, they stay missed, and safe to delete is neither."""
+async def test_attachments_whose_files_are_gone_or_changed_stay_missing(
+    xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path
+) -> None:
+    """They are counted, and neither file is safe to delete."""
     await upload(ready, tree, *RULES)
     for label in ("DATA", "REPORTS"):
         first(xnat).own_resources[label].files.clear()
@@ -331,7 +337,7 @@ async def test_what_cannot_be_put_back(xnat: TestXnat, ready: Commands, tree: Pa
 
 
 async def test_a_session_that_is_gone(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """Somebody has deleted it: images and attachments are put back together."""
+    """Images and attachments of a deleted session are sent again together."""
     await upload(ready, tree, *RULES)
     xnat.remove_experiment(first(xnat))
     told = await ready("verify", "-o", "json")
@@ -342,7 +348,7 @@ async def test_a_session_that_is_gone(xnat: TestXnat, ready: Commands, tree: Pat
 
 
 async def test_events(xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Path) -> None:
-    """A line for each attachment, on disk before; the log names nobody."""
+    """The journal records an attachment before its event; the log names nobody."""
     xnat.faults.add(Fault("file", Status(400, "<h3>no S1_20200102</h3>"), path="report.pdf"))
     events, log = tmp_path / "events", tmp_path / "log"
     ended = await upload(ready, tree, *RULES, "--events", events, "--log-file", log)
@@ -368,8 +374,8 @@ async def test_events(xnat: TestXnat, ready: Commands, tree: Path, tmp_path: Pat
     [Reset(), Reset(effect=True), Reset(after_bytes=10), Status(500), Gateway(504), ExpireLogins()],
     ids=str,
 )
-async def test_faults_on_the_way(xnat: TestXnat, ready: Commands, tree: Path, action: Any) -> None:
-    """Whatever breaks, in one run all arrives, whole, once."""
+async def test_attachments_arrive_once_despite_faults(xnat: TestXnat, ready: Commands, tree: Path, action: Any) -> None:
+    """All attachments arrive whole, once, in one run."""
     fault = xnat.faults.add(Fault("file", action, nth=2))
     ended = await upload(ready, tree, *RULES)
     assert fault.hits == 1
@@ -378,7 +384,7 @@ async def test_faults_on_the_way(xnat: TestXnat, ready: Commands, tree: Path, ac
 
 
 async def test_an_outage(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """The server goes away amid attachments: the run ends with 4, and the same command brings the rest."""
+    """If the server goes away, the run ends with exit code 4; the same command sends the rest."""
 
     def go_away() -> None:
         xnat.faults.add(Fault("any", Status(503, headers={"Retry-After": "0"}), share=1))
@@ -395,7 +401,7 @@ async def test_an_outage(xnat: TestXnat, ready: Commands, tree: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 async def test_a_stop(xnat: TestXnat, ready: Commands, tree: Path) -> None:
-    """What is on its way is filed away, the rest waits: exit 130, and the same command goes on."""
+    """Files in flight are recorded, and the exit code is 130; the same command goes on."""
     for number in range(VISITS + 1, 13):
         visit(tree, number)
     xnat.timing = Timing(saving_seconds=0.05)
@@ -424,7 +430,7 @@ KILLS = [
 
 @pytest.mark.parametrize(("kind", "nth", "how"), KILLS)
 async def test_a_kill(xnat: TestXnat, ready: Commands, tree: Path, kind: str, nth: int, how: str) -> None:
-    """At any request the client is killed, before or after it takes effect: the same command ends it, and well."""
+    """The client is killed at any request, before or after it takes effect: the same command finishes the work."""
     async with ready.start("upload", tree, "-P", "demo", "-q", *RULES) as process:
 
         def kill() -> None:
@@ -445,9 +451,9 @@ async def test_a_kill(xnat: TestXnat, ready: Commands, tree: Path, kind: str, nt
 
 @pytest.mark.parametrize("rule", ["*.pdf", "*.pdf=7"])
 async def test_bad_rules(commands: Commands, tree: Path, rule: str) -> None:
-    """Exit 2 and a hint, before anything is sent."""
+    """The exit code is 2, with a hint, and nothing is sent."""
     commands.login("http://127.0.0.1:1")
     ended = await commands("upload", tree, "-P", "demo", "--attach", rule)
     assert ended.code == 2
-    assert ended.err.startswith("error: --attach")
+    assert ended.err.startswith("error: invalid --attach '*.pdf")
     assert "\nhint: " in ended.err

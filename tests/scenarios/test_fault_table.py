@@ -1,4 +1,4 @@
-"""Every fault at every stage of a run, and what comes of it: the table is in tests/support."""
+"""Every fault at every stage of a run; the table is in tests/support/fault_table.py."""
 
 import asyncio
 import selectors
@@ -48,12 +48,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 
 class _IdleSelector(selectors.DefaultSelector):
-    """Adds up how long nothing happened."""
+    """Adds up the idle time."""
 
     idle_seconds = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait as any selector does."""
+        """Wait for events, and add up the timeouts that passed without any."""
         ready = super().select(timeout)
         if not ready and timeout is not None and timeout > 0:
             self.idle_seconds += timeout
@@ -61,27 +61,27 @@ class _IdleSelector(selectors.DefaultSelector):
 
 
 class IdleLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock runs only while nothing happens: on a busy machine nothing but a stall times out."""
+    """An event loop whose clock runs only while it is idle: on a busy machine only stalls time out."""
 
     def __init__(self) -> None:
         self._idle = _IdleSelector()
         super().__init__(self._idle)
 
     def time(self) -> float:
-        """Return the seconds in which nothing happened."""
+        """Return the idle seconds."""
         return self._idle.idle_seconds
 
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Run what is to time out on a clock that the speed of the machine does not touch."""
+    """Run stalls on a clock that does not depend on the speed of the machine."""
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
     is_stall = isinstance(FAULTS.get(parameters.get("fault", "")), Stall)
     return "asyncio", {"loop_factory": IdleLoop} if is_stall else {}
 
 
 def can_strike(fault: str, stage: str) -> bool:
-    """Ask the test XNAT itself."""
+    """Return whether the test XNAT accepts this fault."""
     try:
         Fault(STAGES[stage].kind, action_of(fault, stage))
     except ValueError:
@@ -90,7 +90,7 @@ def can_strike(fault: str, stage: str) -> bool:
 
 
 def test_the_table_has_no_holes() -> None:
-    """Each fault has a row or a reason at each stage, and no row where it cannot strike; each action is a fault."""
+    """Each fault has a row or a reason at each stage, and no row where it cannot strike."""
     assert {type(action) for action in FAULTS.values()} == set(STRIKES)
     assert set(TABLE) == set(STAGES)
     for stage, column in TABLE.items():
@@ -101,7 +101,7 @@ def test_the_table_has_no_holes() -> None:
 
 
 def strikes(stage: str, fault: str, cell: Row, *, alone: bool) -> Iterator[Fault]:
-    """Yield faults that strike each of the five."""
+    """Yield the faults that strike each session or login."""
     place, action = STAGES[stage], action_of(fault, stage)
     if place.path and stage in RUNS:
         for number in range(1, STRUCK + 1):
@@ -116,7 +116,7 @@ def strikes(stage: str, fault: str, cell: Row, *, alone: bool) -> Iterator[Fault
 
 @pytest.mark.parametrize(("stage", "fault", "cell"), [cell for cell in CELLS if cell.values[0] in RUNS])
 async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage: str, fault: str, cell: Row) -> None:
-    """A run of five sessions that are struck: what it tells, what the archive holds, and what the server was asked."""
+    """Summary, archive and requests of a run of five struck sessions are as the row says."""
     place, action = STAGES[stage], FAULTS[fault]
     xnat.add_project(Project("other"))
     # One after another where requests are struck by their number, and where a fault has to do with other requests; but
@@ -170,7 +170,7 @@ async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage:
 
 @pytest.mark.parametrize(("stage", "fault", "cell"), [cell for cell in CELLS if cell.values[0] not in RUNS])
 async def test_a_fault_at_a_login(xnat: TestXnat, url: str, stage: str, fault: str, cell: Row) -> None:
-    """Five logins, some with a look at the project, are struck: each is in order, or ends with the right error."""
+    """Each of five struck logins succeeds, or ends with the error of the row."""
     place, action = STAGES[stage], action_of(fault, stage)
     faults: list[Fault] = []
 

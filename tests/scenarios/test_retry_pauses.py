@@ -33,26 +33,26 @@ pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 
 class Sleeper(Stop):
-    """Sleeps no time between two attempts, and notes how long it should have been."""
+    """Notes the pauses between attempts, and does not sleep."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[float] = []
 
     async def sleep(self, seconds: float) -> None:
-        """Note the wish."""
+        """Note the pause."""
         self.asked.append(seconds)
         await no_sleep(seconds)
 
 
 async def ask(client: Client) -> str | None:
-    """Ask the server something, once."""
+    """Make one call."""
     return await client.call("GET", client.url("/data/projects/demo?format=json"), parse_project_id)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_pauses_are_drawn_from_their_whole_span(xnat: TestXnat, url: str, seed: int) -> None:
-    """Full jitter: anything from nothing to the span of the attempt, which doubles up to the cap."""
+async def test_pauses_have_full_jitter(xnat: TestXnat, url: str, seed: int) -> None:
+    """A pause is between 0 and the span of the attempt, which doubles up to the maximum."""
     sys.stdout.write(f"seed {seed}\n")
     policy = RetryPolicy(attempts=6, first_seconds=1.0, factor=2.0, max_seconds=8.0)
     sleeper = Sleeper()
@@ -73,8 +73,8 @@ async def test_pauses_are_drawn_from_their_whole_span(xnat: TestXnat, url: str, 
     assert sleeper.asked[:3] == [again.random() * span for span in (1.0, 2.0, 4.0)]
 
 
-async def test_retry_after_holds_everybody_back(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """What one file is told holds for all: until then the server hears of no other that was not on its way."""
+async def test_a_retry_after_holds_all_workers_back(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """After a Retry-After in one answer, no further file is sent until it is over."""
     for number in range(1, 31):
         write(tmp_path / "tree" / f"{number:02}", image(number))
     told: list[float] = []
@@ -97,8 +97,8 @@ async def test_retry_after_holds_everybody_back(xnat: TestXnat, url: str, tmp_pa
     assert xnat.sop_uids() == {sop(number) for number in range(1, 31)}
 
 
-async def test_a_hopeless_file_has_its_attempts_and_no_more(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """A proxy fails at one file, whatever is done, and lets all others through: the file fails, and they arrive."""
+async def test_a_file_that_always_fails_has_no_more_than_its_attempts(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """A proxy always fails at one file: this file fails, and all others arrive."""
     policy = RetryPolicy(attempts=7, first_seconds=0)
     for number in range(1, 61):
         write(tmp_path / "tree" / f"{number:02}", image(number, PatientID="S", StudyInstanceUID="1.2"))
@@ -148,8 +148,8 @@ async def test_a_hopeless_file_has_its_attempts_and_no_more(xnat: TestXnat, url:
     assert sorted(report.state for report in summary.sessions) == ["archived", "held"]
 
 
-def test_a_budget_is_a_hundred_and_a_fifth_of_what_succeeds() -> None:
-    """Whoever asks beyond it is told so; it refills with successes, and never beyond its beginning."""
+def test_a_budget_is_a_hundred_retries_and_a_fifth_of_successes() -> None:
+    """Successes refill it, up to its first value."""
     budget = RetryBudget()
 
     def spare(asked: int) -> int:
@@ -162,8 +162,8 @@ def test_a_budget_is_a_hundred_and_a_fifth_of_what_succeeds() -> None:
         assert spare(1000) == spared
 
 
-async def test_a_server_that_fails_everything_is_given_few_quick_repetitions(xnat: TestXnat, url: str) -> None:
-    """Beyond the budget each pause is as long as the last one would be, and what succeeds gives a fifth of it back."""
+async def test_a_server_that_fails_everything_gets_few_quick_retries(xnat: TestXnat, url: str) -> None:
+    """Beyond the budget each pause is long; each success gives a fifth of a retry back."""
     policy = RetryPolicy(attempts=5, first_seconds=1.0, factor=2.0, max_seconds=1000.0)
     budget, sleeper = RetryBudget(), Sleeper()
 
@@ -190,7 +190,7 @@ async def test_a_server_that_fails_everything_is_given_few_quick_repetitions(xna
 
 
 async def test_a_run_keeps_to_its_budget(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Each file fails once: the first hundred and some are repeated soon, and of the others one in five."""
+    """Each file fails once: about the first hundred are retried soon, and one in five of the others."""
     files, seed = 170, 3
     sys.stdout.write(f"seed {seed}\n")
     random.seed(seed)

@@ -25,8 +25,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 
 @pytest.mark.parametrize("stage", RUNS)
-async def test_a_journal_that_is_lost(xnat: TestXnat, url: str, tmp_path: Path, stage: str) -> None:
-    """A run is killed at the third session, and its journal is gone: a new one sends nothing that is archived again."""
+async def test_a_run_with_a_new_journal_sends_no_archived_file_again(
+    xnat: TestXnat, url: str, tmp_path: Path, stage: str
+) -> None:
+    """A run is killed at the third session, and its journal is lost."""
     place, end = STAGES[stage], End.BUILT if stage == "build alone" else End.WELL
     options = replace(ALONE, archive=end is End.WELL)
     sent = study(tmp_path / "tree", place.files)
@@ -62,7 +64,7 @@ async def test_a_journal_that_is_lost(xnat: TestXnat, url: str, tmp_path: Path, 
 
 @pytest.mark.parametrize("again", [False, True])
 async def test_what_the_archive_lacks_is_sent_again_once(xnat: TestXnat, url: str, tmp_path: Path, again: bool) -> None:
-    """XNAT loses two files of each session before it builds it: sent again, and if one is lost again, held."""
+    """XNAT loses two files of each session before building it; if one is lost again, the session is held."""
     sent = study(tmp_path / "tree", files=3)
 
     def lose(*lost: str) -> None:
@@ -88,10 +90,10 @@ async def test_what_the_archive_lacks_is_sent_again_once(xnat: TestXnat, url: st
     assert reasons == {lacks if again else None}
 
 
-async def test_a_file_too_large_is_refused_also_after_a_broken_attempt(
+async def test_a_file_too_large_is_refused_after_an_interrupted_attempt_too(
     xnat: TestXnat, url: str, tmp_path: Path
 ) -> None:
-    """A proxy that gives up once and then turns it away has never let it through: it has not failed."""
+    """A proxy that times out once and then rejects the file never let it through."""
     sent = study(tmp_path / "tree", files=2)
     faults = [
         xnat.faults.add(Fault("import", action, nth + 3 * number))

@@ -1,4 +1,4 @@
-"""What the tests of the line share: a small server of one's own, DICOM made by pydicom, a journal, a whole run."""
+"""What many tests share: a small server, DICOM made by pydicom, a journal, a whole upload."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -42,7 +42,7 @@ SESSION = Session("demo", "S", "E", "1.2.3")
 
 
 async def no_sleep(_: float) -> None:
-    """Pass the time in no time, but let others run."""
+    """Do not sleep, but let other tasks run."""
     await anyio.lowlevel.checkpoint()
 
 
@@ -50,7 +50,7 @@ async def no_sleep(_: float) -> None:
 async def listening(
     answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **site: Any
 ) -> AsyncIterator[str]:
-    """Serve a handler of one's own on a real socket."""
+    """Serve a handler on a real socket."""
     runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -63,7 +63,7 @@ async def listening(
 
 @asynccontextmanager
 async def logged_in(url: str, **options: Any) -> AsyncIterator[Client]:
-    """Log in as the demo user, with short time-outs and retries that do not wait."""
+    """Log in as the demo user, with short timeouts and retries that do not wait."""
     settings = {"connections": 40, "timeouts": QUICK, "policy": AT_ONCE, **options}
     async with connect(url, DEMO, **settings) as client:
         yield client
@@ -110,7 +110,7 @@ def sop(number: int) -> str:
 
 
 def write(path: Path, content: bytes) -> File:
-    """Write a file, and describe it as the walk does."""
+    """Write a file, and return it as the walk does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     found = path.stat()
@@ -128,7 +128,7 @@ def sealed(uri: str, *numbers: int, session: Session = SESSION) -> SealedDeliver
 
 
 async def folder(*roots: str | Path) -> FileSource:
-    """Make a source, off the loop, as it looks at the disk."""
+    """Make a source in a thread, as it reads the disk."""
     return await anyio.to_thread.run_sync(FileSource, roots)
 
 
@@ -139,7 +139,7 @@ async def body_of(file: File) -> Any:
 
 
 def open_files(path: Path) -> int:
-    """Count this process's open handles of a file, where the system tells them."""
+    """Return how many handles of a file this process has open."""
     links = []
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -150,7 +150,7 @@ def open_files(path: Path) -> int:
 
 
 def opens(env: dict[str, str], tmp_path: Path, place: Path) -> Callable[[], list[str]]:
-    """Note the files below a place that Python programs with this environment open; tell those since the last time."""
+    """Record the files below `place` that Python programs with this environment open; return the new ones."""
     home, log = tmp_path / "hook", tmp_path / "opened"
     home.mkdir()
     (home / "sitecustomize.py").write_text(
@@ -172,7 +172,7 @@ def opens(env: dict[str, str], tmp_path: Path, place: Path) -> Callable[[], list
 
 
 async def uids_below(folder: Path) -> set[str]:
-    """Return the SOPInstanceUIDs of all files below a folder, as pydicom reads them."""
+    """Return the SOPInstanceUIDs of all files below a folder, read by pydicom."""
 
     def read() -> set[str]:
         return {
@@ -191,7 +191,7 @@ def router(*, session: str = DEFAULT_SESSION, project: str = "demo") -> Router:
 
 @asynccontextmanager
 async def opened(path: Path, rules: Router | None = None, *, destination: str = "test") -> AsyncIterator[Journal]:
-    """Open a journal off the loop, as its files block."""
+    """Open a journal in a thread."""
     rules = rules or router()
     journal = await anyio.to_thread.run_sync(partial(Journal, path, destination=destination, rules=rules.rules))
     try:
@@ -202,7 +202,7 @@ async def opened(path: Path, rules: Router | None = None, *, destination: str = 
 
 
 async def summary_of(journal: Journal) -> Summary:
-    """Add up the journal of a run."""
+    """Return the summary of a run's journal."""
     return await anyio.to_thread.run_sync(JournalReader.of(journal).summary)
 
 
@@ -268,7 +268,7 @@ async def upload(
 
 
 async def looked_at(url: str, journal: Path) -> tuple[list[SessionFinding], set[str]]:
-    """Do what `verify --safe-to-delete` does: return what was found, and the files that it would list."""
+    """Return what `verify --safe-to-delete` finds, and the files that it would list."""
     reading = JournalReader.open(journal)
     reader = await anyio.to_thread.run_sync(reading.__enter__)
 

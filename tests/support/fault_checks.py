@@ -17,13 +17,13 @@ from asyncimport.testserver import (
 
 
 def requests_of(stage: str, cell: Row) -> Mapping[str, range]:
-    """Return how many requests of each kind each session takes, or each login, at least and (not) at most."""
+    """Return the range of requests of each kind for one session or login."""
     numbers = {**STAGES[stage].requests, **cell.requests}
     return {kind: one if isinstance(one, range) else range(one, one + 1) for kind, one in numbers.items()}
 
 
 def check_requests(xnat: TestXnat, stage: str, cell: Row, once: Mapping[str, int], listings: range) -> None:
-    """Compare what the server was asked, in all, with what the table says."""
+    """Compare the number of requests with the row."""
     each = requests_of(stage, cell)
     for kind in sorted({*xnat.count, *each, *once}):
         numbers = each.get(kind, range(1))
@@ -34,7 +34,7 @@ def check_requests(xnat: TestXnat, stage: str, cell: Row, once: Mapping[str, int
 
 
 async def check_faults(faults: Sequence[Fault], cell: Row) -> None:
-    """See that all have been struck, and that nothing is to come yet."""
+    """Check that every fault has struck, and that none is pending."""
     assert sum(fault.hits for fault in faults) == STRUCK * cell.times
     for fault in faults:
         assert not isinstance(fault.action, Late) or fault.release() == 0
@@ -57,7 +57,7 @@ def study(tree: Path, files: int) -> Sequence[Sequence[str]]:
 
 
 def check_summary(summary: Summary, stage: Stage, cell: Row) -> None:
-    """Compare what is told of sessions and files with what the table says."""
+    """Compare the summary with the row."""
     files, ends = summary.files, summary.sessions
     stored, refused, left = stage.held if cell.end is End.HELD else (stage.files, 0, 0)
     if cell.end is End.REFUSED:
@@ -83,7 +83,7 @@ def check_summary(summary: Summary, stage: Stage, cell: Row) -> None:
 
 
 def check_files(xnat: TestXnat, sent: Sequence[Sequence[str]], stage: Stage, cell: Row) -> None:
-    """Compare what the archive holds, and what the prearchive, with what the table says."""
+    """Compare archive and prearchive with the row."""
     struck = {uids[stage.nth - 1] for uids in sent} if stage.kind == "import" else set()
     every = {uid for uids in sent for uid in uids}
     rows = [(one.project, file) for one in xnat.prearchive for file in one.files if file.complete]

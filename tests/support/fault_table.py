@@ -51,7 +51,7 @@ MANY = RetryPolicy(attempts=100, first_seconds=0)
 
 
 class End(StrEnum):
-    """How the five end that are struck."""
+    """How each struck session or login ends."""
 
     WELL = "all that was sent is in the archive and verified, or the login is in order"
     BUILT = "the session is built, and stays in the prearchive as asked"
@@ -61,12 +61,12 @@ class End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is to come of a fault at a stage: `requests` of each kind for each of the five (a range where it varies).
+    """What is expected of a fault at a stage: `requests` of each kind for each session (a range where it varies).
 
-    `why` is what the reason, or the error that ends the login, says. The fault strikes each of them `times` times.
-    `once` GETs are made once in the run besides, and each leaves so many `logins` open that nobody knows of. With
-    `may_have_taken_effect`, the file may yet take effect as far as anyone can know. With `moved`, the row with the
-    first file is in another project.
+    `why` is a pattern of the reason, or of the error that ends the login. The fault strikes each session `times` times.
+    `once` is the number of further GETs in the whole run, `logins` the number of logins that each leaves open. With
+    `may_have_taken_effect`, the client cannot know whether the file took effect. With `moved`, the row with the first
+    file is in another project.
     """
 
     end: End | type[FatalError]
@@ -80,15 +80,15 @@ class Row:
 
 
 def row(end: End | type[FatalError] = End.WELL, why: str = "", /, **requests: int | range) -> Row:
-    """Make a row of the requests that differ from those of a stage where nothing strikes."""
+    """Make a row with the requests that differ from a run without faults."""
     return Row(end, why, requests)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where a fault strikes: the `nth` request of a kind, of those to addresses that hold `path`, by session number.
+    """Where a fault strikes: the `nth` request of a kind to addresses that contain `path` (with the session's number).
 
-    `requests` is what each session (or login) takes when nothing strikes; `held` how many of its `files` are stored,
+    `requests` is what each session or login takes without faults; `held` is how many of its `files` are stored,
     refused and left when it is held there.
     """
 
@@ -231,9 +231,9 @@ _MOVED = "somebody has moved it to project other"
 
 
 def _taken(*, listing: int, build: int, archive: int) -> Mapping[str, Row | str]:
-    """Return the rows of a request about a sealed session that somebody takes: with what is asked before it is missed.
+    """Return the rows of a request about a sealed session that somebody else archives, deletes or moves.
 
-    `build` and `archive` are those that find it gone.
+    The numbers are the requests until the row is missed.
     """
     return {
         "row archived": row(build=build, archive=archive, listing=listing + 5),
@@ -245,7 +245,7 @@ def _taken(*, listing: int, build: int, archive: int) -> Mapping[str, Row | str]
 
 
 def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
-    """Return the rows of an import; one that ends a session ends it after `until` files."""
+    """Return the rows of an import; a fault that ends a session does so after `until` files."""
     ends = {"import": until, **_UNHELPED, "listing": until}
     return {
         **dict.fromkeys(["429", "404 page"], row(**{"import": 3})),
@@ -281,7 +281,7 @@ def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
 
 
 def _verify(*, restart: int) -> Mapping[str, Row | str]:
-    """Return the rows of a GET of the archive, with all the GETs of a session when XNAT restarts at it."""
+    """Return the rows of a GET of the archive; `restart` is the number of GETs if XNAT restarts there."""
     return {
         **_GET,
         **dict.fromkeys([*NO_EFFECT, *DONE, "403", "413"], row(listing=_GETS + 1)),
@@ -295,7 +295,7 @@ def _verify(*, restart: int) -> Mapping[str, Row | str]:
 
 
 def _look() -> Mapping[str, Row | str]:
-    """Return the rows of a GET before the session is archived, which may go on without an answer."""
+    """Return the rows of a GET before archiving that may go unanswered."""
     return {**_verify(restart=_GETS + 3), **dict.fromkeys(["403", "unseen"], row())}
 
 

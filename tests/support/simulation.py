@@ -19,7 +19,7 @@ Sizes = Callable[[Random], int]
 
 
 class Clock:
-    """The virtual time, in seconds, and what is to happen in it."""
+    """A virtual clock, in seconds, with a queue of events."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -28,16 +28,16 @@ class Clock:
         self._current: Steps | None = None
 
     def time(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
     def start(self, steps: Steps) -> None:
-        """Let something happen from now on."""
+        """Start a process now."""
         self._count += 1
         heapq.heappush(self._agenda, (self.now, self._count, steps))
 
     def run(self, until: float) -> None:
-        """Let everything happen that happens before a moment."""
+        """Run all events before a time."""
         agenda = self._agenda
         while agenda and agenda[0][0] < until:
             self.now, number, steps = heapq.heappop(agenda)
@@ -49,13 +49,13 @@ class Clock:
 
     @property
     def current(self) -> Steps:
-        """What is happening now; it goes on after infinite seconds if it is started again."""
+        """Return the running process; after `yield inf` it goes on when it is started again."""
         assert self._current is not None
         return self._current
 
 
 class Pool:
-    """A number of places that are taken and given back."""
+    """A pool of places that are acquired and released."""
 
     def __init__(self, clock: Clock, places: int) -> None:
         self._clock = clock
@@ -71,7 +71,7 @@ class Pool:
             yield inf
 
     def give(self) -> None:
-        """Give a place back."""
+        """Release a place."""
         if self._waiting:
             self._clock.start(self._waiting.popleft())
         else:
@@ -79,19 +79,19 @@ class Pool:
 
 
 class Station:
-    """Serves so many at a time, in the order of arrival."""
+    """Serves up to `places` at a time, in the order of arrival."""
 
     def __init__(self, places: int) -> None:
         self._free_at = [0.0] * places
 
     def wait(self, now: float, seconds: float) -> float:
-        """Return after how many seconds one has been served who comes now and takes `seconds` to serve."""
+        """Return the seconds until a customer is served who arrives now and takes `seconds`."""
         end = max(now, self._free_at[0]) + seconds
         heapq.heapreplace(self._free_at, end)
         return end - now
 
     def resize(self, now: float, places: int) -> None:
-        """Have more or fewer places from now on; who is being served goes on."""
+        """Change the number of places; customers in service stay."""
         busy = sorted(self._free_at)[-places:]
         self._free_at = [now] * (places - len(busy)) + busy
 
@@ -120,7 +120,7 @@ class Phase:
 
 
 class Server:
-    """A server of one phase, or of several that follow each other."""
+    """A server with one or several phases, one after another."""
 
     _PIECE = 256_000
 
@@ -190,15 +190,15 @@ class Client:
     in_flight: int = 0
     refused: int = 0
     ends: list[float] = field(default_factory=list)
-    """When calls ended that went well."""
+    """The times when successful calls ended."""
     flights: list[int] = field(default_factory=list)
-    """How many calls were in flight at each of these ends, that call among them."""
+    """The calls in flight at each of these times, that call included."""
     _thread: Station = field(default_factory=lambda: Station(1))
     _connections: int = 0
     _given: float = 0.0
 
     def begin(self) -> None:
-        """Begin to send."""
+        """Start sending."""
         self.clock.start(self._read() if self.sourced < inf else self._fill())
 
     def _read(self) -> Steps:
@@ -244,13 +244,13 @@ class Client:
 
     @property
     def waiting(self) -> int:
-        """How many files it has been given that wait to be sent."""
+        """Return how many files wait to be sent."""
         return int(self._given)
 
     def rate(self, begin: float, end: float) -> float:
-        """Return the files a second that ended between two moments."""
+        """Return the files a second between two times."""
         return (bisect_left(self.ends, end) - bisect_left(self.ends, begin)) / (end - begin)
 
     def most(self, begin: float, end: float) -> int:
-        """Return the most in flight between two moments."""
+        """Return the highest number in flight between two times."""
         return max(self.flights[bisect_left(self.ends, begin) : bisect_left(self.ends, end)], default=0)
