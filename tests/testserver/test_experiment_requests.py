@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from raw_client import RawClient, basic_auth, dicom, files_below, raw_client
+from raw_client import SERIES, STUDY, RawClient, basic_auth, dicom, files_below, raw_client
 
 from asyncimport.testserver import ArchivedSession, Project, TestXnat, add_creator, add_file, add_reader, add_session
 
@@ -295,6 +295,22 @@ async def test_addresses_that_xnat_does_not_route() -> None:
             for end in ("", "/resources/R", "/resources/R/files/a.txt"):
                 assert (await web.put(path + end, b"1", inbody="true")).status == 400
                 assert (await web.ask("DELETE", path + end)).status == 400
+
+
+async def test_a_session_is_filled_in_from_its_files(tmp_path: Path) -> None:
+    """What clients ask for after they have put DICOM files into the resources of scans."""
+    async with raw_client(TestXnat(tmp_path)) as web:
+        await web.put(E, **MR)
+        for scan in ("1", "2"):
+            await web.put(f"{E}/scans/{scan}", **SCAN)
+        await web.put(f"{E}/scans/1/resources/DICOM/files/note.txt", b"no DICOM", inbody="true")
+        await web.put(f"{E}/scans/1/resources/DICOM/files/x.dcm", dicom(), inbody="true")
+        assert (await web.put(ID, pullDataFromHeaders="true")).text == "XNAT_E00001"
+        found = session(web)
+        assert (found.study_uid, found.date, found.patient.id) == (STUDY, "2020-01-02", "PID")
+        (first, second) = (await web.get(f"{E}/scans", columns="UID,series_description")).rows
+        assert (first["UID"], first["series_description"]) == (SERIES, "T1 <fast>")
+        assert second["UID"] == ""
 
 
 async def test_an_imported_session_merges_into_one_that_was_put() -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from ..site.archive import ArchivedSession, Scan
 from ..site.demographics import InvalidValueError
+from ..site.header_pull import pull_headers
 from ..site.item_values import SCAN_TYPES, SESSION_TYPES, ItemValues, scan_values, session_values, update_scan
 from ..site.item_values import update_session as set_fields
 from ..site.names import escape_parameter, is_label
@@ -73,7 +74,7 @@ async def put_experiment(
         raise HttpError(400, "ID cannot be modified")
     if label != found.label:
         raise HttpError(400, "Label must be modified through separate URI.")
-    return _change(context, target, found, subject)
+    return await _change(context, target, found, subject)
 
 
 def _find(context: RequestContext, owner: Project | None, name: str, *, below_subject: bool) -> ArchivedSession | None:
@@ -194,10 +195,13 @@ async def _create(
     return text(session.id, status=201)
 
 
-def _change(
+async def _change(
     context: RequestContext, target: _Target, existing: ArchivedSession, subject: str | None
 ) -> web.StreamResponse:
-    """Change an experiment; a subject in the address, or `subject_ID` in the query, becomes its subject."""
+    """Change an experiment; a subject in the address, or `subject_ID` in the query, becomes its subject.
+
+    `pullDataFromHeaders` fills it in from its files. `fixScanTypes` and `triggerPipelines` have no effect here.
+    """
     if context.lacks_reason:
         raise HttpError(500)  # JustificationAbsent has no text
     target.values.take("subject_ID")
@@ -207,6 +211,8 @@ def _change(
         found = subject_to_change(context, target.project, escape_parameter(subject))
         existing.subject = found or existing.subject
     set_fields(existing, target.values)
+    if context.flag("pullDataFromHeaders"):
+        await pull_headers(context.site, existing)
     return text(existing.id)
 
 
