@@ -133,5 +133,5 @@ def test_templates_beside_a_table() -> None:
     """A project from headers is compared study by study."""
     text = "PatientID,project,subject\nP1,{},S1\n"
     assert rules(text.format("demo"), "{ClinicalTrialSiteID}").route("1", FIELDS).project == "demo"
-    with pytest.raises(UnroutableError, match="-P and --label-map name two projects"):
+    with pytest.raises(UnroutableError, match="-P and --label-map name different projects"):
         rules(text.format("other"), "{ClinicalTrialSiteID}").route("1", FIELDS)

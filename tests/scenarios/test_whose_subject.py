@@ -175,7 +175,7 @@ async def test_a_patient_whose_label_differs_in_case(
     await sent_by_another(commands, visit(tmp_path, 1, "P1"), tmp_path, "-P", "demo", "-o", "json")
     ended = await commands("upload", visit(tmp_path, 2, "p1"), "-P", "demo", "-o", "json")
     if rewrites:
-        assert (ended.code, ["calls the subject P1" in notice for notice in ended.json["notices"]]) == (0, [True])
+        assert (ended.code, ["has the subject P1" in notice for notice in ended.json["notices"]]) == (0, [True])
     else:
         assert (ended.code, ended.json["sessions"]["held"]) == (9, 1), ended.out
         assert xnat.sop_uids() == {sop(1)}
