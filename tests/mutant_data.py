@@ -1,4 +1,4 @@
-"""The mutants as data: what is edited, which tests notice it, and where both are now.
+"""The mutants as data: the edit, the tests that notice it, and the places of both.
 
 They stand in tests/mutants/*.toml, one file for each package of asyncimport. They name no paths, so that modules and
 tests can be moved: the file is found by the text that is edited, a test by its name.
@@ -139,7 +139,7 @@ def _only(found: Sequence[str], what: str) -> str:
 
 
 def changed_since(commit: str, mutants: Iterable[Located]) -> list[Located]:
-    """Return the mutants that were not there at a commit, or whose file or the file of one of whose tests has changed.
+    """Return the mutants that are new since a commit, or whose file or test files have changed since.
 
     A file that was only moved has not. Raises: subprocess.CalledProcessError if git knows no such commit.
     """

@@ -1,4 +1,4 @@
-"""What the tests must notice: each handling that keeps data from being lost, taken out, must turn a test red.
+"""Mutation tests: each piece of code that keeps data from being lost, if taken out, must turn a test red.
 
     python tests/mutants.py [NAME...] [--changed [COMMIT]] [--part N/M] [--tested] [-j JOBS]
 
@@ -31,17 +31,17 @@ from mutant_data import ROOT, Checkout, Located, Mutant, StaleError, all_mutants
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-# What a test may take before it counts as hanging (less where that is expected), and all tests of a mutant together.
+# The time limit of a test (shorter where a mutant is expected to hang), and of all tests of a mutant.
 _TEST_SECONDS = 15
 _HANGING_SECONDS = 2
 _MUTANT_SECONDS = 60
-# Elsewhere a process that has threads, as the libraries start them there, cannot be forked.
+# Elsewhere the libraries start threads, and a process with threads cannot be forked.
 _CAN_FORK = sys.platform == "linux"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a mutant: red, SURVIVED, HANGS or BROKEN; what pytest said, if that needs a look."""
+    """The verdict on a mutant: red, SURVIVED, HANGS or BROKEN. `said` is the output of pytest if it is not red."""
 
     mutant: Mutant
     verdict: str
@@ -51,14 +51,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run of pytest ended: its exit code (None: it did not end in time), and what it wrote."""
+    """The end of a run of pytest: exit code (None: it did not end in time) and output."""
 
     code: int | None
     out: str
 
 
 class Copy:
-    """A copy of the checkout, or of another copy, in which one thing at a time is edited and tested."""
+    """A copy of the checkout, or of another copy, in which one mutant at a time is tested."""
 
     def __init__(self, place: Path, source: Path = ROOT) -> None:
         self.place = place
@@ -71,7 +71,7 @@ class Copy:
         self._env = {**os.environ, "PYTHONPATH": str(place)}
         self._env.pop("PYTEST_ADDOPTS", None)
         if source == ROOT:
-            # Compiled files that are known by their source's digest: an edit may leave size and second as they were.
+            # Bytecode is checked by the digest of its source: an edit may keep size and second.
             self._python("-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "asyncimport")
         where = self._python("-c", "import asyncimport; print(asyncimport.__file__)").out.strip()
         if not Path(where).is_relative_to(place):
@@ -84,9 +84,9 @@ class Copy:
         """Run tests up to the first failure, each for `seconds` at most, all for `in_all` (None: without a limit)."""
         words = [
             *("-n0", "-x", "-q", "--tb=short", f"--timeout={seconds}"),
-            # Hypothesis works without its plugin, which would be imported for every test.
+            # Hypothesis works without its plugin, whose import would slow down every test.
             *("-p", "no:cacheprovider", "-p", "no:hypothesispytest"),
-            # Of its own: who runs beside it takes old directories of all away, and both may take the same.
+            # Its own directory: parallel runs of pytest delete old directories, and may choose the same name.
             f"--basetemp={self.place}-files",
             *tests,
         ]
@@ -94,7 +94,7 @@ class Copy:
             return self._python("-m", "pytest", *words, seconds=in_all)
         with tempfile.TemporaryFile() as out, Path(os.devnull).open("rb") as nothing:
             files = [nothing.fileno(), out.fileno(), out.fileno()]
-            # Plugins are imported already, and are not what is tested: their assertions need no words.
+            # Plugins are imported already. Their assertions need no rewriting.
             words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
             process = self._server.start("pytest", words, files, new_session=True)
             process.report.settimeout(in_all)
@@ -108,7 +108,7 @@ class Copy:
             return Ended(code, out.read().decode(errors="replace"))
 
     def try_out(self, located: Located) -> Result:
-        """Edit, test, and put things back."""
+        """Edit, test, and undo the edit."""
         began = monotonic()
         mutant, file = located.mutant, self.place / located.file
         source = file.read_text("utf-8")
@@ -121,7 +121,7 @@ class Copy:
         return Result(mutant, verdict, monotonic() - began, "" if verdict == "red" else ended.out)
 
     def close(self) -> None:
-        """End what runs for it."""
+        """End its server."""
         if self._server is not None:
             self._server.close()
 
@@ -157,7 +157,7 @@ def _judge(mutant: Mutant, ended: Ended) -> str:
         return "red" if mutant.hang else "HANGS"
     if ended.code == 0:
         return "SURVIVED"
-    # Red is a test that failed: not one that could not be collected or set up, nor one that stumbled over the edit.
+    # Red means that a test failed, not that it could not be collected or set up, or found the edit invalid.
     if (
         ended.code != 1
         or not re.search(r"^FAILED ", ended.out, re.MULTILINE)
@@ -200,10 +200,10 @@ class Copies:
 
 
 def _want_green(copies: Copies, tests: list[str], jobs: int) -> None:
-    """Run the tests on what they are tests of: a test that is red anyway notices nothing."""
+    """Run the tests without any mutant: a test that is always red notices nothing."""
 
     def test(copy: Copy, some: list[str]) -> str:
-        # Each has its time; how long all take grows with their number, and on a slow machine.
+        # Each test has its time limit. All together have none, for slow machines.
         ended = copy.test(some, in_all=None)
         return "" if ended.code == 0 else ended.out
 
@@ -213,7 +213,7 @@ def _want_green(copies: Copies, tests: list[str], jobs: int) -> None:
 
 
 def run(mutants: Sequence[Located], jobs: int, *, tested: bool) -> list[Result]:
-    """Try all mutants out, in parallel, and write a line for each."""
+    """Try all mutants in parallel, and write a line for each."""
     width = max(len(one.mutant.name) for one in mutants)
     results = []
     with ExitStack() as stack:
@@ -230,7 +230,7 @@ def run(mutants: Sequence[Located], jobs: int, *, tested: bool) -> list[Result]:
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Located]:
-    """Return the mutants that are asked for. Raises: ValueError, StaleError."""
+    """Return the chosen mutants. Raises: ValueError, StaleError."""
     mutants = all_mutants()
     if unknown := set(arguments.names) - {mutant.name for mutant in mutants}:
         raise ValueError(f"no such mutant: {', '.join(sorted(unknown))}")
@@ -244,7 +244,7 @@ def _chosen(arguments: argparse.Namespace) -> list[Located]:
 
 
 def main() -> int:
-    """Try out the mutants that are asked for, or all, and write a table."""
+    """Try the chosen mutants, or all, and write a table."""
     parser = argparse.ArgumentParser(description="Take handlings out, and see whether a test turns red.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="mutants to try; all, if none is named")
     parser.add_argument(

@@ -36,14 +36,14 @@ from bench.trees import ROOT
 
 
 def test_a_spread_is_the_median_between_least_and_greatest() -> None:
-    """Of an even number of values, the mean of the middle two; of none, nothing."""
+    """The mean of the middle two of an even number of values; None without values."""
     assert spread([5.0, 1.0, 3.0]) == Spread(3.0, 1.0, 5.0, 3)
     assert spread([4.0, 1.0]) == Spread(2.5, 1.0, 4.0, 2)
     assert spread([]) is None
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    """A round in which all are slow leaves the ratio as it is; one in which somebody failed does not count."""
+    """A slow round does not change the ratio; a round with a failure does not count."""
     assert ratios([10.0, 5.0, 20.0], [20.0, 10.0, 40.0]) == Spread(0.5, 0.5, 0.5, 3)
     assert ratios([10.0, None, 30.0], [10.0, 7.0, None]) == Spread(1.0, 1.0, 1.0, 1)
     assert ratios([None], [1.0]) is None
@@ -51,7 +51,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 
 def test_contenders_take_turns() -> None:
-    """A, B, A, B: never all rounds of one after each other."""
+    """A, B, A, B: never all rounds of one contender in a row."""
     assert list(interleaved("AB", 2)) == [(0, "A"), (0, "B"), (1, "A"), (1, "B")]
 
 
@@ -72,7 +72,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def test_a_log_tells_files_bytes_and_sessions(log: Path) -> None:
-    """What was answered with anything but 200 has not been received."""
+    """Only imports with the answer 200 count as received."""
     received = read_log(log)
     assert (received.files, received.bytes, received.first) == (2, 50, 10.0)
     assert received.of("A").files == 1
@@ -80,14 +80,14 @@ def test_a_log_tells_files_bytes_and_sessions(log: Path) -> None:
 
 
 def test_the_tail_is_the_share_of_time_that_the_last_twentieth_took() -> None:
-    """Nineteen files in 19 s and one that takes as long as all of them: half of the time."""
+    """Nineteen files in 19 s, and one that takes as long as all of them: half of the time."""
     steady = [(float(at), at + 1.0) for at in range(19)]
     assert imports(*steady, (19.0, 38.0)).tail() == 0.5
     assert imports(*steady, (19.0, 20.0)).tail() == 0.05
 
 
 def test_the_most_in_flight_is_counted_at_ends_first() -> None:
-    """One that begins when another ends is not beside it."""
+    """An import that begins when another ends does not overlap it."""
     assert imports((0, 1), (1, 2)).most_in_flight() == 1
     assert imports((0, 2), (1, 3), (1.5, 1.7)).most_in_flight() == 3
 
@@ -105,17 +105,17 @@ def test_what_a_client_has_settled_at_is_the_rate_of_a_phase_s_second_half() -> 
 
 
 def ended(code: int = 0, out: str = "") -> Ended:
-    """Make the end of a client that took a second."""
+    """Make the result of a client that took a second."""
     return Ended(code=code, out=out, err="", began=100.0, seconds=1.0, cpu=0.5, rss=10, gave_up=False)
 
 
 def command(files: int, size: int, claim: Claim) -> Command:
-    """Make a command by which so many files are to arrive, and that claims this."""
+    """Make a command that should deliver this many files, and that claims this."""
     return Command(["true"], {}, files, size, lambda _: claim)
 
 
 def tally(files: int, held: int | None) -> Tally:
-    """Make the tally of a server that received so many files of ten bytes."""
+    """Make the tally of a server that received this many files of ten bytes."""
     return Tally(imports(*((100.0 + at, 101.0 + at) for at in range(files))), held, 0.1, (), {})
 
 
@@ -147,7 +147,7 @@ def measured(name: str, rates: list[float], phases: dict[str, dict[str, float]] 
 
 
 def test_a_target_is_reached_by_the_median_of_ratios() -> None:
-    """What was not measured is neither reached nor missed."""
+    """A target without a measurement is neither reached nor missed."""
     runs = {"ours": measured("ours", [90.0, 60.0, 80.0]), "theirs": measured("theirs", [100.0, 100.0, 100.0])}
     assert reached(Target("rate", "ours", ">=", 0.8, over="theirs"), runs)["reached"] is True
     assert reached(Target("rate", "ours", ">=", 0.81, over="theirs"), runs)["reached"] is False
@@ -174,7 +174,7 @@ def test_auto_is_judged_by_the_least_number_that_is_as_good_as_any() -> None:
 
 
 def test_scenarios_name_only_what_there_is() -> None:
-    """Servers by their names; references, targets and quick contenders out of their own."""
+    """All names that scenarios use exist: servers, references, targets and quick contenders."""
     for scenario in SCENARIOS.values():
         names = {shape.name for shape in scenario.shapes} if scenario.kind == "memory" else {*scenario.contenders}
         assert {*scenario.models, *(scenario.quick_models or ())} <= MODELS.keys()
@@ -184,7 +184,7 @@ def test_scenarios_name_only_what_there_is() -> None:
 
 
 def test_figures_have_names_of_their_own() -> None:
-    """What a profile tells stands beside the figures of every run, and must not take their place."""
+    """The figures of a profile have keys of their own, and replace none of a run."""
     assert not {*PLACES} & Measured("asyncimport 16", 0, 1.0, 1, 1.0, 1).values.keys()
 
 
@@ -193,7 +193,7 @@ def test_figures_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("layout", ["wide", "deep", "flat"])
 def test_a_collection_is_what_its_manifest_says(tmp_path: Path, layout: Any) -> None:
-    """Each file is DICOM as pydicom reads it and as asyncimport does, whole, and of the size and UID that are told."""
+    """Each file is whole DICOM for pydicom and for asyncimport, with the reported size and UID."""
     shape = Shape("some", (Part(10, 3_000, 2), Part(1, 3_000_000, 1, sparse=True)), layout)
     corpus = write(shape, tmp_path)
     assert load(tmp_path) == corpus
@@ -215,7 +215,7 @@ def test_a_collection_is_what_its_manifest_says(tmp_path: Path, layout: Any) -> 
 
 
 def test_a_command_is_counted_with_its_children(tmp_path: Path) -> None:
-    """CPU of a child that burns a quarter of a second is the command's; output and exit code are told."""
+    """CPU time includes children. Output and exit code are reported."""
     burn = "import time\nwhile time.process_time() < 0.25: pass"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); print('done'); sys.exit(3)"
     found = run(Command([sys.executable, "-c", script], {}, 1, 1, lambda _: Claim()), tmp_path, longest=30)
@@ -225,7 +225,7 @@ def test_a_command_is_counted_with_its_children(tmp_path: Path) -> None:
 
 
 def test_a_command_that_takes_too_long_is_given_up_with_its_children(tmp_path: Path) -> None:
-    """The shell is killed, and what it waits for."""
+    """The shell is killed with its child."""
     found = run(
         Command(["sh", "-c", "sleep 60; true"], {"PATH": "/bin:/usr/bin"}, 1, 1, lambda _: Claim()),
         tmp_path,
@@ -289,7 +289,7 @@ class _Scratch(BaseHTTPRequestHandler):
     rows: dict[str, list[dict[str, str]]]
 
     def do_GET(self) -> None:
-        """Answer a listing."""
+        """Answer a listing request."""
         found = next((rows for path, rows in self.rows.items() if path in self.path), [])
         body = json.dumps({"ResultSet": {"Result": found}}).encode()
         self.send_response(200)
@@ -332,7 +332,7 @@ def scratch() -> Iterator[tuple[Site, list[str]]]:
 
 
 def test_a_real_site_is_left_as_it_was(scratch: tuple[Site, list[str]]) -> None:
-    """Deleted is what begins with the prefix of the run, in the project that was named, and nothing else."""
+    """It deletes only names with the prefix of the run, in the given project."""
     site, deleted = scratch
     site.clean("bench1-")
     assert deleted == [
@@ -342,14 +342,14 @@ def test_a_real_site_is_left_as_it_was(scratch: tuple[Site, list[str]]) -> None:
 
 
 def test_a_real_site_that_cannot_be_cleaned_is_told() -> None:
-    """The figures stand; what is left is named."""
+    """The figures count, and what was not deleted is named."""
     with Site("http://127.0.0.1:1", "me", "secret", "P").visited() as served:
         assert served.prefix.startswith("bench")
     assert served.prefix in served.left
 
 
 def test_a_real_site_takes_an_address_and_a_login() -> None:
-    """No project alone sends anything anywhere; the password is not shown."""
+    """A project alone sends nothing. The password is not shown."""
     with pytest.raises(ValueError, match="XNAT_USER, XNAT_PASS"):
         from_environment({"XNAT_HOST": "https://x"}, "P")
     assert "secret" not in repr(from_environment({"XNAT_HOST": "h", "XNAT_USER": "me", "XNAT_PASS": "secret"}, "P"))
@@ -374,7 +374,7 @@ def bench(*words: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.thorough
 @pytest.mark.timeout(180)
 def test_a_quick_run_measures_what_it_says(tmp_path: Path) -> None:
-    """Every kind of scenario once; whoever is measured has delivered, and the report can be made of it."""
+    """Every kind of scenario runs once, each contender delivers, and the report can be made."""
     results = tmp_path / "results.json"
     scenarios = ["small", "mr", "start-up", "scan", "resume", "profile-small"]
     only = ["asyncimport auto", "ceiling 4", "ceiling memory 4", "curl data 4", "curl -T 4", "curl loop"]
@@ -417,7 +417,7 @@ def test_a_quick_run_measures_what_it_says(tmp_path: Path) -> None:
 
 
 def test_a_list_tells_scenarios_servers_and_contenders() -> None:
-    """By the names under which they are run."""
+    """It lists the names to run them by."""
     done = bench("list")
     assert done.returncode == 0, done.stderr
     for name in (*SCENARIOS, *MODELS, "curl loop", "xnatctl 16"):
@@ -433,7 +433,7 @@ def test_a_list_tells_scenarios_servers_and_contenders() -> None:
     ],
 )
 def test_a_mistake_is_told_in_a_line(words: list[str], why: str) -> None:
-    """Before anything is measured."""
+    """It is an error before any measurement."""
     done = bench("run", "--quick", *words)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(why)

@@ -79,7 +79,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_module_imports_only_from_layers_below(path: Path) -> None:
-    """One direction: whoever reads a folder need not know those above it."""
+    """One direction: a reader of a folder need not know those above it."""
     folder = _folder(path)
     for name in _imports(path):
         parts = name.split(".")
@@ -109,7 +109,7 @@ def test_a_module_of_the_test_server_imports_only_from_layers_below(path: Path) 
 
 
 def test_no_module_of_the_test_server_is_longer_than_400_lines() -> None:
-    """Longer ones have two subjects, and a newcomer cannot tell where to look."""
+    """A longer module has two subjects, and a newcomer cannot tell where to look."""
     lengths = {path: len(path.read_text("utf-8").splitlines()) for path in MODULES if _folder(path) == APART}
     assert {path for path, lines in lengths.items() if lines > 400} == set()
 
@@ -122,7 +122,7 @@ def _folder_apart(name: str) -> str:
 
 @pytest.mark.parametrize("folder", [*LAYERS, APART])
 def test_no_circle_in_a_folder(folder: str) -> None:
-    """The modules of a folder have an order too, also where an import stands inside a function."""
+    """The modules of a folder have an order too, also for imports inside functions."""
     paths = [path for path in MODULES if _folder(path) == folder]
     # A folder's __init__ collects what its modules offer; they name each other.
     graph = {_name(path): set(_imports(path)) & NAMES for path in paths if path.stem != "__init__"}
@@ -141,13 +141,13 @@ def test_a_library_is_used_in_one_place(path: Path) -> None:
 
 
 def test_every_module_stands_in_a_layer() -> None:
-    """A new folder is put into the order when it is made."""
+    """A new folder must be put into the order."""
     assert {_folder(path) for path in MODULES} == {*LAYERS, APART}
 
 
 @pytest.mark.parametrize("path", PUBLIC, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_what_a_package_offers_exists(path: Path) -> None:
-    """`__all__` names what a package offers, and only what is there."""
+    """`__all__` names what a package offers, and only existing names."""
     tree = ast.parse(path.read_text("utf-8"))
     offered: list[str] = []
     defined: set[str] = set()

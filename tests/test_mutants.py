@@ -1,4 +1,4 @@
-"""The mutants fit the code and the tests as they are now."""
+"""The mutants fit the present code and tests."""
 
 import pytest
 from mutant_data import Checkout, Mutant, StaleError, all_mutants, parsed
@@ -11,7 +11,7 @@ def checkout() -> Checkout:
 
 
 def test_each_mutant_fits(checkout: Checkout) -> None:
-    """Its text is in one place, each of its tests is there, and no other mutant has its name."""
+    """Its text is in one place, its tests exist, and its name is unique."""
     checkout.locate_all(all_mutants())
 
 
@@ -32,14 +32,14 @@ def mutant(old: str = "def chosen_nowhere(", test: str = "test_each_mutant_fits"
     ],
 )
 def test_a_stale_mutant_is_told(checkout: Checkout, stale: Mutant, said: str) -> None:
-    """Its text or its test is not there any more, or there more than once."""
+    """Its text or its test is gone, or exists more than once."""
     with pytest.raises(StaleError) as raised:
         checkout.locate(stale)
     assert str(raised.value).startswith(said)
 
 
 def test_two_of_one_name_are_told() -> None:
-    """Also in two files."""
+    """Two files count too."""
     text = "[one]\nwhy='It matters.'\nold='a'\nnew='b'\ntests=['test_a']\n"
     with pytest.raises(StaleError, match="two mutants have one name: one"):
         parsed([text, text])

@@ -1,4 +1,4 @@
-"""What becomes of each byte of one resource, in any history of runs, edits, faults, kills, and another writer.
+"""Where each byte of one resource ends, in any history of runs, edits, faults, kills and another writer.
 
 An oracle knows what the other writer was told is stored, and what the journal has ever called stored. Whatever happens:
 nothing of the other writer's is written over unless that is asked for; what is called stored is there, byte for byte;
@@ -58,12 +58,12 @@ LISTING = "files?format=json"
 
 
 def md5(content: bytes) -> str:
-    """Return the digest as XNAT and the journal tell it."""
+    """Return the digest as XNAT and the journal write it."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 class Histories(RuleBasedStateMachine):
-    """Anything that may happen to one resource, in any order."""
+    """All events of one resource, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,14 +88,14 @@ class Histories(RuleBasedStateMachine):
             write(self._place / tree / "a.bin", CONTENTS[TREES.index(tree)])
         write(self._place / "first" / "b.bin", CONTENTS[2])
         self.theirs: dict[str, bytes] = {}
-        """What the other writer was told is stored, and nobody has asked to replace or has lost since."""
+        """Files that the other writer has stored and that nobody has replaced or lost since."""
         self.scheduled: list[Fault] = []
-        """What will break in the next command."""
+        """The faults of the next command."""
         self.must: dict[str, str] = {}
-        """What the journal has ever called stored: its MD5, by its name."""
+        """The MD5 of everything that the journal has ever recorded as stored, by name."""
         self.ever: set[tuple[str, bytes]] = set()
         self.touched: set[str] = set()
-        """Names that the other writer, or a disk, has touched while a command ran."""
+        """Names that the other writer, or a disk, changed while a command ran."""
         self.history: list[str] = []
         other = add_session(self.xnat, "S9", "E9")
         self._sample: StoredFile = self._portal.call(add_file, self.xnat, other, "R", "a", b"1")
@@ -107,7 +107,7 @@ class Histories(RuleBasedStateMachine):
         """End the server."""
         self._stack.close()
 
-    # --- what lies on disks
+    # --- files on disks
 
     def _path(self, name: str) -> Path:
         path = self.xnat.storage.path((*self.session.path, "RESOURCES", "R", name))
@@ -115,7 +115,7 @@ class Histories(RuleBasedStateMachine):
         return path
 
     def _there(self, name: str) -> bytes | None:
-        """Return what XNAT's disk has, whether a catalog lists it or not."""
+        """Return the files on XNAT's disk, listed in a catalog or not."""
         return self._path(name).read_bytes() if self._path(name).is_file() else None
 
     def _catalog(self) -> dict[str, StoredFile]:
@@ -136,10 +136,10 @@ class Histories(RuleBasedStateMachine):
         # The clock of a file system may stand still for a moment.
         os.utime(path, ns=(len(self.history) * 10**9, len(self.history) * 10**9))
 
-    # --- what the other writer does, and disks
+    # --- the other writer, and disks
 
     def _others_act(self, act: str, name: str, content: bytes) -> None:
-        """Let the other writer, or XNAT's disk, do something; it runs in the server's thread, or between commands."""
+        """Let the other writer, or XNAT's disk, act. It runs in the server's thread, or between commands."""
         self.history.append(f"  {act} {name}: {content[:20]!r}")
         self.touched.add(name)
         resource = self.session.own_resources.get("R")
@@ -159,7 +159,7 @@ class Histories(RuleBasedStateMachine):
                 resource.uncatalogued.pop(name, None)
                 self.theirs.pop(name, None)
             case "cut":
-                # A transfer over it that broke: nobody was told that anything is stored.
+                # A transfer over it broke off: nothing was acknowledged.
                 path.write_bytes(content)
                 if (old := resource.files.get(name)) and not self.xnat.profile.catalog_has_sizes:
                     resource.files[name] = replace(old, size=len(content))
@@ -188,28 +188,28 @@ class Histories(RuleBasedStateMachine):
         return replace(self._sample, name=name, size=len(content), digest=digest)
 
     def somebody_else_will_store(self, name: str, content: bytes, nth: int) -> None:
-        """In the midst of the next command, before it looks at the resource once more."""
+        """Act during the next command, before it lists the resource again."""
         fault = Fault("listing", Tell(lambda: self._others_act("store", name, content)), nth=nth, path=LISTING)
         self.xnat.faults.add(fault)
         self.history.append(f"at listing {nth}: store {name}: {content[:20]!r}")
 
     def transfers_will_break(self, action: Any, nth: int, times: int) -> None:
-        """In the next command."""
+        """Break requests of the next command."""
         self.scheduled.append(self.xnat.faults.add(Fault("file", action, nth=nth, times=times)))
         self.history.append(f"at file {nth}, {times} times: {action}")
 
     def xnat_will_refuse(self, status: int, kind: str) -> None:
-        """For a while."""
+        """Refuse two requests of a kind."""
         self.xnat.faults.add(Fault(kind, Status(status, "<h3>no</h3>"), times=2))
         self.history.append(f"twice at {kind}: {status}")
 
     def the_site_changes(self, checksums: bool, version: str) -> None:
-        """Let its listings tell more or less."""
+        """Keep checksums or not, and answer as another version."""
         self.xnat.storage.checksums = checksums
         self.xnat.profile = PROFILES[version]
         self.history.append(f"checksums {checksums}, {version}")
 
-    # --- what we do
+    # --- our commands
 
     def _run(self, *words: str | Path) -> Ended:
         result = CliRunner().invoke(app, [str(word) for word in words], env=self._env)
@@ -222,7 +222,7 @@ class Histories(RuleBasedStateMachine):
         return Ended(code, result.stdout, result.stderr)
 
     def _command(self, *words: str | Path, kill: tuple[str, int] | None = None) -> Ended | None:
-        """Run a command, perhaps to its death, and see that nobody's file is written over."""
+        """Run a command, perhaps until it is killed, and check that it overwrites no file of others."""
         self.touched.clear()
         listed, begun = set(self._catalog()), self._begun()
         # A transfer that breaks makes the beginning of our file ours for the rest of the run.
@@ -266,12 +266,12 @@ class Histories(RuleBasedStateMachine):
         return path
 
     def _begun(self) -> set[str]:
-        """Return the names under which an earlier run, says the journal, may have left the beginning of a file."""
+        """Return the names under which, by the journal, an earlier run may have left the beginning of a file."""
         with closing(sqlite3.connect(self._journal())) as database:
             return {name for (name,) in database.execute("SELECT name FROM attachment WHERE started = 1")}
 
     def _look_into_the_journal(self) -> None:
-        """Compare what is called stored with what was before, and with what is there."""
+        """Compare what is reported as stored with what was there before and what is there now."""
         with JournalReader.open(self._journal()) as reader:
             listed = {
                 one.name: one.previous
@@ -336,7 +336,7 @@ class Histories(RuleBasedStateMachine):
             if one["state"] == "stored" and one["name"] not in self.touched:
                 content = self._local(tree)[one["name"]]
                 listed = self._catalog().get(one["name"])
-                # What the listing says is believed of what was there before.
+                # For files that were there before, the listing counts.
                 is_there = self._there(one["name"]) == content
                 assert is_there or not one["sent"], self._told(f"{one} is {self._there(one['name'])!r}, {listed}")
 
@@ -378,11 +378,11 @@ class Histories(RuleBasedStateMachine):
                     f"{path} is called safe to delete, and XNAT has {there!r}"
                 )
 
-    # --- what happens next
+    # --- the next event
 
     @rule(number=st.integers(0, 2**64 - 1))
     def something_happens(self, number: int) -> None:
-        """Draw what happens, all of it from one number: so the other writer acts as often as we do."""
+        """Draw each event from one number, so that the other writer acts as often as we do."""
         draw = Random(number)
         name, content, tree = draw.choice(NAMES), draw.choice(CONTENTS), draw.choice(TREES)
         kill = draw.choice(["file", "file", "listing", "resource"]), draw.randint(1, 3)
@@ -422,20 +422,20 @@ class Histories(RuleBasedStateMachine):
 
 @pytest.fixture
 def blockbuster() -> None:
-    """Let the other writer write where it is met, in the server's thread."""
+    """Let the other writer write in the server's thread."""
 
 
 @pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="what is open there cannot be replaced beneath it")
 def test_some_histories() -> None:
-    """A few, which are the same each time."""
+    """A few histories, the same each time."""
     run_histories(Histories, histories=8, steps=14, number=1)
 
 
 @pytest.mark.endurance
 @pytest.mark.timeout(0)
 def test_many_histories() -> None:
-    """As many as somebody has time for."""
+    """As many histories as there is time for."""
     run_histories(
         Histories,
         histories=int(os.environ.get("ASYNCIMPORT_HISTORIES", "1000")),

@@ -1,4 +1,4 @@
-"""Every fault at once, and kills besides: the same command, run a few times, brings all files into the archive."""
+"""All faults at once, and kills: the same command, run a few times, brings all files into the archive."""
 
 import sys
 from collections import Counter
@@ -58,14 +58,14 @@ FAULTS: dict[str, tuple[float, Sequence[Action]]] = {
     "login": (0.05, BROKEN),
     "listing": (0.05, ON_THE_WAY),
     "import": (0.05, (*ON_THE_WAY, *CUT, *LATE_FILE, Empty(), DiskFull(), DiskFull(partial=True))),
-    # There are so few of these that a smaller share would leave most faults out.
+    # These requests are so few that a smaller share would leave most faults out.
     "build": (0.15, (*ON_THE_WAY, *LATE_STEP, Locked(), Leave(RowStatus.BUILDING, looks=2))),
     "archive": (0.15, (*ON_THE_WAY, *LATE_STEP, Locked(), Leave(RowStatus.ARCHIVING, looks=2), Conflict())),
 }
 
 
 class Migration:
-    """One tree on its way through all faults: the same command, run until it says that all is well."""
+    """One tree and one command, which is run through all faults until it ends with 0."""
 
     def __init__(self, xnat: TestXnat, commands: Commands, tree: Path, journal: Path, seed: int) -> None:
         self.xnat = xnat
@@ -76,11 +76,11 @@ class Migration:
         self.struck: list[Fault] = []
 
     async def run(self, *more: str, kill_at: int | None = None) -> Ended:
-        """Run the command once, through faults of its own; it may be killed at its nth import."""
+        """Run the command once, with faults of its own. It may be killed at its nth import."""
         self.xnat.faults.clear()
         async with self.commands.start(*self.words, *more) as process:
             if kill_at is not None:
-                # Before all others: of those that are due, the first one strikes.
+                # First in the list: of the faults that are due, the first one strikes.
                 self.xnat.faults.add(Fault("import", Tell(process.kill), nth=kill_at))
             self.struck += map(self.xnat.faults.add, self._faults())
             ended = await _end_of(process)
@@ -90,18 +90,18 @@ class Migration:
 
     @property
     def kills(self) -> int:
-        """How many of the runs were killed."""
+        """The number of runs that were killed."""
         return self.codes.count(-SIGKILL)
 
     def _faults(self) -> Iterator[Fault]:
-        """Strike a share of the requests of each kind, by turns with everything that may happen to them."""
+        """Strike a share of the requests of each kind, with each possible fault in turn."""
         rng = Random(f"{self.seed} {len(self.codes)}")
         for kind, (share, actions) in FAULTS.items():
             for action in actions:
                 yield Fault(kind, action, share=share / len(actions), seed=rng.randrange(10**9))
 
     async def settle(self) -> None:
-        """Let everything take place that is late."""
+        """Let all late requests take effect."""
         for fault in self.struck:
             fault.release()
             await fault.settled()
@@ -117,14 +117,14 @@ async def _end_of(process: Process) -> Ended:
 
 
 async def endure(xnat: TestXnat, commands: Commands, tree: Path, journal: Path, seed: int, kills: int) -> None:
-    """Run the command until it says that all is well, and see that it is."""
+    """Run the command until it ends with 0, and check the archive."""
     began = monotonic()
     migration = Migration(xnat, commands, tree, journal, seed)
     uids = await uids_below(tree)
     rng = Random(seed)
     more: tuple[str, ...] = ()
     while True:
-        # Its share of the files: whatever the other kills leave, there is as much to send.
+        # Its share of the files: that many are left to send, whatever the other kills do.
         kill_at = rng.randrange(1, len(uids) // (kills + 1)) if migration.kills < kills else None
         ended = await migration.run(*more, kill_at=kill_at)
         if ended.code == 0:
@@ -163,7 +163,7 @@ async def endure(xnat: TestXnat, commands: Commands, tree: Path, journal: Path, 
 
 
 async def test_faults_and_a_kill_lose_nothing(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """In small, for every day."""
+    """A small version for every day."""
     generated(tmp_path / "tree", sessions=12, files=600, size=1_000, seed=23)
     commands.login(url)
     await endure(xnat, commands, tmp_path / "tree", tmp_path / "book.journal", seed=23, kills=1)
@@ -176,7 +176,7 @@ async def test_faults_and_a_kill_lose_nothing(xnat: TestXnat, url: str, commands
 async def test_ten_thousand_files_arrive(
     xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, seed: int, kills: int
 ) -> None:
-    """A hundred sessions, and all that may happen to them."""
+    """A hundred sessions, and all faults."""
     generated(tmp_path / "tree", sessions=100, files=10_000, size=1_000, seed=seed)
     commands.login(url)
     await endure(xnat, commands, tmp_path / "tree", tmp_path / "book.journal", seed, kills)

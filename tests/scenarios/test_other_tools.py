@@ -1,4 +1,4 @@
-"""What others have in the place of our sessions: rows of another subject or tool, foreign files, other studies.
+"""Conflicts with other tools: rows of another subject or tool, foreign files, other studies.
 
 XNAT finds a prearchive row by project, study and label, and a session to merge into by its label alone. Nothing of ours
 is mixed into what is somebody else's, nothing of theirs counts as ours, and what is told is where XNAT has it.
@@ -65,7 +65,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 async def test_rows_under_another_subject_are_not_filled(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path, code: int
 ) -> None:
-    """Another journal sent the same studies under wrong subjects: held before anything is sent, and told everywhere."""
+    """Another journal has sent the same studies under wrong subjects: sessions are held and reported."""
     xnat.project("demo").prearchive_code = code
     commands.login(url)
     wrong = await commands("upload", visits, "-P", "demo", "-S", "WRONG_{PatientID}", "--no-archive", "-q")
@@ -96,7 +96,7 @@ async def test_rows_under_another_subject_are_not_filled(
     assert {row.status for row in xnat.prearchive} == {RowStatus.READY}
     assert not xnat.archived
 
-    # The way out is the one that is told.
+    # The option of the message works.
     for row in list(xnat.prearchive):
         xnat.remove_row(row)
     again = await commands("upload", visits, "-P", "demo", *new, "-o", "json", "--receipts", receipts)
@@ -110,7 +110,7 @@ async def test_rows_under_another_subject_are_not_filled(
 async def test_a_subject_of_another_case_is_told_as_xnat_has_it(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path
 ) -> None:
-    """XNAT joins them when it archives: it counts, and summary, receipts and verification name the one there is."""
+    """XNAT joins them when it archives. Summary, receipts and verification name the existing subject."""
     for number in range(1, SESSIONS + 1):
         xnat.add_subject("demo", f"p{number}")
     commands.login(url)
@@ -133,7 +133,7 @@ async def test_a_subject_of_another_case_is_told_as_xnat_has_it(
 async def test_a_session_that_was_moved_to_another_subject_proves_nothing(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path
 ) -> None:
-    """Verified when it was archived, and moved since: `verify` says where it is, and nothing of it is to be deleted."""
+    """It was verified and moved later: `verify` says where it is, and none of its files is safe to delete."""
     commands.login(url)
     assert (await commands("upload", visits, "-P", "demo", "-q")).code == 0
     session = next(one for one in xnat.archived if one.subject.label == "P2")
@@ -152,7 +152,7 @@ async def test_a_session_that_was_moved_to_another_subject_proves_nothing(
 
 
 def begin(xnat: TestXnat, session: int = 1, **other: object) -> PrearchiveRow:
-    """Let somebody begin a row of one of the sessions, as an uploader would unless told otherwise."""
+    """Let another tool begin a row of one of the sessions, by default as an uploader would."""
     label, study = f"P{session}_20200102", f"1.2.{session}"
     now = xnat.now()
     row = PrearchiveRow(
@@ -195,7 +195,7 @@ async def test_a_row_of_another_tool_is_left_alone(
     assert (summary.files.stored, summary.files.left) == (len(EVERY) - FILES, FILES)
     assert not list(row.files)
     assert (xnat.prearchive, row.status) == ([row], RowStatus.RECEIVING)
-    # As long as it is there it stays so, and then it goes on unasked.
+    # It stays held while the row is there; after that the next run sends it.
     before = xnat.count["import"]
     again = await upload(url, [visits], tmp_path / "book")
     assert (again.count("held"), xnat.count["import"]) == (1, before)
@@ -207,7 +207,7 @@ async def test_a_row_of_another_tool_is_left_alone(
 async def test_rows_of_a_lost_journal_are_filled_on_purpose(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path
 ) -> None:
-    """Nobody can tell them from another machine's: held, and with --adopt-rows filled as if we had begun them."""
+    """They look like another machine's: held, and with --adopt-rows filled like our own."""
     commands.login(url)
     assert (await commands("upload", visits, "-P", "demo", "--no-archive", "-q")).code == 0
     new = ("--state-dir", tmp_path / "new")
@@ -228,7 +228,7 @@ async def test_rows_of_a_lost_journal_are_filled_on_purpose(
 async def test_a_row_with_files_that_we_did_not_send_is_held(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path, code: int, archive: bool
 ) -> None:
-    """A row like ours that holds more: told with the number, built and not archived; the others are."""
+    """A row like ours has more files: their number is reported, and it is built but not archived. The others are."""
     xnat.project("demo").prearchive_code = code
     commands.login(url)
     assert (await commands("upload", visits, "-P", "demo", "--no-archive", "-q")).code == 0
@@ -247,7 +247,7 @@ async def test_a_row_with_files_that_we_did_not_send_is_held(
 async def test_what_is_built_and_left_may_be_filled_up_by_its_own_journal(
     xnat: TestXnat, url: str, visits: Path, tmp_path: Path
 ) -> None:
-    """With --no-archive, new files go into the row that is there: all of them count as ours."""
+    """With --no-archive, new files go into the existing row. All its files count as ours."""
     late = visits / "P2" / "0"
     late.rename(tmp_path / "late")
     options = Options(workers=2, finalizers=2, archive=False)
@@ -262,7 +262,7 @@ async def test_what_is_built_and_left_may_be_filled_up_by_its_own_journal(
 async def test_a_row_that_xnat_is_at_work_on_is_waited_for(
     xnat: TestXnat, url: str, visits: Path, tmp_path: Path
 ) -> None:
-    """What is sent while XNAT archives may vanish: the first file is tried again as any other call is."""
+    """A file that is sent while XNAT archives may be lost: the first file is retried like any other call."""
     row = begin(xnat, 2, status=RowStatus.LOCKED_ARCHIVING)
     looks = xnat.faults.add(Fault("listing", Tell(lambda: None), path="prearchive/projects/demo?", share=1.0))
 
@@ -276,11 +276,11 @@ async def test_a_row_that_xnat_is_at_work_on_is_waited_for(
     assert looks.seen >= 2
 
 
-# --- in the same moment: another tool at every stage
+# --- another tool at every stage
 
 
 def stranger(row: PrearchiveRow) -> None:
-    """Let another tool add a file to a row, which is receiving then."""
+    """Let another tool add a file to a row, which sets it to RECEIVING."""
     files = next(iter(row.scans.values()))
     name, file = next(iter(files.items()))
     files[f"other-{name}"] = replace(file, name=f"other-{name}", sop_uid="9.9")
@@ -346,7 +346,7 @@ async def test_another_tool_at_every_stage(
     stored: int,
     code: int,
 ) -> None:
-    """Whenever it comes: the session is held with what XNAT has, nothing is told as archived, and the rest arrives."""
+    """At any stage, the session is held with what XNAT has, is not reported as archived, and the rest arrives."""
     xnat.project("demo").prearchive_code = code
     fault = xnat.faults.add(Fault(kind, Tell(partial(intrude, xnat, 1)), nth, path=path))
     alone = Options(workers=1, finalizers=1, max_open_sessions=1)
@@ -357,7 +357,7 @@ async def test_another_tool_at_every_stage(
     assert why in (held.reason or "")
     assert [one.verified for one in summary.sessions if one is not held] == ["uids"] * (SESSIONS - 1)
     assert (summary.files.stored, summary.files.left) == (len(EVERY) - FILES + stored, FILES - stored)
-    # Where it is archived all the same, as nobody could know, it is told where.
+    # If it is archived all the same, which could not be known, the report says where.
     archived = [one for one in xnat.archived if one.label == held.session.label and one.study_uid != "9.9"]
     if archived:
         assert held.uri == f"/data{archived[0].uri}"
@@ -367,11 +367,11 @@ async def test_another_tool_at_every_stage(
         assert len(sop_uids([row_of(xnat, 1)]) & EVERY) == max(stored, 1)
 
 
-# --- what looking costs
+# --- the cost of listings
 
 
 async def test_sessions_that_begin_together_share_one_listing(xnat: TestXnat, url: str) -> None:
-    """One look for all that ask at the same moment, in each project."""
+    """All callers at the same moment share one listing of each project."""
     listing = xnat.faults.add(Fault("listing", Tell(lambda: None), path="prearchive/projects/", share=1.0))
     rows = begin(xnat, 7)
     sessions = [Session("demo", f"S{number}", f"P{number}_20200102", f"1.2.{number}") for number in range(50)]
@@ -392,7 +392,7 @@ async def test_sessions_that_begin_together_share_one_listing(xnat: TestXnat, ur
 async def test_a_prearchive_that_is_not_shown_is_looked_at_after_the_first_file(
     xnat: TestXnat, url: str, visits: Path, tmp_path: Path
 ) -> None:
-    """A user who may not list it learns from the row itself."""
+    """A user who may not list it sees the row itself."""
     xnat.faults.add(Fault("listing", Status(403, "<h3>no</h3>"), path="prearchive/projects/demo?", share=1.0))
     begin(xnat, 1, subject="OTHER")
     told: list[Withheld] = []
@@ -407,7 +407,7 @@ async def test_a_prearchive_that_is_not_shown_is_looked_at_after_the_first_file(
     assert len(list(row_of(xnat, 1).files)) == 1
 
 
-# --- steps that fail for a time
+# --- steps that fail temporarily
 
 
 @pytest.mark.parametrize("kind", ["build", "archive"])
@@ -415,9 +415,9 @@ async def test_a_prearchive_that_is_not_shown_is_looked_at_after_the_first_file(
 async def test_a_step_that_fails_for_a_time_is_no_verdict(
     xnat: TestXnat, url: str, visits: Path, tmp_path: Path, kind: str, action: Reset | Status
 ) -> None:
-    """It fails for one session while others get through: that one stays open, is told, and is taken up unasked."""
+    """A step fails for one session while others succeed: it stays open, is reported, and is resumed."""
     xnat.faults.add(Fault(kind, action, path="P1_", share=1.0))
-    # Alone at the end it would be waited for longer.
+    # As the only one left it would be retried for longer.
     options = Options(workers=4, finalizers=2, outage_timeout=0.5)
     summary = await upload(url, [visits], tmp_path / "book", options=options)
     assert sorted(one.state for one in summary.sessions) == ["archived", "archived", "open"]
@@ -435,7 +435,7 @@ async def test_a_step_that_fails_for_a_time_is_no_verdict(
 async def test_a_study_that_has_a_session_gets_no_second_one(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path, label: str
 ) -> None:
-    """Another journal has archived it under another label, in another case it may be: what is new of it goes there."""
+    """Another journal has archived it under another label, perhaps in another case: new files go there."""
     commands.login(url)
     first = ("-E", "P{PatientID}") if label.startswith("p") else ()
     assert (await commands("upload", visits, "-P", "demo", "-q", *first)).code == 0
@@ -458,7 +458,7 @@ async def test_a_study_that_has_a_session_gets_no_second_one(
 async def test_a_study_of_another_subject_is_held(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path
 ) -> None:
-    """Another journal has archived it under another subject: whose it is nobody can tell, before anything is sent."""
+    """Another journal has archived it under another subject: held before anything is sent."""
     commands.login(url)
     assert (await commands("upload", visits, "-P", "demo", "-q")).code == 0
     imports = xnat.count["import"]
@@ -478,13 +478,13 @@ async def test_a_study_of_another_subject_is_held(
 async def test_what_waits_in_the_prearchive_makes_no_second_session(
     xnat: TestXnat, url: str, commands: Commands, visits: Path, tmp_path: Path, one: str, another: str
 ) -> None:
-    """Another journal archives the study under other labels while the row of the first is built: that one is held."""
+    """Another journal archives the study under other labels while our row is built: ours is held."""
     commands.login(url)
     first = ("upload", visits, "-P", "demo", "-E", one)
     assert (await commands(*first, "-q", "--no-archive")).code == 0
     other = ("-E", another, "--state-dir", tmp_path / "new", "-q")
     assert (await commands("upload", visits, "-P", "demo", *other)).code == 0
-    # Also what comes late, for which the row is built already.
+    # Also for late files, whose row is built already.
     write(visits / "late.dcm", image(900, StudyInstanceUID="1.2.1", PatientID="P1", SeriesInstanceUID="1.2.1.1"))
     rehearsed = await commands(*first, "--dry-run", "-o", "json")
     ended = await commands(*first, "-o", "json")

@@ -39,15 +39,15 @@ from asyncimport.testserver import Project, SeriesFilter, TestXnat, serve
 PLACES = ("a", "b")
 MACHINES = ("one", "two")
 DATES = ("20200101", "20200102", "20200301")
-# Where a sync costs nothing: histories are many, and no power fails.
+# There are many histories, and no power failure: a sync need not cost anything.
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - each history has a directory of its own
-# The first by two names; the others are for what cannot be done in it, as another rule holds there.
+# The first has two names. The others are for uploads with rules that differ from its own.
 PROJECTS = ("demo", "visits", "parts", "merged", "moved", "paths", "filtered")
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who is examined. `a1` is not `A1`; one `B2` is not the other, who has it from another hospital."""
+    """A patient. `a1` is not `A1`, and the two `B2` are patients of two hospitals."""
 
     id: str
     name: str
@@ -65,44 +65,44 @@ PEOPLE = (
 
 @dataclass(slots=True)
 class Study:
-    """A visit: whose, when, and its instances by SOPInstanceUID with the date and the modality of each."""
+    """A visit of a patient: instances by SOPInstanceUID, with the date and the modality of each."""
 
     uid: str
     person: Person
     date: str
     instances: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)
     where: dict[str, dict[str, bytes]] = field(default_factory=lambda: defaultdict(dict), repr=False)
-    """What lies in each place, by the path there."""
+    """The instances in each place, by path."""
 
     @property
     def directory(self) -> str:
-        """Where it lies in each place."""
+        """Its directory in each place."""
         return f"{PEOPLE.index(self.person)}/{self.uid}"
 
     @property
     def modalities(self) -> set[str]:
-        """The modalities of all that there is."""
+        """The modalities of all instances."""
         return {modality for _, modality in self.instances.values()}
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A source that is given: its path, the place that it shows, and which directory (or file) of that; "": all."""
+    """A source: its path, its place, and the directory or file there; "": all of it."""
 
     path: Path
     place: str
     below: str = ""
 
     def holds(self, path: str) -> bool:
-        """Whether it holds a path of its place."""
+        """Return whether it contains a path of its place."""
         return not self.below or path == self.below or path.startswith(f"{self.below}/")
 
 
 class Histories(RuleBasedStateMachine):
-    """Anything that may happen to a migration, in any order."""
+    """All events of a migration, in any order."""
 
     portal: ClassVar[BlockingPortal]
-    """Where the servers run, one for each history."""
+    """The loop in which the servers run, one for each history."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Histories(RuleBasedStateMachine):
         self.seen: dict[tuple[str, str], tuple[str, str, str]] = {}
         """Where each archived study of a project lies: id, subject and label of its session."""
         self.let_through: set[tuple[str, str, Person]] = set()
-        """Projects and subjects, in lower case, and who may be in them beside one other."""
+        """Projects and subjects, in lower case, and the patients that may share them."""
         self.uids: dict[bytes, str] = {}
         """SOPInstanceUIDs by the bytes of their files."""
         self._files = 0
@@ -139,7 +139,7 @@ class Histories(RuleBasedStateMachine):
         """End the server."""
         self._stack.close()
 
-    # --- what there is on disk
+    # --- files on disk
 
     def _add(self, study: Study, place: str, *, date: str, modality: str, count: int, series: int) -> None:
         for _ in range(count):
@@ -188,7 +188,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.studies)
     @rule(data=st.data(), place=st.sampled_from(PLACES), kind=st.sampled_from(["more", "report", "midnight"]))
     def a_study_grows(self, data: st.DataObject, place: str, kind: str) -> None:
-        """Write more of a study: of its series, a report that comes late, or what was made after midnight."""
+        """Write more of a study: in its series, a late report, or images made after midnight."""
         study = self._one(data, self.studies)
         first = sorted(study.modalities - {"SR"})[0]
         date = str(int(study.date) + 1) if kind == "midnight" else study.date
@@ -204,7 +204,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.studies)
     @rule(data=st.data(), into=st.sampled_from(PLACES))
     def a_study_is_copied(self, data: st.DataObject, into: str) -> None:
-        """Copy what lies of a study in the other place."""
+        """Copy the files of a study from the other place."""
         study = self._one(data, self.studies)
         (source,) = set(PLACES) - {into}
         for path, content in list(study.where[source].items()):
@@ -228,14 +228,14 @@ class Histories(RuleBasedStateMachine):
         return [study for study in self.studies if study.where[place]]
 
     def _filled(self, place: str) -> str:
-        """Return a place, or the other one if nothing lies in it: most of a history would be about nothing."""
+        """Return a place, or the other one if it is empty: else most histories would have nothing to do."""
         return place if self._in(place) else next(filter(self._in, PLACES), place)
 
     def _roots(self, *places: str) -> list[Root]:
         return [Root(self._place / place, place) for place in dict.fromkeys(map(self._filled, places))]
 
     def _lying(self, roots: Sequence[Root]) -> dict[str, set[str]]:
-        """Return the instances that lie in sources, by study."""
+        """Return the instances in sources, by study."""
         found: dict[str, set[str]] = {}
         for study in self.studies:
             uids = {
@@ -252,10 +252,10 @@ class Histories(RuleBasedStateMachine):
         """Return date and modality of instances."""
         return [study.instances[uid] for study in self.studies for uid in uids if uid in study.instances]
 
-    # --- what people do
+    # --- commands
 
     def _run(self, command: Callable[..., None], *values: object, machine: str, **options: Any) -> Ended:
-        """Run a command by its function, with options by their names there: to read words takes longer than a run."""
+        """Run a command by its function, with its parameters: to parse words takes longer than a run."""
         out, err = io.StringIO(), io.StringIO()
         code = 0
         with redirect_stdout(out), redirect_stderr(err):
@@ -276,7 +276,7 @@ class Histories(RuleBasedStateMachine):
         takes: dict[str, set[str]] | None = None,
         **options: Any,
     ) -> None:
-        """Rehearse an upload and carry it out; `takes` is what it is to bring, if all is well: all that there is."""
+        """Do a dry run and an upload. `takes` are the instances that should arrive; by default all."""
         takes = self._lying(roots) if takes is None else takes
         if "subjects" in options:
             options["subjects"] = self._place / "subjects.csv"
@@ -327,7 +327,7 @@ class Histories(RuleBasedStateMachine):
             self._check_rows(rehearsed, said)
 
     def _promised(self, rehearsed: Ended) -> set[str]:
-        """Return the studies that a dry run means to send."""
+        """Return the studies that a dry run would send."""
         return {row["study_uid"] for row in rehearsed.json.get("rows", ()) if not row["skip"]}
 
     @rule(
@@ -337,7 +337,7 @@ class Histories(RuleBasedStateMachine):
         options=st.sampled_from([{}, {}, {"on_collision": "suffix"}, {"retry": "held,refused"}, {"subjects": None}]),
     )
     def upload_all(self, machine: str, places: tuple[str, ...], project: str, options: dict[str, Any]) -> None:
-        """Upload all that there is, into a project by its ID or by its alias."""
+        """Upload everything into a project by its ID or alias."""
         self._upload(machine, self._roots(*places), project, **options)
 
     @rule(
@@ -346,17 +346,17 @@ class Histories(RuleBasedStateMachine):
         project=st.sampled_from(["demo", "nickname", "parts"]),
     )
     def upload_into_the_prearchive(self, machine: str, place: str, project: str) -> None:
-        """Upload, and leave it in the prearchive."""
+        """Upload, and leave the sessions in the prearchive."""
         self._upload(machine, self._roots(place), project, archive=False)
 
     @rule(machine=st.sampled_from(MACHINES), place=st.sampled_from(PLACES), limit=st.sampled_from([1, 2]))
     def upload_a_pilot(self, machine: str, place: str, limit: int) -> None:
-        """Upload the first studies that a walk meets."""
+        """Upload the first studies of a scan."""
         self._upload(machine, self._roots(place), "demo", max_sessions=limit)
 
     @rule(machine=st.sampled_from(MACHINES), places=st.sampled_from([("a",), ("b",), ("a", "b")]))
     def upload_past_a_filter(self, machine: str, places: tuple[str, ...]) -> None:
-        """Upload into a project that lets no reports in."""
+        """Upload into a project that accepts no reports."""
         roots = self._roots(*places)
         takes = {
             uid: {one for one in uids if self._looks([one])[0][1] != "SR"} for uid, uids in self._lying(roots).items()
@@ -374,7 +374,7 @@ class Histories(RuleBasedStateMachine):
         since=st.sampled_from(["20200102", "20200201"]),
     )
     def upload_since(self, machine: str, place: str, since: str) -> None:
-        """Upload what is not older than a date."""
+        """Upload studies from a date on."""
         lying = self._lying(self._roots(place))
         takes = {uid: uids for uid, uids in lying.items() if any(date >= since for date, _ in self._looks(uids))}
         self._upload(machine, self._roots(place), "demo", study_since=since, takes=takes)
@@ -415,7 +415,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(machine=st.sampled_from(MACHINES), places=st.sampled_from([("a",), ("b",), ("a", "b")]))
     def upload_merged(self, machine: str, places: tuple[str, ...]) -> None:
-        """Let patients share a subject: those of this run, and nobody else."""
+        """Let the patients of this run, and no others, share a subject."""
         people = {study.person for root in self._roots(*places) for study in self._in(root.place)}
         self.let_through |= {("merged", person.id.lower(), person) for person in people}
         self._upload(machine, self._roots(*places), "merged", allow_mixed_patients=True)
@@ -427,7 +427,7 @@ class Histories(RuleBasedStateMachine):
         archive=st.booleans(),
     )
     def upload_rerouted(self, machine: str, places: tuple[str, ...], label: str, archive: bool) -> None:
-        """Upload under changed labels: what is archived keeps its own, what is in the prearchive gets the new ones."""
+        """Upload under changed labels: archived sessions keep theirs, those in the prearchive get the new ones."""
         self._upload(
             machine,
             self._roots(*places),
@@ -446,7 +446,7 @@ class Histories(RuleBasedStateMachine):
         by_path=st.booleans(),
     )
     def upload_overlapping(self, data: st.DataObject, machine: str, form: str, is_first: bool, by_path: bool) -> None:
-        """Give a place, and a part of it once more, before it or after it: each file counts once."""
+        """Upload a place and a part of it, in either order: each file counts once."""
         place = data.draw(st.sampled_from(list(filter(self._in, PLACES))))
         study = self._one(data, self._in(place))
         inner = {
@@ -510,7 +510,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self._planned())
     @rule(data=st.data(), machine=st.sampled_from(MACHINES))
     def upload_by_plan(self, data: st.DataObject, machine: str) -> None:
-        """Upload what an earlier plan says, whatever has become of the place meanwhile."""
+        """Upload by an earlier plan, although the place may have changed."""
         self._follow(machine, *data.draw(st.sampled_from(self._planned())))
 
     @precondition(lambda self: any(part for _, part in self._planned()))
@@ -535,7 +535,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(machine=st.sampled_from(MACHINES))
     def a_journal_is_lost(self, machine: str) -> None:
-        """Delete all that a machine knows."""
+        """Delete the journal of a machine."""
         for path in (self._place / machine).glob("*"):
             if path.is_file():
                 path.unlink()
@@ -543,7 +543,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.seen)
     @rule(data=st.data(), machine=st.sampled_from(MACHINES), held=st.booleans(), force=st.booleans())
     def something_is_forgotten(self, data: st.DataObject, machine: str, held: bool, force: bool) -> None:
-        """Take sessions out of a journal, whatever XNAT has of them."""
+        """Delete sessions from a journal, even if XNAT has them."""
         project, uid = data.draw(st.sampled_from(sorted(self.seen)))
         what = {"held": True} if held else {"sessions": [self.seen[project, uid][2]]}
         before = self._archived(project)
@@ -553,7 +553,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.seen)
     @rule(machine=st.sampled_from(MACHINES), project=st.sampled_from(["demo", "nickname", "parts", "moved"]))
     def somebody_verifies(self, machine: str, project: str) -> None:
-        """Have listed what is safe to delete: it is in the archive, byte for byte."""
+        """List files that are safe to delete: the archive has each, byte for byte."""
         target = self._place / "safe.txt"
         target.unlink(missing_ok=True)
         self._run(verify, project=project, host=self._url, machine=machine, safe_to_delete=target)
@@ -564,7 +564,7 @@ class Histories(RuleBasedStateMachine):
                 content = Path(line).read_bytes()
                 assert (self.uids[content], hashlib.md5(content).digest()) in archived, line  # noqa: S324 - as XNAT
 
-    # --- what must be true
+    # --- invariants
 
     def _archived(self, project: str) -> dict[str, set[str]]:
         found: dict[str, set[str]] = defaultdict(set)
@@ -583,14 +583,14 @@ class Histories(RuleBasedStateMachine):
         return {uid: one.get(uid, set()) | other.get(uid, set()) for uid in one.keys() | other.keys()}
 
     def _check_rows(self, rehearsed: Ended, said: str) -> None:
-        """Find each session that a dry run has promised where it said."""
+        """Check that each session is where the dry run said."""
         there = {(session.project, session.study_uid, session.label) for session in self.xnat.archived}
         for row in rehearsed.json["rows"]:
             promised = row["project"], row["study_uid"], row["session"]
             assert row["skip"] or promised in there, f"{promised} was promised\n{said}"
 
     def _check(self, said: str) -> None:
-        """Compare what is archived with whose it is."""
+        """Check that each archived instance is with its patient."""
         people = {study.uid: study.person for study in self.studies}
         studies: dict[str, set[str]] = defaultdict(set)
         for row in self.xnat.prearchive:
@@ -609,7 +609,7 @@ class Histories(RuleBasedStateMachine):
                 assert known == where, f"study {study} has moved, or lies in two sessions\n{said}"
             for subject, found in of.items():
                 if len({person.id for person in found}) == 1 and "has another name" in said:
-                    # The archive tells no issuers, and names are spelt in several ways: this is told, and goes on.
+                    # The archive has no issuers, and spellings of names vary: this is reported and stops nothing.
                     self.let_through |= {(project, subject, person) for person in found}
                     continue
                 assert len(found) < 2, f"subject {subject} of {project} is two people: {found}\n{said}"
@@ -627,7 +627,7 @@ def _run(*, histories: int, steps: int, number: int) -> None:
 
 @pytest.mark.thorough
 def test_some_histories() -> None:
-    """A few, which are the same each time."""
+    """A few histories, the same each time."""
     _run(histories=10, steps=10, number=1)
 
 
@@ -635,7 +635,7 @@ def test_some_histories() -> None:
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("half", [1, 2])
 def test_many_histories(half: int) -> None:
-    """As many as somebody has time for, in two halves for two processors."""
+    """As many histories as there is time for, in two halves for two processors."""
     _run(
         histories=int(os.environ.get("ASYNCIMPORT_HISTORIES", "1000")) // 2,
         steps=12,

@@ -1,4 +1,4 @@
-"""What subjects hold, in any history of our calls and of what somebody else does before, between and after them.
+"""What subjects hold, in any history of our calls and of another writer before, between and after them.
 
 An oracle stands in the wire and knows every value of every subject before and after each call. Whatever happens: a call
 changes no subject but the one that was looked up, and shown, under the label that was given; without being asked to it
@@ -34,7 +34,7 @@ from asyncimport.errors import UnavailableError
 from asyncimport.testserver import Project, Subject, TestXnat, serve
 from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_subjects
 
-# Three that differ in case, and two that are accession IDs, sooner or later.
+# Three differ in case, and two become accession IDs.
 LABELS = ("Ab", "ab", "AB", "XNAT_S00001", "XNAT_S00002")
 BIRTH = ("dob", "yob", "age")
 VALUES = {
@@ -49,7 +49,7 @@ VALUES = {
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """All that the oracle knows of a subject."""
+    """What the oracle knows of a subject."""
 
     project: str
     label: str
@@ -57,7 +57,7 @@ class Known:
     values: Mapping[str, str]
 
     def label_in(self, project: str) -> str | None:
-        """Return the label by which a project knows it, if it does."""
+        """Return its label in a project, if it has one."""
         return self.label if project == self.project else self.shares.get(project)
 
 
@@ -65,7 +65,7 @@ State = dict[str, Known]
 
 
 def state_of(xnat: TestXnat) -> State:
-    """Return what is known of all subjects, by their accession IDs."""
+    """Return all known subjects by accession ID."""
     return {
         one.id: Known(
             one.project,
@@ -78,21 +78,21 @@ def state_of(xnat: TestXnat) -> State:
 
 
 def alike(state: State, label: str) -> list[str]:
-    """Return the IDs of the subjects that the project knows under a label, whatever its case; the same label first."""
+    """Return the IDs of the subjects of a project with a label, in any case. The exact label comes first."""
     found = [(known.label_in("demo"), accession) for accession, known in state.items()]
     fitting = [(one, accession) for one, accession in found if one is not None and one.lower() == label.lower()]
     return [accession for _, accession in sorted(fitting, key=lambda each: each[0] != label)]
 
 
 def meant(state: State, label: str) -> list[str]:
-    """Return the IDs of those that a label may mean: more than one where nobody can tell which."""
+    """Return the IDs that a label may mean: more than one if it is ambiguous."""
     found = alike(state, label)
     same = [accession for accession in found if state[accession].label_in("demo") == label]
     return same or found
 
 
 def merged(theirs: Mapping[str, str], ours: Mapping[str, str], *, overwrite: bool) -> dict[str, str]:
-    """Return what a subject is to hold in the end, of dob, yob and age one at most."""
+    """Return the values that a subject should have in the end, at most one of dob, yob and age."""
     result = dict(theirs)
     for name, value in ours.items():
         rivals = [one for one in (BIRTH if name in BIRTH and value != NULL else (name,)) if one in result]
@@ -120,13 +120,13 @@ Action = tuple[Any, ...]
 
 
 class Somebody:
-    """Another writer: a person at XNAT's pages, a script, an administrator."""
+    """Another writer: a user of XNAT's pages, a script, an administrator."""
 
     def __init__(self, xnat: TestXnat) -> None:
         self.xnat = xnat
 
     def act(self, action: Action) -> None:
-        """Do something, if it can be done."""
+        """Act, if possible."""
         what, which, *rest = action
         everybody = self.xnat.subjects()
         match what:
@@ -144,7 +144,7 @@ class Somebody:
                 if self.xnat.subject_labelled(one.project, rest[0]) is None:
                     self.xnat.rename_subject(one, rest[0])
             case "cross":
-                # Each gets the ID of the other for its label, where it can.
+                # Each gets the ID of the other as its label, if possible.
                 for one, other in zip(everybody, reversed(everybody), strict=True):
                     if one.project == "demo" and self.xnat.subject_labelled("demo", other.id) is None:
                         self.xnat.rename_subject(one, other.id)
@@ -173,7 +173,7 @@ class Somebody:
 
 @dataclass
 class Wire:
-    """What passes between us and XNAT in one call of ours, with what happens before each request of it."""
+    """The requests of one of our calls, with the events before each request."""
 
     xnat: TestXnat
     wish: Wish
@@ -181,7 +181,7 @@ class Wire:
     actions: Sequence[tuple[int, Action]] = ()
     troubles: Mapping[int, str] = field(default_factory=dict)
     alone: bool = True
-    """Whether no other call of ours is under way, so that what changes meanwhile was changed by this one."""
+    """Whether no other call of ours runs, so that this one made all changes."""
     url: str = ""
     requests: int = 0
     writes: int = 0
@@ -192,7 +192,7 @@ class Wire:
     history: list[str] = field(default_factory=list)
 
     async def answer(self, request: web.BaseRequest, http: aiohttp.ClientSession, site: str) -> web.StreamResponse:
-        """Pass a request on, and see what comes of it."""
+        """Forward a request, and check its effect."""
         body = await request.read()
         if "/subjects" not in request.path:
             return await self._passed(request, body, http, site)
@@ -232,7 +232,7 @@ class Wire:
             return copy
 
     def _note(self, path: str, answer: web.Response, state: State) -> None:
-        """Remember what was shown."""
+        """Record the values that were shown."""
         if answer.status != 200:
             return
         if path.endswith("/subjects"):
@@ -244,7 +244,7 @@ class Wire:
             self.shown[found[1]] = state[found[1]]
 
     def _judge(self, method: str, path: str, before: State, after: State) -> None:
-        """Compare what a call has changed with what it was to change."""
+        """Compare the changes of a call with those that it should make."""
         wish = self.wish
         assert not wish.dry_run, "a comparison writes"
         changed = {one for one in {*before, *after} if before.get(one) != after.get(one)}
@@ -267,13 +267,13 @@ class Wire:
         for name, value in before[accession].values.items() if changed else ():
             if after[accession].values.get(name) != value:
                 assert name in wish.values or (name in BIRTH and set(BIRTH) & set(wish.values)), "a field of nobody"
-                # Who changes it after the last look, and before the call, XNAT gives no means to see.
+                # XNAT gives no means to see a change between the last read and the call.
                 if shown.values.get(name) == value:
                     assert wish.overwrite, f"{name} was replaced unasked"
                     self.taken |= {accession} if wish.values.get(name) != NULL else set()
 
     def told(self, outcome: SubjectUpdated | SubjectError) -> None:
-        """Compare what is told in the end with what was shown."""
+        """Compare the final report with the values that were shown."""
         if isinstance(outcome, SubjectError):
             assert outcome.reason
             return
@@ -288,7 +288,7 @@ class Wire:
         assert outcome.label.lower() == (shown.label if shown.project != "demo" else wish.label).lower()
         for name in () if wish.dry_run else outcome.written:
             assert shown.values.get(name, NULL) == wish.values[name], f"{name} was not there"
-        # Of a call that was cut nobody can tell whether it, or somebody else, has made the subject.
+        # After a call that was cut it is unknown who has made the subject.
         may_be_cut = {"not passed on", "lost on the way back"} & set(self.troubles.values())
         assert wish.dry_run or not outcome.created or outcome.accession in self.made or may_be_cut
         if outcome.accession in self.taken:
@@ -301,7 +301,7 @@ def _page(status: int, text: str) -> web.Response:
 
 @asynccontextmanager
 async def wired(wire: Wire, site: str) -> AsyncIterator[Wire]:
-    """Let the wire stand between us and the site."""
+    """Put the wire between the client and the site."""
     broken: list[AssertionError] = []
 
     async def relay(request: web.BaseRequest) -> web.StreamResponse:
@@ -324,7 +324,7 @@ one_birth = st.sampled_from([(), *((name,) for name in BIRTH)])
 
 @st.composite
 def values_of(draw: st.DrawFn, *, null: bool = False) -> dict[str, str]:
-    """Draw values of some fields, of dob, yob and age one at most."""
+    """Draw values of some fields, at most one of dob, yob and age."""
     names = [*draw(st.sets(st.sampled_from(["gender", "race", "group"]))), *draw(one_birth)]
     found = {name: draw(st.sampled_from(VALUES[name])) for name in sorted(names)}
     if null and "race" in found and draw(st.booleans()):
@@ -353,7 +353,7 @@ a_wish = st.builds(
     dry_run=st.sampled_from([False, False, False, True]),
     only_existing=st.sampled_from([False, False, False, True]),
 )
-# Most calls are a listing, a look, what is sent, and a look again.
+# Most calls are a listing, a read, a change and another read.
 places = st.sampled_from([0, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7])
 trouble = st.sampled_from(["unseen", "unseen", "failed", "not passed on", "not passed on", "lost on the way back"])
 interferences: st.SearchStrategy[Any] = st.one_of(
@@ -365,7 +365,7 @@ interferences: st.SearchStrategy[Any] = st.one_of(
 
 
 class Histories(RuleBasedStateMachine):
-    """Anything that may happen to subjects, in any order."""
+    """All events of subjects, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -388,20 +388,20 @@ class Histories(RuleBasedStateMachine):
         there=st.lists(st.tuples(st.just("add"), number, texts, values_of()), max_size=3), crossed=st.booleans()
     )
     def somebody_was_there(self, there: list[Action], crossed: bool) -> None:
-        """Before us."""
+        """Let the other writer act before us."""
         for action in [*there, *([("cross", 0)] if crossed else [])]:
             self.somebody.act(action)
         self.history.append(f"{state_of(self.xnat)}")
 
     @rule(action=an_action)
     def somebody_acts(self, action: Action) -> None:
-        """While nothing of ours is under way."""
+        """Let the other writer act while no call of ours runs."""
         self.history.append(f"{action}")
         self.somebody.act(action)
 
     @rule(label=texts, values=values_of())
     def one_is_shared(self, label: str, values: dict[str, str]) -> None:
-        """Share a subject of another project into ours."""
+        """Share a subject of another project with ours."""
         if self._shared < 2 and self.xnat.subject_labelled("demo", label) is None:
             self._shared += 1
             one = self.xnat.add_subject("home", f"H{self._shared}")
@@ -411,7 +411,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(wish=a_wish)
     def ours_alone(self, wish: Wish) -> None:
-        """Nobody interferes: what the subject holds in the end is known to the letter, and so is all else."""
+        """Without interference the final values of the subject, and everything else, are known exactly."""
         before = state_of(self.xnat)
         outcome, wire = self._run(wish)
         after = state_of(self.xnat)
@@ -428,7 +428,7 @@ class Histories(RuleBasedStateMachine):
         assert len(made) == (outcome.created and not wish.dry_run)
         for one in made:
             assert after[one] == Known("demo", wish.label, {}, merged({}, wish.values, overwrite=False))
-        # Again there is nothing to do.
+        # A second call has nothing to do.
         if not wish.dry_run:
             again, wire = self._run(wish)
             assert isinstance(again, SubjectUpdated)
@@ -436,7 +436,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(wish=a_wish, interference=interferences)
     def ours_among_others(self, wish: Wish, interference: tuple[list[tuple[int, Action]], dict[int, str]]) -> None:
-        """Somebody acts between our requests, and some of these come to grief."""
+        """Let the other writer act between our requests, and some requests fail."""
         actions, troubles = interference
         before = state_of(self.xnat)
         outcome, wire = self._run(wish, actions, troubles)
@@ -453,7 +453,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(first=a_wish, second=a_wish)
     def two_of_ours(self, first: Wish, second: Wish) -> None:
-        """Two runs at once, over one subject it may be."""
+        """Run two calls at once, perhaps on the same subject."""
         labels = [known.label_in("demo") for known in state_of(self.xnat).values()]
         wires = [Wire(self.xnat, wish, self.somebody, alone=False) for wish in (first, second)]
 
@@ -486,7 +486,7 @@ class Histories(RuleBasedStateMachine):
         return outcome, wire
 
     async def _describe(self, wire: Wire) -> SubjectUpdated | SubjectError | None:
-        """Make the call, and return what is told of it; None when XNAT has gone away over it."""
+        """Make the call and return its report; None if XNAT has gone away."""
         wish = wire.wish
         async with wired(wire, self._site), logged_in(wire.url) as client:
             try:
@@ -509,7 +509,7 @@ class Histories(RuleBasedStateMachine):
         return outcome
 
     def _expected(self, wish: Wish, state: State) -> State | None:
-        """Return what becomes of the subjects that are there; None where it is refused."""
+        """Return the expected result for existing subjects; None if it is refused."""
         found = meant(state, wish.label)
         if len(found) > 1:
             return None
@@ -542,14 +542,14 @@ class Histories(RuleBasedStateMachine):
 
 @pytest.mark.thorough
 def test_some_histories() -> None:
-    """A few, which are the same each time."""
+    """A few histories, the same each time."""
     run_histories(Histories, histories=40, steps=12, number=1)
 
 
 @pytest.mark.endurance
 @pytest.mark.timeout(0)
 def test_many_histories() -> None:
-    """As many as somebody has time for."""
+    """As many histories as there is time for."""
     run_histories(
         Histories,
         histories=int(os.environ.get("ASYNCIMPORT_HISTORIES", "1000")),

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 
 def run_histories(machine: type[RuleBasedStateMachine], *, histories: int, steps: int, number: int) -> None:
-    """Run so many histories of so many steps, by the seed `number`, or the one that the environment names.
+    """Run this many histories of this many steps, with the seed `number` or that of the environment.
 
     The seed is printed. Who names one has a history that failed, and wants the shortest one like it (minutes).
     """

@@ -38,12 +38,12 @@ def opened(
 
 
 def session(label: str = "E1", *, subject: str = "S1", study: str | None = None, project: str = "P") -> Session:
-    """Make a session; each label has a study of its own unless told otherwise."""
+    """Make a session. By default each label has its own study."""
     return Session(project, subject, label, study or f"1.2.{label}")
 
 
 def instance(name: str, of: Session | None = None, *, sop: str | None = None, size: int = 10) -> Instance:
-    """Make an instance in a file below the root; its SOPInstanceUID follows the name unless told otherwise."""
+    """Make an instance in a file below the root. By default its SOPInstanceUID follows the name."""
     of = of or session()
     return Instance(File(f"{ROOT}/{name}", size, 1_000), sop or f"{of.study_uid}.{name}", "1.9", of)
 
@@ -59,13 +59,13 @@ def stored(claim: Claim) -> Outcome:
 
 
 def archived(sealed: SealedDelivery) -> Verdict:
-    """Archive the delivery, and find everything there."""
+    """Archive the delivery, with all instances."""
     return Archived(sealed.delivery, f"/archive/{sealed.delivery.session.label}", "uids")
 
 
 @dataclass
 class Disk:
-    """Files as the walk would meet them. Two with the same content are the same bytes."""
+    """Files as a scan finds them. Files with equal content have the same bytes."""
 
     items: dict[str, Instance | Ignored] = field(default_factory=dict)
     content: dict[str, str] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class Disk:
 
 
 def meet(journal: Journal, disk: Disk, *, batch: int = 512, retry_refused: bool = False) -> list[Admission]:
-    """Pass everything on the disk, in sorted order, as the line's scan does."""
+    """Pass all files of the disk to the journal, in sorted order, as the scan of the pipeline does."""
     came = []
     paths = sorted(disk.items)
     for start in range(0, len(paths), batch):
@@ -128,13 +128,13 @@ def scan(
     archive_built: bool = True,
     partial: bool = False,
 ) -> VanishedFiles:
-    """Pass everything on the disk and end the scan."""
+    """Pass all files of the disk to the journal, and end the scan."""
     meet(journal, disk, batch=batch, retry_refused=retry_refused)
     return journal.scan.finish([ROOT], archive_built=archive_built, retry_held=retry_held, partial=partial)
 
 
 def sealed_by(journal: Journal) -> SealedDelivery | None:
-    """Take a delivery to be finalised, where none has to wait for quiet."""
+    """Claim a delivery to finalise, where none has to wait for its settle time."""
     found = journal.deliveries.claim()
     assert not isinstance(found, float)
     return found
@@ -147,7 +147,7 @@ def send(
     verdict: Callable[[SealedDelivery], Verdict] = archived,
     max_active: int = 200,
 ) -> list[Claim]:
-    """Do what the rest of the line does until nothing will ever come again; return what was handed out."""
+    """Do what the rest of the pipeline does until nothing is left. Return the claims."""
     sent: list[Claim] = []
     feeding = True
     while True:
@@ -181,7 +181,7 @@ def whole_run(
     archive_built: bool = True,
     relabel: bool = False,
 ) -> list[str]:
-    """Be one whole run; return the files that were sent, in order."""
+    """Do one whole run. Return the files that were sent, in order."""
     with opened(path, relabel=relabel) as journal:
         scan(journal, disk, retry_refused=retry_refused, retry_held=retry_held, archive_built=archive_built)
         return names(send(journal, answer, verdict=verdict))
@@ -215,22 +215,22 @@ def refused(claim: Claim) -> Outcome:
 
 
 def barred(claim: Claim) -> Outcome:
-    """Refuse the file, with all of its session."""
+    """Refuse the file with its whole session."""
     return Refused(claim, "not allowed", whole_session=True, kind=Refusal.SERVER)
 
 
 def second_row(claim: Claim) -> Outcome:
-    """Refuse the file, as XNAT has put it into another row."""
+    """Refuse the file, because XNAT has put it into another row."""
     return Refused(claim, "a second row", whole_session=True, kind=Refusal.SERVER, second_row=True)
 
 
 def deleted(sealed: SealedDelivery) -> Verdict:
-    """Find that somebody has deleted its row."""
+    """Report that its row was deleted."""
     return Deleted(sealed.delivery)
 
 
 def failed(claim: Claim) -> Outcome:
-    """Find no verdict."""
+    """Postpone the verdict."""
     return Failed(claim, "no answer")
 
 
@@ -250,5 +250,5 @@ def built(sealed: SealedDelivery) -> Verdict:
 
 
 def only(name: str, outcome: Callable[[Claim], Outcome]) -> Callable[[Claim], Outcome]:
-    """Answer one file so, and acknowledge the others."""
+    """Give one file this answer, and acknowledge the others."""
     return lambda claim: outcome(claim) if names([claim]) == [name] else stored(claim)
