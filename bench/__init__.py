@@ -1,1 +1,1 @@
-"""The project's own benchmark: what the tool does beside what people would use instead, in one run."""
+"""The project's benchmark: asyncimport and the tools that people would use instead, in one run."""

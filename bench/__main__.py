@@ -100,7 +100,7 @@ def _run(options: argparse.Namespace, scenarios: Sequence[Scenario]) -> int:
         for scenario in scenarios:
             print(f"{scenario.name}: {scenario.what}", file=sys.stderr, flush=True)
             if options.project and scenario.kind != "transfer":
-                continue  # what needs a server of ours, or none
+                continue  # needs a server model, or none
             for result in bench.results(scenario):
                 results.append(result)
                 _show(result)
@@ -150,7 +150,7 @@ def _stop(*_: object) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; the exit code is 1 when a run of ours did not deliver what it should."""
+    """Run the command line. The exit code is 1 if a run of asyncimport did not deliver everything."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
     match options.command:

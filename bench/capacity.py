@@ -1,4 +1,4 @@
-"""How much a server takes at most: the same request again and again, from a few processes that do nothing else.
+"""The capacity of a server: a few processes repeat one request as fast as they can.
 
 No files, no client library: each process writes one prepared request to a connection and waits for the reply. It
 shows that the sink is no limit to what is measured on it.
@@ -31,7 +31,7 @@ def _flood(url: str, request: bytes, seconds: float) -> int:
         while time.monotonic() < end:
             connection.sendall(request)
             reply = connection.recv(4096)
-            # The reply fits in one segment; anything else than success makes the figure void.
+            # The reply fits in one segment. Any reply but success makes the figure void.
             if not reply.startswith(b"HTTP/1.1 200"):
                 raise SystemExit(f"the sink answers {reply[:60]!r}")
             count += 1
@@ -39,7 +39,7 @@ def _flood(url: str, request: bytes, seconds: float) -> int:
 
 
 def main() -> None:
-    """Flood a server, and print how many requests a second it took."""
+    """Flood a server, and print its requests a second."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("--query", required=True)

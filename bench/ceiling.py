@@ -62,7 +62,7 @@ async def _send(options: argparse.Namespace, files: list[tuple[str, str, int]]) 
                 else:
                     body = bodies[at] if bodies is not None else _read(path)
                     request = http.post(urls[query], data=body, headers=headers)
-                # What fails is not repeated: who looks at the server sees that it is not there.
+                # A failure is not retried: the count of the server shows it.
                 with suppress(aiohttp.ClientError):
                     async with request as reply:
                         kept += bool(reply.status == 200 and await reply.read())
@@ -78,7 +78,7 @@ async def _send(options: argparse.Namespace, files: list[tuple[str, str, int]]) 
 
 
 def main() -> None:
-    """Send what the list says; the password comes on standard input."""
+    """Send the files of the list. The password comes on standard input."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("list", type=Path)

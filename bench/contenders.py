@@ -1,4 +1,4 @@
-"""The contenders, as people run them: each makes a command for the same files on the same server."""
+"""The contenders, as people run them. Each makes a command for the same files and server."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from bench.xnatctl import XNATCTL
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be moved, and where to."""
+    """The files to move, and their target."""
 
     corpus: Corpus
     served: Served
@@ -28,21 +28,21 @@ class Job:
     options: tuple[str, ...] = ()
     """Further options of the tool itself."""
     most: int | None = None
-    """How many files are enough for a rival that is known to be very slow."""
+    """The number of files for a contender that is known to be very slow."""
     slow_source: float = 0.0
-    """Seconds that each open of a source file takes."""
+    """Seconds that it takes to open a source file."""
     sampled: Path | None = None
-    """Where it is to be told what the time was spent with, if it is."""
+    """The file for a profile, if one is wanted."""
 
     def module(self, name: str) -> list[str]:
-        """Return what runs a Python module, with the source as slow as it is to be, and watched if it is to be."""
+        """Return the command of a Python module, with a slow source and a profile if wanted."""
         around = ["bench.slow_disk", str(self.corpus.root), str(self.slow_source)] if self.slow_source else []
         around += ["bench.profile", str(self.sampled)] if self.sampled else []
         return [sys.executable, "-P", "-m", *around, name]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the tool, and xnatctl, find server and login in."""
+        """The environment in which asyncimport and xnatctl find server and login."""
         served = self.served
         names = {
             "XNAT_HOST": served.url,
@@ -60,7 +60,7 @@ class Job:
                 yield session, entry
 
     def query(self, session: SessionEntry) -> str:
-        """Return the query of an import, as the tool makes it, so that the server does the same for all."""
+        """Return the query of an import as asyncimport makes it, so that the server does the same for all."""
         prefix = self.served.prefix
         return (
             f"import-handler=gradual-DICOM&inbody=true&PROJECT_ID={quote(self.served.project)}"
@@ -82,20 +82,20 @@ class Job:
 
     @property
     def trust(self) -> str:
-        """A line of curl's configuration that names the certificate authority, if there is one to be named."""
+        """The line of curl's configuration for the certificate authority, if there is one."""
         return f'cacert = "{self.served.bundle}"\n' if self.served.bundle else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One that moves files: its name in tables, what it is, how it is run, and why it may not be."""
+    """A tool that moves files: its name in tables, description and command, and why it cannot run."""
 
     name: str
     what: str
     make: Callable[[Job], Command]
     lacks: Callable[[], str] = field(default=lambda: "")
     slow: bool = False
-    """Whether a part of the files is enough."""
+    """Whether a part of the files is enough for it."""
     ours: bool = False
 
 
@@ -123,7 +123,7 @@ def _upload(tree: Path, *workers: str) -> Callable[[Job], Command]:
                 problem = problem or (f"{len(unverified)} sessions are not verified" if unverified else "")
             return Claim(stored, problem)
 
-        # The rows that stand ready behind the instant server are not the journal's. Older revisions ignore this.
+        # The prepared rows behind the instant server are not from this journal. Older revisions ignore the option.
         env = {**job.environment, "PYTHONPATH": python_path(tree)["PYTHONPATH"], "ASYNCIMPORT_ADOPT_ROWS": "1"}
         return Command(words, env, job.corpus.files, job.corpus.bytes, read)
 
@@ -165,7 +165,7 @@ def _quoted(path: Path) -> str:
 
 
 def _kept(ended: Ended) -> Claim:
-    """Count what curl tells of each transfer: status and size of the reply. An empty one means that it was not kept."""
+    """Count the status and size of each reply, as curl prints them. XNAT did not keep a file with an empty reply."""
     kept = sum(line.startswith("200 ") and line != "200 0" for line in ended.out.splitlines())
     return Claim(kept, f"exit code {ended.code}: {_last_line(ended.err)}" if ended.code else "")
 
@@ -199,7 +199,7 @@ done <list
 
 
 def _curl_loop(job: Job) -> Command:
-    """Run the classic: a curl for each file, all with one cookie."""
+    """Run the classic loop: a curl for each file, all with one cookie."""
     cookie = job.cookie()
     (job.place / "options").write_text(
         f'cookie = "JSESSIONID={cookie}"\nheader = "Content-Type: application/dicom"\nheader = "Expect:"\nsilent\n'
@@ -241,7 +241,7 @@ def _needs(program: str) -> Callable[[], str]:
 
 
 def contenders(against: Path | None = None, revision: str = "") -> Mapping[str, Contender]:
-    """Return all contenders by name; with another tree, those of that tree too."""
+    """Return all contenders by name, with those of another tree if given."""
     every = []
     trees = [(ROOT, "asyncimport", "this tree")]
     if against is not None:

@@ -1,4 +1,4 @@
-"""The files that are moved: DICOM collections of a given shape, written fast, with a manifest of what is in them.
+"""The files to move: DICOM collections of a given shape, written fast, with a manifest.
 
 Run as a process of its own (`python -m bench.corpus SHAPE DIRECTORY`), so that pydicom's memory is not the bench's:
 what a child takes at its peak is never told lower than what its parent held when it was started.
@@ -26,7 +26,7 @@ _LEVELS = 12
 
 
 class Part(NamedTuple):
-    """So many files of about this size, in so many sessions. What is `sparse` takes no room on the disk."""
+    """This many files of about this size, in this many sessions. `sparse` files take no room on disk."""
 
     files: int
     size: int
@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a collection looks like; `listed` shapes have a manifest that names every file."""
+    """The shape of a collection. The manifest of a `listed` shape names every file."""
 
     name: str
     parts: tuple[Part, ...]
@@ -44,11 +44,11 @@ class Shape:
     listed: bool = True
 
     def scaled(self, scale: float) -> "Shape":
-        """Return a smaller one: fewer files, and large files smaller too."""
+        """Return a smaller shape: fewer files, and smaller large files."""
         return self if scale >= 1 else replace(self, parts=tuple(_scaled(part, scale) for part in self.parts))
 
     def quick(self) -> "Shape":
-        """Return one that shows that it works, and no more; many shapes have the same."""
+        """Return a tiny shape that only shows that it works. Many shapes have the same."""
         parts = [
             Part(min(part.files, 2), 2 * _LARGE, 1, sparse=True)
             if part.sparse
@@ -59,7 +59,7 @@ class Shape:
 
     @property
     def files(self) -> int:
-        """How many files there are."""
+        """The number of files."""
         return sum(part.files for part in self.parts)
 
 
@@ -79,7 +79,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionEntry:
-    """A session: its labels under the templates that are the tool's default, and its files by series UID."""
+    """A session: its labels by the default templates, and its files by series UID."""
 
     subject: str
     label: str
@@ -104,7 +104,7 @@ class Corpus:
 
     @property
     def root(self) -> Path:
-        """What is given to those who move it."""
+        """The directory to move."""
         return self.directory / "files"
 
     def listed(self) -> list[SessionEntry]:
@@ -165,7 +165,7 @@ def _shares(shape: Shape) -> Iterator[tuple[Part, int]]:
 def _write_series(
     layout: Layout, part: Part, root: Path, session: dict[str, Any], which: tuple[int, int], images: int
 ) -> list[Entry]:
-    """Write the images of a series: one header, in which each has its UID and number in place of the stand-ins."""
+    """Write the images of a series from one header, with UID and number in place of placeholders."""
     number, at = which
     side = max(2, int((max(part.size - _PIXELS_BEFORE, 8) // 2) ** 0.5))
     header, pixels = _image(session, number, at, side)
@@ -179,7 +179,7 @@ def _write_series(
         if layout == "deep":
             folder = _folder(layout, root, session, at, image)
             folder.mkdir(parents=True, exist_ok=True)
-        # All names end so, because one of the rivals passes over files that have none of the suffixes it knows.
+        # All names have this suffix, because one contender skips files with unknown suffixes.
         path = folder / (f"{number:05}-{at}-{image:07}.dcm" if layout == "flat" else f"{image:07}.dcm")
         head = start + uid.encode() + middle + uid.encode() + before + b"%-6d" % image + after
         with path.open("wb", buffering=0) as file:
@@ -203,12 +203,12 @@ def _folder(layout: Layout, root: Path, session: dict[str, Any], at: int, image:
 
 
 def _uid(session: int, series: int, image: int) -> str:
-    """Return a UID of fixed length that no other object of the collection has."""
+    """Return a UID of fixed length, unique in the collection."""
     return f"2.25.1{session:014}{series:08}{image:016}"
 
 
 def _image(session: dict[str, Any], number: int, at: int, side: int) -> tuple[bytes, bytes]:
-    """Return an image's header with stand-ins, and its pixels."""
+    """Return the header of an image with placeholders, and its pixels."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
@@ -236,7 +236,7 @@ def _image(session: dict[str, Any], number: int, at: int, side: int) -> tuple[by
     image.PixelData = b""
     image.save_as(buffer, enforce_file_format=True)
     size = 2 * side * side
-    # The length of the pixels stands last, in four bytes: so no buffer of that length is needed to write it.
+    # The header ends with the length of the pixels, in four bytes: no buffer of that length is needed.
     header = buffer.getvalue()[:-4] + size.to_bytes(4, "little")
     return header, bytes(range(256)) * (size // 256) + bytes(size % 256) if size <= 4 * _LARGE else b""
 
@@ -250,7 +250,7 @@ def written(shape: Shape, directory: Path) -> Corpus:
 
 
 def main() -> None:
-    """Write what the command line says."""
+    """Write the collection of the command line."""
     data = json.loads(sys.argv[1])
     shape = Shape(data["name"], tuple(Part(*part) for part in data["parts"]), data["layout"], data["listed"])
     write(shape, Path(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""What the server received: a line for each import, and what can be told from them. Pure."""
+"""The imports that a server received, a line each, and figures from them. Pure."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -50,38 +50,38 @@ class Received:
 
     @property
     def files(self) -> int:
-        """How many were answered 200."""
+        """The number of imports with the answer 200."""
         return len(self.kept)
 
     @property
     def bytes(self) -> int:
-        """Bytes of those."""
+        """The bytes of these."""
         return sum(one.size for one in self.kept)
 
     @property
     def first(self) -> float | None:
-        """When the first byte of the first import came in."""
+        """The arrival of the first byte of the first import."""
         return min((one.begin for one in self.imports), default=None)
 
     def of(self, label: str) -> "Received":
-        """Return what was received for one session."""
+        """Return the imports of one session."""
         return Received([one for one in self.imports if one.label == label])
 
     def span(self) -> float:
-        """Return the seconds from the first import's begin to the last one's end."""
+        """Return the seconds from the start of the first import to the end of the last."""
         return self._ends[-1] - min(one.begin for one in self.kept) if self.kept else 0.0
 
     def tail(self) -> float:
-        """Return which share of that time the last twentieth of the files took."""
+        """Return the share of that time which the last twentieth of the files took."""
         if len(self.kept) < 2 or not self.span():
             return 0.0
         last = max(1, round(_LAST_SHARE * len(self.kept)))
         return (self._ends[-1] - self._ends[-1 - last]) / self.span()
 
     def most_in_flight(self) -> int:
-        """Return the most imports that were under way at once."""
-        # Of two changes at the same moment the end counts first. Where the log's clock has steps of a millisecond,
-        # as nginx's, what takes less cannot be seen.
+        """Return the maximum number of concurrent imports."""
+        # At the same moment an end counts before a start. If the clock of the log has steps of a millisecond,
+        # like that of nginx, shorter imports cannot be seen.
         changes = sorted([(one.begin, 1) for one in self.imports] + [(one.end, -1) for one in self.imports])
         most = now = 0
         for _, change in changes:
@@ -90,13 +90,13 @@ class Received:
         return max(most, min(1, len(self.imports)))
 
     def rate(self, begin: float, end: float) -> float:
-        """Return the files a second that ended between two moments."""
+        """Return the rate in files a second between two moments."""
         if end <= begin:
             return 0.0
         return (bisect_left(self._ends, end) - bisect_left(self._ends, begin)) / (end - begin)
 
     def settled_rate(self, phase: Phase | None = None) -> float:
-        """Return the rate of the second half of a phase, or of all the time: what a client has settled at by then."""
+        """Return the rate in the second half of a phase, or of the run, when a client has settled."""
         if not self.kept:
             return 0.0
         begin = phase.begin if phase is not None else min(one.begin for one in self.kept)
@@ -104,6 +104,6 @@ class Received:
         return self.rate((begin + end) / 2, end)
 
     def most_in_flight_during(self, phase: Phase) -> int:
-        """Return the most imports under way at once in the second half of a phase."""
+        """Return the maximum number of concurrent imports in the second half of a phase."""
         middle = (phase.begin + phase.end) / 2
         return Received([one for one in self.imports if one.end > middle and one.begin < phase.end]).most_in_flight()

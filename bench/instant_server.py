@@ -1,4 +1,4 @@
-"""The instant server's front: a real nginx that reads each body to its end and gives the import's reply.
+"""The instant server: a real nginx that reads each body to its end and replies as the import does.
 
 What else is asked goes to the test XNAT behind it, which was told beforehand what would be sent. nginx counts what it
 receives in its log. `mirror` is what makes nginx read a body before `return` answers: without it, the answer would
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Where Debian installs it is on the path of root only.
+# Debian installs it in a directory that only root has on its PATH.
 NGINX = shutil.which(
     "nginx", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin"))
 )
@@ -65,7 +65,7 @@ _SINK = """
 @contextmanager
 def nginx(home: Path, behind: str, *, log: Path | None, certificate: Path | None = None) -> Iterator[str]:
     """Run nginx before the server `behind`; with a `log`, it takes the imports itself. Yields its URL."""
-    assert NGINX is not None  # noqa: S101 - whoever calls it has looked
+    assert NGINX is not None  # noqa: S101 - callers have checked
     home.mkdir(parents=True, exist_ok=True)
     if log is not None:
         log.touch()
@@ -76,7 +76,7 @@ def nginx(home: Path, behind: str, *, log: Path | None, certificate: Path | None
         port = door.getsockname()[1]
         (home / "nginx.conf").write_text(
             _CONFIGURATION.format(
-                # Its workers run as www-data otherwise, who may not write what is root's.
+                # Otherwise its workers run as www-data, which may not write to files of root.
                 user="user root;" if os.geteuid() == 0 else "",
                 home=home,
                 bodies=bodies,
@@ -87,7 +87,7 @@ def nginx(home: Path, behind: str, *, log: Path | None, certificate: Path | None
                 behind=behind,
             )
         )
-        # It inherits the listening socket, so whoever connects before it serves waits in the queue.
+        # It inherits the listening socket, so early connections wait in the queue.
         with (home / "stderr").open("wb") as complaints:
             process = subprocess.Popen(
                 [NGINX, "-p", home, "-c", home / "nginx.conf"],

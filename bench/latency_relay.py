@@ -1,4 +1,4 @@
-"""A relay that makes a server far away: every byte arrives half a round trip later, in both directions.
+"""A relay that adds latency: every byte arrives half a round trip later, in both directions.
 
 It ends TCP, so it shows what the waiting costs, not how TCP begins slowly over such a distance; for that there are
 the two network namespaces of `netns`.
@@ -13,7 +13,7 @@ _MOST_UNDER_WAY = 16 << 20
 
 
 class _End(asyncio.Protocol):
-    """One end of a relayed connection; what comes in here goes out at the other end later."""
+    """One end of a relayed connection. Its input leaves later at the other end."""
 
     def __init__(self, delay: float, all_ends: "set[_End]") -> None:
         self._delay = delay
@@ -32,7 +32,7 @@ class _End(asyncio.Protocol):
         self._all_ends.add(self)
 
     def first_later(self, seconds: float) -> None:
-        """Hold what comes first back for longer: a connection takes a round trip to be made."""
+        """Delay the first bytes longer: making a connection takes a round trip."""
         self._extra = asyncio.get_running_loop().time() + seconds
 
     def data_received(self, data: bytes) -> None:
@@ -53,7 +53,7 @@ class _End(asyncio.Protocol):
         self._all_ends.discard(self)
 
     def abort(self) -> None:
-        """Break the connection, and forget what is under way."""
+        """Break the connection, and drop the bytes in flight."""
         if self._timer is not None:
             self._timer.cancel()
         self._under_way.clear()
@@ -91,7 +91,7 @@ class _End(asyncio.Protocol):
 
 @asynccontextmanager
 async def far(host: str, port: int, round_trip: float) -> AsyncIterator[int]:
-    """Relay a port to a server as if it were so far away; yields the port to connect to."""
+    """Relay a port to a server with this latency. Yields the port to connect to."""
     loop = asyncio.get_running_loop()
     connecting: set[asyncio.Task[None]] = set()
     ends: set[_End] = set()

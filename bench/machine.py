@@ -1,4 +1,4 @@
-"""Where it was measured, and what is to be kept in mind when reading the figures."""
+"""The machine of a measurement, and caveats for its figures."""
 
 import os
 import platform

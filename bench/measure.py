@@ -1,4 +1,4 @@
-"""One measured run: a client's processes beside a server, what they took, and whether all has arrived."""
+"""One measured run: the processes of a client, their time and memory, and whether all files arrived."""
 
 import heapq
 import json
@@ -19,17 +19,17 @@ _FINALIZERS = 4  # as many sessions as the tool archives at a time
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a client says itself: files that the server has acknowledged (None: it does not tell), or what is wrong."""
+    """The claim of a client: files that the server acknowledged (None: it does not say), or its error."""
 
     files: int | None = None
     problem: str = ""
     not_counted: float = 0.0
-    """Seconds that it took for what is not to be measured."""
+    """Seconds that do not count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A client's processes after their end: exit code, output, seconds, CPU seconds, bytes at their peak."""
+    """The processes of a client after their end: exit code, output, seconds, CPU seconds, peak bytes."""
 
     code: int
     out: str
@@ -43,7 +43,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A contender's command line, how many files and bytes are to arrive by it, and how its output is read."""
+    """The command of a contender, the files and bytes that should arrive, and the reader of its output."""
 
     words: Sequence[str | os.PathLike[str]]
     env: Mapping[str, str]
@@ -55,7 +55,7 @@ class Command:
 
 @dataclass(slots=True)
 class Measured:
-    """What is known of one run. `rate` is files a second of its whole time; None where it failed."""
+    """The figures of one run. `rate` is files a second of the whole run; None if it failed."""
 
     contender: str
     round: int
@@ -77,7 +77,7 @@ class Measured:
 
     @property
     def values(self) -> Mapping[str, float | None]:
-        """The figures by name; none of a run that failed, for which only the name is left."""
+        """The figures by name; empty for a failed run."""
         if self.problem:
             return {}
         return {
@@ -121,7 +121,7 @@ def run(command: Command, place: Path, *, longest: float, within: Sequence[str] 
         try:
             told, _ = process.communicate(json.dumps(task))
         except BaseException:
-            process.terminate()  # it kills the client, and says so
+            process.terminate()  # it kills and reports the client
             process.wait()
             raise
     if process.returncode:
@@ -133,7 +133,7 @@ def run(command: Command, place: Path, *, longest: float, within: Sequence[str] 
 def judged(
     name: str, number: int, command: Command, ended: Ended, tally: Tally | None, *, boxed: float | None = None
 ) -> Measured:
-    """Compare what a client did with what the server counted; a run that did not deliver everything has failed.
+    """Compare a client with the count of the server. A run that did not deliver everything has failed.
 
     A run of a fixed time (`boxed`) need not come to its end; there, nothing may be claimed that the server has not.
     """
@@ -168,7 +168,7 @@ def _lack(command: Command, claim: Claim, received: Received, arrived: int, *, c
 
 
 def _look(measured: Measured, ended: Ended, tally: Tally) -> None:
-    """Take what else the server's log tells."""
+    """Add the figures of the log of the server."""
     received = tally.received
     if received.first is None:
         return
@@ -182,7 +182,7 @@ def _look(measured: Measured, ended: Ended, tally: Tally) -> None:
     if tally.archived_at:
         label, moment = min(tally.archived_at.items(), key=lambda item: item[1])
         own = received.of(label)
-        # Its own upload apart, as a large session takes its time.
+        # Without its own upload, because a large session takes long.
         measured.first_archived = moment - ended.began - own.span()
         measured.archiving = _archiving(received, tally.archived_at)
     if not any(phase.name for phase in tally.phases):

@@ -1,4 +1,4 @@
-"""The test XNAT with a model of what a server spends on a file, and a record of what it received."""
+"""The test XNAT with a model of the time for a file, and a record of its imports."""
 
 import time
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ class Capacity:
 
     @property
     def timing(self) -> Timing:
-        """What of it the test XNAT models itself."""
+        """The part that the test XNAT models itself."""
         return Timing(serial_seconds=self.serial, parallel_seconds=self.parallel, threads=200, db_connections=40)
 
 
 class _Recording(Storage):
-    """Keeps no bytes; takes the time that a file costs, and writes a line for each import that it has kept."""
+    """Keeps no bytes. It takes the time of each file, and writes a line for each import that it kept."""
 
     def __init__(self, capacity: Capacity, log: TextIO) -> None:
         super().__init__(None, keep_bytes=False, checksums=False)
@@ -47,12 +47,12 @@ class _Recording(Storage):
         self.begun = anyio.Event()
 
     def go_on_with(self, capacity: Capacity) -> None:
-        """Have another capacity from now on."""
+        """Change the capacity."""
         self._capacity = capacity
         self._cores.total_tokens = capacity.cores
 
     async def receive(self, stream: BodyStream, *, stop_after: int | None = None) -> Body:
-        """Read a body, and note when it began to come."""
+        """Read a body, and record its arrival."""
         begin = time.time()
         self.begun.set()
         body = await super().receive(stream, stop_after=stop_after)
@@ -60,7 +60,7 @@ class _Recording(Storage):
         return body
 
     async def write(self, parts: PathParts, body: Body, head: bytes | None = None) -> tuple[int, bytes | None]:
-        """Take the time that the file costs; write a line about it."""
+        """Take the time of the file, and write a line."""
         seconds = self._capacity.working + self._capacity.anonymising * body.size / 1e6
         if seconds:
             async with self._cores:
@@ -68,7 +68,7 @@ class _Recording(Storage):
         written = await super().write(parts, body, head)
         now = time.time()
         begin = self._begun.pop(id(body), now)
-        # Of its parts, prearchive/project/timestamp/label, the last tells the session.
+        # The last part of prearchive/project/timestamp/label is the session.
         self._log.write(f"{now:.6f} {now - begin:.6f} {200 if body.complete else 0} {body.size} {parts[3]}\n")
         return written
 
@@ -83,7 +83,7 @@ class ModelledXnat(TestXnat):
 
     def __init__(self, capacities: Sequence[Capacity], log: TextIO, *, archive_seconds: float = 0.0) -> None:
         self.archived_at: dict[str, float] = {}
-        """When each session was archived, by label."""
+        """The archiving time of each session, by label."""
         super().__init__(
             timing=capacities[0].timing,
             keep_bytes=False,
@@ -97,17 +97,17 @@ class ModelledXnat(TestXnat):
         self.phases: list[Phase] = []
 
     def add_experiment(self, session: ArchivedSession) -> None:
-        """Add an archived session, and note when."""
+        """Add an archived session and its time."""
         self.archived_at.setdefault(session.label, time.time())
         super().add_experiment(session)
 
     def held(self) -> int:
-        """Return how many instances there are, each counted once, however often it was sent."""
+        """Return the number of distinct instances."""
         archived = sum(file.complete for _, _, file in self.instances())
         return archived + sum(file.complete for row in self.prearchive for file in row.files)
 
     async def live(self) -> None:
-        """Change the capacity when it is time to; the first one's time begins with the first import."""
+        """Change the capacity on time. The time of the first begins with the first import."""
         await self._recording.begun.wait()
         begin = time.time()
         for capacity in self._capacities:

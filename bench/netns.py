@@ -28,7 +28,7 @@ _MOST_WAITING = 20_000
 
 
 def lacks() -> str:
-    """Return why there can be none here, or nothing."""
+    """Return why namespaces are impossible here, or an empty text."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "it takes root on Linux"
     if shutil.which("ip") is None:
@@ -40,7 +40,7 @@ def lacks() -> str:
 
 @contextmanager
 def joined(round_trip: float) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Make two namespaces, near and far; yields for each what stands before a command to run it there."""
+    """Make two namespaces, near and far. Yields the words that run a command in each."""
     mark = os.getpid() % 100_000
     names = [(f"bench{mark}{end}", f"tap{mark}{end}", address) for end, address in (("a", _NEAR), ("b", ADDRESS))]
     with ExitStack() as stack:
@@ -78,7 +78,7 @@ def _open(name: str) -> int:
 
 
 def _join(delay: float, one: int, other: int) -> None:
-    """Hand packets on, each `delay` seconds after it came; what is too much is lost, as in a router."""
+    """Forward each packet `delay` seconds after its arrival. Excess packets are lost, as in a router."""
     waiting: deque[tuple[float, int, bytes]] = deque()
     across = {one: other, other: one}
     while True:
@@ -100,7 +100,7 @@ def _join(delay: float, one: int, other: int) -> None:
 
 
 def main() -> None:
-    """Join two devices that are made for it, until it is terminated."""
+    """Make two devices, and join them until terminated."""
     devices = [_open(name) for name in sys.argv[2:4]]
     sys.stdout.write("ready\n")
     sys.stdout.flush()

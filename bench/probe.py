@@ -1,4 +1,4 @@
-"""What is measured without a server, through the package's own interface: scanning, and resuming a finished run.
+"""Measurements without a server, through the package itself: scanning, and resuming a finished run.
 
 A process of its own for each, so that it can be that of another revision; it prints its figures as JSON.
 """
@@ -40,7 +40,7 @@ _DESTINATION = "http://bench.invalid"
 
 
 class Nowhere:
-    """A destination that stores nothing and says yes to everything."""
+    """A destination that stores nothing and acknowledges everything."""
 
     async def store(self, claim: Claim, body: Body) -> str:
         """Say that it is stored."""
@@ -59,7 +59,7 @@ class Nowhere:
         return [None for _ in headers]
 
     async def archived_patients(self, session: Session) -> Sequence[ArchivedPatient]:
-        """Nobody is in the archive."""
+        """Return no patients: the archive is empty."""
         nobody: dict[Session, list[ArchivedPatient]] = {}
         return nobody.get(session, [])
 
@@ -67,7 +67,7 @@ class Nowhere:
         """Find nothing."""
 
     async def archived_uids(self, session: Session) -> None:
-        """Say that UIDs will tell."""
+        """Say that UIDs are compared."""
 
     async def finalize(self, sealed: SealedDelivery) -> Verdict:
         """Say that it is archived."""
@@ -84,7 +84,7 @@ def _cpu() -> float:
 
 
 def scan(root: Path) -> dict[str, float]:
-    """Walk and look into each file, in one thread and on one core."""
+    """Scan and identify each file, in one thread on one core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     source = FileSource([root])
@@ -131,7 +131,7 @@ def _made_up(file: File, number: int) -> Instance:
 
 
 def resume(root: Path, journal: Path) -> dict[str, float]:
-    """Run the line again over a source that has all been archived: whatever is not known would be sent."""
+    """Run the pipeline again over an archived source. It would send unknown files."""
     opens = count_opens(str(root))
     source = FileSource([root])
     router = _router()
@@ -145,7 +145,7 @@ def resume(root: Path, journal: Path) -> dict[str, float]:
 
 
 def empty_files(root: Path, files: int) -> dict[str, float]:
-    """Make so many empty files: what a resume asks of a file is size and time."""
+    """Make this many empty files: a resume reads only size and time."""
     began = time.monotonic()
     for number in range(files):
         folder = root / f"{number // _SESSION_FILES:06}"
@@ -156,7 +156,7 @@ def empty_files(root: Path, files: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure what the command line names."""
+    """Measure by the command line."""
     name, root, rest = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     probes: dict[str, Callable[[Sequence[str]], dict[str, float]]] = {
         "scan": lambda _: scan(root),

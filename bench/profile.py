@@ -1,4 +1,4 @@
-"""Runs a Python module, and notes each millisecond where its main thread is, which the event loop runs in.
+"""Runs a Python module, and samples each millisecond where its main thread, with the event loop, is.
 
     python -m bench.profile FILE MODULE ARGUMENTS...
 
@@ -18,7 +18,7 @@ from types import CodeType, FrameType
 
 PLACES = ("starting", "waiting", "writing", "receiving", "reading", "aiohttp", "asyncio", "anyio", "own", "elsewhere")
 _STEP = 0.001
-# Of a file and the functions in it (none: all of them), the place; the first that fits.
+# A place for a file and its functions (none: all of them). The first match counts.
 _KNOWN = (
     ("/selectors.py", ("select",), "waiting"),
     ("/asyncio/selector_events.py", ("write", "writelines", "_write_ready", "_write_send"), "writing"),
@@ -41,7 +41,7 @@ def _of(code: CodeType) -> str | None:
 
 
 def _place(frame: FrameType | None) -> str:
-    """Return where a thread is: the innermost place that is known, if the loop runs at all."""
+    """Return the innermost known place of a thread, if the loop runs."""
     found = None
     while frame is not None:
         found = found or _of(frame.f_code)
@@ -52,7 +52,7 @@ def _place(frame: FrameType | None) -> str:
 
 
 def main() -> None:
-    """Run what the command line says."""
+    """Run the command line."""
     told, module = Path(sys.argv[1]), sys.argv[2]
     sys.argv = [module, *sys.argv[3:]]
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""The report of one or several runs: their tables as Markdown, and a plot of who sends how fast, as SVG."""
+"""The report of one or several runs: tables as Markdown, and a plot of the rates as SVG."""
 
 import html
 import json
@@ -15,7 +15,7 @@ _OURS, _CEILING, _RIVAL, _INK = "#2563a8", "#9aa5b1", "#d08c3f", "#4a5560"
 
 
 def write_report(results: Sequence[Path], markdown_file: Path | None, svg_file: Path | None) -> None:
-    """Write what results files hold as Markdown (to standard output, unless a file is named), and as a plot."""
+    """Write results files as Markdown (by default to standard output) and as a plot."""
     runs = [json.loads(path.read_bytes()) for path in results]
     text = as_markdown(runs)
     if markdown_file is None:
@@ -27,7 +27,7 @@ def write_report(results: Sequence[Path], markdown_file: Path | None, svg_file: 
 
 
 def as_markdown(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Return the tables of runs; machine and caveats are told once for runs that follow each other and share them."""
+    """Return the tables of runs. Successive runs with the same machine and caveats name them once."""
     parts: list[str] = []
     told: list[str] = []
     for run in runs:
@@ -63,7 +63,7 @@ def _command(options: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 
 
 def as_svg(results: Sequence[Mapping[str, Any]]) -> str:
-    """Return a plot: for each scenario that compares contenders, a bar each, as long as its files a second."""
+    """Return a plot with a bar for each contender of a scenario, as long as its files a second."""
     parts: list[str] = []
     top = 10
     for result in results:

@@ -1,4 +1,4 @@
-"""Medians with what lies around them, ratios of what was measured in the same round, and who is next. Pure."""
+"""Medians with their spread, ratios within a round, and the order of runs. Pure."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Spread:
 
 
 def figure(value: float) -> str:
-    """Return a number with about three digits that say something."""
+    """Return a number with about three significant digits."""
     if value == int(value) and abs(value) < 1000:
         return str(int(value))
     if abs(value) >= 100:
@@ -31,14 +31,14 @@ def figure(value: float) -> str:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Return the spread of some values; None where there are none."""
+    """Return the spread of values, or None without values."""
     if not values:
         return None
     return Spread(median(values), min(values), max(values), len(values))
 
 
 def ratios(ours: Sequence[float | None], theirs: Sequence[float | None]) -> Spread | None:
-    """Return the spread of our value over theirs, round by round, of the rounds in which both have one.
+    """Return the spread of the ratio of our value to theirs, over the rounds in which both have one.
 
     What disturbs the machine for a while disturbs both of a round; medians of either alone would not show that.
     """

@@ -1,4 +1,4 @@
-"""Runs scenarios: for each server, rounds of all contenders in turn, and what came of them."""
+"""Runs scenarios: for each server, rounds of all contenders in turn, with results."""
 
 import json
 import re
@@ -26,7 +26,7 @@ _LOOP_FILES = 500
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How it is run. `models` and `only` leave others out; `site` is a real XNAT in place of the models."""
+    """Settings of a run. `models` and `only` leave others out. `site` is a real XNAT in place of models."""
 
     quick: bool = False
     scale: float = 1.0
@@ -40,14 +40,14 @@ class Options:
 
     @property
     def trees(self) -> Mapping[str, Path]:
-        """What is measured, by the name that stands before a contender's."""
+        """The measured trees, by the prefix of their contenders."""
         others = {f"asyncimport@{self.revision}": self.tree} if self.tree is not None else {}
         return {"asyncimport": ROOT, **others}
 
 
 @dataclass(slots=True)
 class Result:
-    """What came of a scenario on a server."""
+    """The result of a scenario on a server."""
 
     scenario: Scenario
     model: str
@@ -109,14 +109,14 @@ class Run:
 
     @property
     def _phase(self) -> float:
-        """Seconds in which a client is to have settled, and as many in which it is measured."""
+        """Seconds in which a client settles, and again as many in which it is measured."""
         return 0.5 if self._options.quick else 20.0 * max(0.1, min(1.0, self._options.scale))
 
     def _rounds(self, scenario: Scenario) -> int:
         return self._options.rounds or (1 if self._options.quick else scenario.rounds)
 
     def _models(self, scenario: Scenario) -> Iterator[tuple[Model, str]]:
-        """Yield the servers of a scenario, and why one cannot be had."""
+        """Yield the servers of a scenario, or why one cannot run."""
         names: Sequence[str] = scenario.models
         if self._options.quick and scenario.quick_models is not None:
             names = scenario.quick_models
@@ -125,7 +125,7 @@ class Run:
                 yield MODELS[name], MODELS[name].lacks()
 
     def _names(self, scenario: Scenario, result: Result) -> list[Contender]:
-        """Return who takes part; of each of ours, that of the other tree too."""
+        """Return the contenders, with those of the other tree."""
         chosen: list[Contender] = []
         for name in scenario.quick if self._options.quick else scenario.contenders:
             if self._options.only and name not in self._options.only:
@@ -145,7 +145,7 @@ class Run:
         return shape.scaled(_QUICK_SWEEP) if scenario.kind == "sweep" else shape.quick()
 
     def _corpus(self, scenario: Scenario, shape: Shape) -> Corpus:
-        """Write a collection; a quick run keeps it for those who want the same."""
+        """Write a collection. A quick run keeps it for scenarios with the same shape."""
         scaled = self._scaled(scenario, shape)
         key = (scaled.parts, scaled.layout, scaled.listed)
         if key in self._kept:
@@ -157,7 +157,7 @@ class Run:
             self._kept[key] = corpus
         return corpus
 
-    # ---- files on their way to a server
+    # ---- files to a server
 
     def _transfers(self, scenario: Scenario) -> Iterator[Result]:
         models = list(self._models(scenario))
@@ -179,7 +179,7 @@ class Run:
             for number, contender in interleaved(self._names(scenario, result), self._rounds(scenario)):
                 runs = result.runs.setdefault(contender.name, [])
                 if number and runs[0].problem:
-                    continue  # it has failed, and would again
+                    continue  # it would fail again
                 runs.append(self._measured(scenario, model, contender, number, corpus, boxed[0]))
                 self._tell(f"    {model.name}, round {number + 1}: {_in_short(runs[-1])}")
             result.targets = self._judged(scenario, result)
@@ -187,7 +187,7 @@ class Run:
             yield result
 
     def _judged(self, scenario: Scenario, result: Result) -> list[Verdict]:
-        """Judge the targets that count on this server; a quick run is too small to be judged."""
+        """Judge the targets for this server. A quick run is too small to judge."""
         verdicts = of_sweep(result.runs) if scenario.kind == "sweep" else []
         for target in scenario.targets:
             if not target.models or result.model in target.models:
@@ -195,7 +195,7 @@ class Run:
         return [{**one, "reached": None} for one in verdicts] if self._options.quick else verdicts
 
     def _boxed(self, scenario: Scenario, model: Model) -> tuple[float | None, float]:
-        """Return after how many seconds a client is stopped, if it is, and how long a phase of the server lasts."""
+        """Return the seconds after which a client is stopped, or None, and the length of a phase of the server."""
         if scenario.kind != "sweep":
             return None, float("inf")
         start_up = 1.0
@@ -231,7 +231,7 @@ class Run:
         return self._options.site() if self._options.site is not None else served(model, corpus, home)
 
     def _sink(self, scenario: Scenario, result: Result, model: Model, corpus: Corpus) -> None:
-        """Show how much the sink takes, beside the ceiling: it must not be what limits anyone."""
+        """Compare the capacity of the instant server with the ceiling: it must limit no contender."""
         ceilings = [one for name, runs in result.runs.items() if name.startswith("ceiling ") for one in runs]
         rates = [found for one in ceilings if (found := one.values.get("rate"))]
         size = max(1, corpus.bytes // max(1, corpus.files))
@@ -249,7 +249,7 @@ class Run:
         verdict: Verdict = {"what": "the sink / the best ceiling >= 2", "value": [share] * 3, "reached": share >= 2}
         result.targets.append({**verdict, "reached": None} if self._options.quick else verdict)
 
-    # ---- memory, as the work grows
+    # ---- memory by size of the work
 
     def _memory(self, scenario: Scenario) -> Iterator[Result]:
         for model, lacks in self._models(scenario):

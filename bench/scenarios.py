@@ -1,4 +1,4 @@
-"""What is measured: a table of scenarios, each with its files, servers, contenders and targets."""
+"""The table of scenarios, each with its files, servers, contenders and targets."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,7 +13,7 @@ AUTO = "asyncimport auto"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure to reach: of `metric`, what `ours` has (over `over`, or less it) is at least or at most `bound`."""
+    """A figure to reach: `metric` of `ours` (divided by `over`, or minus it) is at least or at most `bound`."""
 
     metric: str
     ours: str
@@ -22,7 +22,7 @@ class Target:
     over: str = ""
     less: str = ""
     models: tuple[str, ...] = ()
-    """On which servers it counts; none: all."""
+    """The servers for which it counts; none: all."""
 
     def __str__(self) -> str:
         other = f" / {self.over}" if self.over else f" - {self.less}" if self.less else ""
@@ -47,12 +47,12 @@ class Scenario:
     targets: tuple[Target, ...] = ()
     rounds: int = 5
     reference: str = ""
-    """The contender that the others are told as ratios of."""
+    """The contender with which the others are compared."""
     quick: tuple[str, ...] = ()
     quick_models: tuple[str, ...] | None = None
     options: tuple[str, ...] = ()
     slow_source: float = 0.0
-    """Seconds that each open of a source file takes."""
+    """Seconds that it takes to open a source file."""
     notes: tuple[str, ...] = field(default=())
 
 

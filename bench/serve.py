@@ -1,4 +1,4 @@
-"""The server's side of a measured run, in a process of its own.
+"""The server of a measured run, in its own process.
 
 It takes a description as JSON, prints one line of JSON when it is ready, and when its standard input ends it stops
 and prints another line: what it holds, and what it took.
@@ -30,7 +30,7 @@ _MR = "1.2.840.10008.5.1.4.1.1.4"
 
 
 def expect(xnat: TestXnat, sessions: list[SessionEntry], prefix: str = "") -> None:
-    """Make the site hold in its prearchive what is about to be sent to the sink before it."""
+    """Fill the prearchive of the site with the files that go to the instant server before it."""
     for session in sessions:
         label = prefix + session.label
         row = PrearchiveRow(
@@ -67,7 +67,7 @@ def expect(xnat: TestXnat, sessions: list[SessionEntry], prefix: str = "") -> No
 
 @asynccontextmanager
 async def _front(settings: Mapping[str, Any], home: Path, behind: str, log: Path) -> AsyncIterator[tuple[str, str]]:
-    """Put nginx before the test XNAT where the model has one; yields URL and certificate authority."""
+    """Put nginx before the test XNAT if the model has it. Yields URL and certificate authority."""
     if not settings.get("sink") and not settings.get("tls"):
         yield behind, ""
         return
@@ -87,7 +87,7 @@ def _certificate(home: Path) -> tuple[Path, str]:
 
 
 def _cpu() -> float:
-    """Return the seconds that this process and the children that have ended took."""
+    """Return the CPU seconds of this process and its ended children."""
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
@@ -133,7 +133,7 @@ def _tell(value: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Serve what the command line describes."""
+    """Serve the model of the command line."""
     settings = json.loads(sys.argv[1])
     home = Path(settings["home"])
     anyio.run(_serve, settings, home, home / "received.log")

@@ -1,4 +1,4 @@
-"""The server models, and how one is run beside a client: a process of its own for each measured run."""
+"""The server models. Each measured run has its own server process."""
 
 import json
 import subprocess
@@ -21,19 +21,19 @@ _FREE: Mapping[str, Any] = {"serial": 0.0, "parallel": 0.0, "anonymising": 0.0, 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A kind of server: what it is for people, and as `bench.serve` takes it."""
+    """A kind of server: a description, and settings for `bench.serve`."""
 
     name: str
     what: str
     settings: Mapping[str, Any]
     phases: tuple[Mapping[str, Any], ...] = ()
-    """Capacities that follow each other, each for an equal time."""
+    """Successive capacities of equal length."""
     needs: tuple[str, ...] = ()
     quick: Mapping[str, Any] = field(default_factory=dict)
-    """What is otherwise in a quick run."""
+    """Settings that differ in a quick run."""
 
     def lacks(self) -> str:
-        """Return why it cannot be run here, or nothing."""
+        """Return why it cannot run here, or an empty text."""
         if "nginx" in self.needs and NGINX is None:
             return "nginx is not installed"
         if "trustme" in self.needs:
@@ -48,7 +48,7 @@ class Model:
         return ""
 
     def with_phases(self, seconds: float) -> "Model":
-        """Return it with phases of so many seconds, if it has phases."""
+        """Return it with phases of this many seconds, if it has phases."""
         if not self.phases:
             return self
         capacities = [{**phase, "seconds": seconds} for phase in self.phases]
@@ -112,7 +112,7 @@ MODELS = {model.name: model for model in _MODELS}
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What the server counted: imports, distinct instances it holds (None: it keeps none), its CPU seconds."""
+    """The count of the server: imports, distinct instances (None: it keeps none), CPU seconds."""
 
     received: Received
     held: int | None
@@ -131,17 +131,17 @@ class Served:
     password: str = "demo"  # noqa: S105 - the test XNAT's
     project: str = "demo"
     within: tuple[str, ...] = ()
-    """What stands before a client's command, so that it runs where the server can be reached."""
+    """Words before the command of a client, which run it where it reaches the server."""
     prefix: str = ""
-    """What labels begin with."""
+    """The prefix of labels."""
     tally: Tally | None = None
     left: str = ""
-    """What a real site could not be cleaned of."""
+    """Objects that could not be deleted from a real site."""
 
 
 @contextmanager
 def served(model: Model, corpus: Corpus, home: Path) -> Iterator[Served]:
-    """Run a server for one client. Raises RuntimeError when it does not start or stop as it should."""
+    """Run a server for one client. Raises RuntimeError if it does not start or stop."""
     home.mkdir(parents=True)
     if model.settings.get("namespaces"):
         from bench.netns import ADDRESS, joined

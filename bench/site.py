@@ -1,4 +1,4 @@
-"""A real XNAT in place of the models: a scratch project, labels that nobody else has, and nothing left behind."""
+"""A real XNAT in place of the models: a scratch project, unique labels, and clean-up."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from bench.servers import Served
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where, as whom, and in which project."""
+    """Address, user and project."""
 
     url: str
     user: str
@@ -28,7 +28,7 @@ class Site:
 
     @contextmanager
     def visited(self) -> Iterator[Served]:
-        """Let one client in under a prefix of its own, and remove afterwards what has that prefix, and nothing else."""
+        """Give one client a prefix of its own, and afterwards delete only what has it."""
         prefix = f"bench{secrets.token_hex(4)}-"
         served = Served(self.url, "", self.user, self.password, self.project, prefix=prefix)
         try:
@@ -40,7 +40,7 @@ class Site:
                 served.left = f"what begins with {prefix} in project {self.project} is to be removed by hand: {error}"
 
     def clean(self, prefix: str) -> None:
-        """Delete the prearchive rows and the subjects of the project whose labels begin so."""
+        """Delete the prearchive rows and the subjects of the project with this prefix."""
         project = urllib.parse.quote(self.project, safe="")
         for row in self._rows(f"/data/prearchive/projects/{project}?format=json"):
             if row.get("name", "").startswith(prefix) and row.get("project") == self.project:

@@ -1,4 +1,4 @@
-"""Runs a Python module as if its source stood on a slow disk: each file below a root takes its time to be opened.
+"""Runs a Python module as if its source were on a slow disk: to open a file below a root takes time.
 
     python -m bench.slow_disk ROOT SECONDS MODULE ARGUMENTS...
 
@@ -12,7 +12,7 @@ import time
 
 
 def slow_down(root: str, seconds: float) -> None:
-    """Let each open of a file below `root` take so many seconds from now on."""
+    """Let each open of a file below `root` take this many seconds."""
     below = os.path.join(root, "")  # noqa: PTH118 - compared as text
 
     def wait(event: str, arguments: tuple[object, ...]) -> None:
@@ -23,7 +23,7 @@ def slow_down(root: str, seconds: float) -> None:
 
 
 def count_opens(root: str) -> list[int]:
-    """Count the opens of files below `root` from now on, in the one number of the list that is returned."""
+    """Count the opens of files below `root` in the only item of the returned list."""
     below = os.path.join(root, "")  # noqa: PTH118 - compared as text
     count = [0]
 
@@ -36,7 +36,7 @@ def count_opens(root: str) -> list[int]:
 
 
 def main() -> None:
-    """Run what the command line says."""
+    """Run the command line."""
     root, seconds, module = sys.argv[1], float(sys.argv[2]), sys.argv[3]
     sys.argv = [module, *sys.argv[4:]]
     slow_down(root, seconds)

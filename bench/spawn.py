@@ -1,4 +1,4 @@
-"""Starts one command, waits for it, and tells what it and its children took.
+"""Starts one command, waits for it, and prints the time and memory of it and its children.
 
 A process of its own, and a small one: the peak memory that the system tells of a command is never lower than what
 its parent held when it started it. So it imports next to nothing.
@@ -12,7 +12,7 @@ import time
 
 
 def main() -> None:
-    """Run what standard input describes, and print what it took."""
+    """Run the command from standard input, and print its time and memory."""
     task = json.loads(sys.stdin.read())
     os.chdir(task["place"])
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -23,7 +23,7 @@ def main() -> None:
     ]
     gave_up = False
     wall, began = time.time(), time.monotonic()
-    # A group of its own: what is given up is given up with all its children.
+    # A group of its own, so that a kill reaches all its children.
     pid = os.posix_spawnp(task["words"][0], task["words"], task["env"], file_actions=files, setpgroup=0)
 
     def give_up(*_: object) -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, give_up)
     signal.setitimer(signal.ITIMER_REAL, task["longest"])
-    # Of the process and of all its children that it has waited for.
+    # Of the process and of all children that it has waited for.
     _, status, usage = os.wait4(pid, 0)
     seconds = time.monotonic() - began
     told = {

@@ -1,4 +1,4 @@
-"""Results as tables: the same rows for the terminal and for Markdown. Pure: it works on what the JSON file holds."""
+"""Results as tables for the terminal and for Markdown. Pure: it works on the content of the JSON file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ _COLUMNS = {
     "children_cpu": "children",
 }
 _SPREAD = frozenset({"rate", "seconds"})
-"""Figures whose least and greatest are shown too; the others' are in the JSON file."""
+"""Figures that are shown with minimum and maximum. For others these are in the JSON file."""
 _WANTED: Mapping[str, Sequence[str]] = {
     "transfer": (
         "rate",
@@ -51,7 +51,7 @@ _WANTED: Mapping[str, Sequence[str]] = {
 
 
 def rates_of(runs: Sequence[Mapping[str, Any]], metric: str = "rate") -> list[float | None]:
-    """Return a figure of each round."""
+    """Return a figure for each round."""
     return [one["values"].get(metric) for one in runs]
 
 
@@ -61,7 +61,7 @@ def _cell(runs: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """Return what a table is about."""
+    """Return the title of a table."""
     on = f" on {result['model']}" if result["model"] else ""
     return f"{result['scenario']}{on}: {result['what']}{f' ({found})' if (found := result['collection']) else ''}"
 

@@ -1,4 +1,4 @@
-"""Whether what was to be reached is reached. Pure: it works on the figures, whoever measured them."""
+"""Verdicts on targets. Pure: it works on figures."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -13,12 +13,12 @@ _AS_GOOD = 0.97
 
 
 def values(runs: Sequence[Measured], metric: str) -> list[float | None]:
-    """Return a figure of each round; None where the round failed or does not have it."""
+    """Return a figure for each round; None if the round failed or lacks it."""
     return [run.values.get(metric) for run in runs]
 
 
 def reached(target: Target, runs: Runs) -> Verdict:
-    """Judge a target; `reached` is None where what it speaks of was not measured."""
+    """Judge a target. `reached` is None if it was not measured."""
     ours = values(runs.get(target.ours, ()), target.metric)
     found: Spread | None
     if target.over:

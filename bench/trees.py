@@ -1,4 +1,4 @@
-"""Which source tree is measured: this one, or a checkout of another revision beside it."""
+"""The source tree to measure: this one, or a checkout of another revision."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ _KEPT_OUT = ("XNAT", "ASYNCIMPORT", "XDG", "NETRC", "PYTHON", "PYTEST", "COVERAG
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without what would tell a contender of other servers than the bench's."""
+    """Return the environment without variables that name other servers."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_OUT)}
 
 
@@ -26,7 +26,7 @@ def python_path(tree: Path) -> Mapping[str, str]:
 
 @contextmanager
 def checkout(revision: str) -> Iterator[Path]:
-    """Put the package of another revision into a directory of its own. Raises ValueError when git does not know it."""
+    """Put the package of another revision into its own directory. Raises ValueError if git does not know it."""
     with TemporaryDirectory(prefix="bench-tree-") as place:
         archive = Path(place) / "tree.tar"
         done = subprocess.run(
@@ -40,6 +40,6 @@ def checkout(revision: str) -> Iterator[Path]:
         tree = Path(place) / "tree"
         with tarfile.open(archive) as packed:
             packed.extractall(tree, filter="data")
-        # Or the first to run it would compile it.
+        # Otherwise the first run would compile it.
         subprocess.run([sys.executable, "-m", "compileall", "-q", tree], check=True)
         yield tree

@@ -1,4 +1,4 @@
-"""xnatctl, the nearest rival, in a virtual environment of its own: made on first use, and kept."""
+"""xnatctl, the nearest contender, in its own virtual environment, which is kept."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ class Installed:
         return self.place / "bin" / self.name
 
     def install(self) -> None:
-        """Install it, unless it is; where that fails, `lacks` says why."""
+        """Install it if needed. If that fails, `lacks` says why."""
         if not self.lacks:
             return
         for words in (
@@ -40,7 +40,7 @@ class Installed:
         self.lacks = ""
 
     def version(self) -> str:
-        """Return what it says of its version."""
+        """Return its version."""
         if self.lacks:
             return ""
         done = subprocess.run([self.program, "--version"], check=False, capture_output=True, text=True)
