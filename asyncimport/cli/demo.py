@@ -127,7 +127,7 @@ def _compare(out: Console, url: str, code: int, expected: int) -> bool:
     _write(
         out,
         "\n5. The proof",
-        f"The test XNAT counts {arrived:,} archived instances; {expected:,} could be sent.",
+        f"The test XNAT itself counts {arrived:,} archived instances; {expected:,} could be sent.",
     )
     if arrived != expected or code != 8:
         out.print(Text(f"   That is wrong (exit code {code}).", style="red"))
