@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.stem != "tutorial")]
 BLOCK = re.compile(r"^```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^(?:\$ |\S+ \* \* \* \* )?(asyncimport .*)$", re.MULTILINE)
+COMMAND = re.compile(r"^(?:\$ |\S+ \* \* \* \* )?(?:XNAT_HOST=\S+ )?(asyncimport .*)$", re.MULTILINE)
 # What follows a command of the README is what it says.
 OUTPUT = re.compile(r"^\$ (asyncimport [^\n]*)\n((?:(?![$`])[^\n]+\n)+)", re.MULTILINE)
 
@@ -35,11 +35,13 @@ class Change:
     words: Sequence[str] = ()
     stdin: bytes = b""
     code: int = 0
+    serves: bool = False
 
 
 CHANGES: Mapping[str, Change] = {
     "--watch": Change("only a signal ends a watch", ("--max-duration", "1s"), code=130),
     "login": Change("it asks on a terminal", ("--user", "demo", "--password-stdin"), b"demo\n"),
+    "testserver": Change("it serves until a signal, and port 8090 may be taken", ("--port", "0"), serves=True),
     "forget": Change("it asks on a terminal", ("--yes",)),
 }
 
@@ -53,7 +55,7 @@ def commands_of(page: Path) -> Iterator[str]:
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """Make what the pages take for granted: files to send, and where a reader is."""
-    for place in ("dicom", "incoming", "visits", "export"):
+    for place in ("dicom", "incoming", "visits", "export", "a-few-files"):
         for number, patient in enumerate(("P1", "S01", "P001", "P002", "S1"), start=1):
             content = image(
                 number,
@@ -78,7 +80,8 @@ def work(tmp_path: Path) -> Path:
 @pytest.fixture
 def reader(commands: Commands, xnat: TestXnat, url: str, work: Path) -> Commands:
     """Make somebody who has a project, a login and a profile, and only what `pip install .` brings."""
-    xnat.add_project(Project("MYPROJECT"))
+    for project in ("MYPROJECT", "MYTEST"):
+        xnat.add_project(Project(project))
     commands.login(url)
     write(
         commands.home / ".config" / "asyncimport" / "config.toml",
@@ -109,6 +112,13 @@ async def test_the_commands_of_a_page_work(page: Path, reader: Commands, url: st
         words = [url if word == "https://xnat.example.org" else word for word in words]
         changes = [change for name, change in CHANGES.items() if name in words]
         words += [word for change in changes for word in change.words]
+        if any(change.serves for change in changes) and "--compare" not in words:
+            async with reader.start(*words) as process:
+                assert process.stdout is not None
+                assert b"http://127.0.0.1" in await process.stdout.receive(), command
+                process.terminate()
+                assert await process.wait() == 0, command
+            continue
         ended = await reader(*words, stdin=b"".join(change.stdin for change in changes))
         assert ended.code == sum(change.code for change in changes), f"{command}\n{ended.out}{ended.err}"
         for line in said.get(command, "").splitlines():
