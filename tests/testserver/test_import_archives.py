@@ -195,6 +195,8 @@ class TestZip:
             assert web.xnat.sop_uids() == {sop(1)}
             merged = await web.send(zipped(TWO[1]), **ZIP, dest=dest, overwrite="append")
             assert (merged.status, web.xnat.sop_uids()) == (200, {sop(1), sop(2)}), merged.text
+            elsewhere = await web.send(zipped(*TWO), **ZIP, dest="/archive", project="other", EXPT_LABEL="H")
+            assert elsewhere.text == "/data/archive/projects/other/subjects/S/experiments/H\r\n"
             web.xnat.project("other").editors = ["boss"]
             assert (await web.send(zipped(*TWO), **ZIP, dest=dest)).status == 403
 

@@ -70,8 +70,10 @@ async def _import(context: RequestContext, name: str) -> list[str]:
         upload = _Upload(_file_name(name, kind), body, context.query)
     if handler in _NOT_BUILT:
         raise HttpError(501, f"{_NOT_BUILT[handler]} not part of this test server")
-    if target.is_archive and handler in _ARCHIVES and not context.has_right("edit", target.project):
-        raise HttpError(403, f"User {context.user.name} cannot archive into project {target.project}")
+    if target.is_archive and handler in _ARCHIVES:
+        project = target.project or upload.params.get("project") or upload.params.get("PROJECT_ID", "")
+        if not context.has_right("edit", project):
+            raise HttpError(403, f"User {context.user.name} cannot archive into project {project}")
     if handler in _ARCHIVES:
         if not upload.body.complete:
             await context.site.storage.discard(upload.body)
