@@ -15,6 +15,7 @@ from rich.text import Text
 
 from asyncimport.cli.options import LogOptions, ProgressScreen
 from asyncimport.cli.parameters import command
+from asyncimport.cli.testserver import XnatVersion
 from asyncimport.errors import UnavailableError
 from asyncimport.model.option import option
 from asyncimport.reporting.progress import human_bytes
@@ -28,6 +29,7 @@ class DemoOptions:
     keep: bool = option(
         "--keep", default=False, help="Leave server, files and journal there until Ctrl-C, to try more."
     )
+    xnat: XnatVersion | None = option("--xnat", help="Let the test XNAT behave like this version.")
 
 
 @command(omit={"output"})
@@ -38,7 +40,7 @@ def demo(*, options: DemoOptions, screen: ProgressScreen) -> None:
         directory = Path(name)
         expected = _write_samples(out, directory / "files")
         try:
-            with _server(directory / "xnat") as url:
+            with _server(directory / "xnat", options.xnat) as url:
                 _write(out, f"\n2. A test XNAT has started in a process of its own; {url} shows what arrives.")
                 _write(
                     out,
@@ -80,10 +82,11 @@ def _write_samples(out: Console, target: Path) -> int:
 
 
 @contextmanager
-def _server(directory: Path) -> Iterator[str]:
+def _server(directory: Path, version: XnatVersion | None) -> Iterator[str]:
     """Start `asyncimport testserver` and yield its address."""
     code = "from asyncimport.cli import main; main()"
     words = python_command(code, "testserver", "--port", "0", "-o", "json", "--directory", str(directory))
+    words += [] if version is None else ["--xnat", version.value]
     with subprocess.Popen(  # noqa: S603 - our own command
         words, stdout=subprocess.PIPE, text=True, env=child_environment()
     ) as server:

@@ -129,3 +129,12 @@ async def test_a_study_with_pet_and_mr(tmp_path: Path, commands: Commands, setti
         again = await commands("upload", source, "-P", "demo", "--insecure")
         assert again.code == 0, again.out
     assert xnat.sop_uids() == {sop(0), sop(1)}
+
+
+async def test_the_cookie_of_a_load_balancer_is_sent_back(tmp_path: Path, source: Path, commands: Commands) -> None:
+    """Else the next server does not know the login."""
+    xnat = TestXnat(tmp_path / "xnat", sticky_cookie="SERVERID")
+    async with serve(xnat) as url:
+        await migrate(commands, url, source)
+    check(xnat)
+    assert xnat.count["login"] == 2

@@ -307,3 +307,19 @@ async def test_large_archives_are_read_from_the_disk(tmp_path: Path) -> None:
         assert not list((tmp_path / "spool").iterdir())
     async with raw_client() as web:
         assert (await web.send(body, **ZIP)).status == 501
+
+
+async def test_a_file_that_the_user_has_put_into_the_cache_is_imported() -> None:
+    """By its address there; one that is none is a 400, one that is not there a 404."""
+    async with raw_client() as web:
+        path = "/user/cache/resources/X/files/visit.zip"
+        assert (await web.put(f"/data{path}", io.BytesIO(zipped(*TWO)), inbody="true")).status == 200
+        query = {name: value for name, value in IMPORT.items() if name != "inbody"} | {"import-handler": "DICOM-zip"}
+        answer = await web.ask("POST", "/data/services/import", None, None, **query, src=path)
+        assert (answer.status, uids(web.xnat)) == (200, {sop(1), sop(2)}), answer.text
+        for source, status, message in (
+            ("/nowhere", 400, "src uri is invalid."),
+            (f"{path}x", 404, "Unknown src file."),
+        ):
+            answer = await web.ask("POST", "/data/services/import", None, None, **query, src=source)
+            assert (answer.status, answer.message) == (status, message)

@@ -223,6 +223,8 @@ class App:
         """Set a new login's cookie (a guest's too, and on a 401 too), and always the time of expiry."""
         if authentication.fresh or context.login is not authentication.login:
             response.headers.add("Set-Cookie", f"JSESSIONID={context.login.id}{self._cookie_end}")
+        if (name := self._site.sticky_cookie) and name not in context.request.cookies:
+            response.headers.add("Set-Cookie", f"{name}=node1; Path=/")
         response.headers.add("Set-Cookie", expiration_cookie(self._site.logins.timeout, self._site.seconds_ahead))
 
     def _limit_keepalive(self, transport: asyncio.Transport, response: web.StreamResponse, limit: int) -> None:

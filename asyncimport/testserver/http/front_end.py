@@ -21,6 +21,8 @@ def refuse(site: Site, request: web.BaseRequest) -> web.Response | None:
         return nginx_page(site.starting)
     if site.max_body is not None and (request.content_length or 0) > site.max_body:
         return nginx_page(413)
+    if site.sticky_cookie and "JSESSIONID" in request.cookies and site.sticky_cookie not in request.cookies:
+        return tomcat_page(401, "another server has this request, and does not know the login")
     strict = site.profile.strict_urls if site.strict_urls is None else site.strict_urls
     if strict and (_FORBIDDEN.search(request.raw_path) or "%2f" in request.raw_path.partition("?")[0].lower()):
         return tomcat_page(400, "Invalid character found in the request target")

@@ -1,6 +1,7 @@
 """POST /data/services/import: finds the file of a request, chooses the importer, and makes the reply."""
 
 import html
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ _ARCHIVES = {"DICOM-zip": zip_import, "SI": session_import}
 _NOT_BUILT = {"XAR": "XAR archives are", "inbox": "The DICOM inbox is"}
 _DICOM_TYPES = {"application/dicom", "application/x-mirc", "application/x-mirc-dicom"}
 _EXTENSIONS = {**{kind: f".{extension}" for kind, extension in FILE_EXTENSIONS.items()}, "application/octet-stream": ""}
+_CACHED = re.compile(r"(?:/data|/REST)?/user/cache/resources/([^/]+)/files/(.+)")
 _IN_BODY = "In-body File posts must include the file directly as the body of the message"
 
 
@@ -62,7 +64,9 @@ async def _import(context: RequestContext, name: str) -> list[str]:
     handler = _choose_handler(context, kind)
     _check_prearchive_code(context)
     target = ImportTarget.parse(context.query.get("dest", ""))
-    if kind.startswith("multipart/") and not _is_in_body(context):
+    if "src" in context.query:
+        upload = _cached(context, context.query["src"])
+    elif kind.startswith("multipart/") and not _is_in_body(context):
         upload = await _read_form(context, name)
     else:
         _check_body(context, kind)
@@ -129,6 +133,17 @@ def _check_body(context: RequestContext, content_type: str) -> None:
             f"{_IN_BODY}. In this case, the request entity size is {size} but the media type is not application/zip "
             "(i.e. streaming compressed upload).",
         )
+
+
+def _cached(context: RequestContext, source: str) -> _Upload:
+    """Return a file that the user has put into the cache before."""
+    if (match := _CACHED.fullmatch(source)) is None:
+        raise HttpError(400, "src uri is invalid.")
+    resource, name = match.groups()
+    data = context.site.user_cache.get(context.user.name, {}).get(resource, {}).get(name)
+    if data is None:
+        raise HttpError(404, "Unknown src file.")
+    return _Upload(request_file_name(name.rpartition("/")[2]), Body.of(data), context.query)
 
 
 async def _read_form(context: RequestContext, name: str) -> _Upload:

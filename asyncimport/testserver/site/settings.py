@@ -122,6 +122,8 @@ class Settings:
     """Whether addresses may begin with /data; /REST works in any case."""
     max_body: int | None = None
     """The largest body in bytes that a proxy in front lets through (413); nginx's own default is 1 MB."""
+    sticky_cookie: str = ""
+    """The name of a cookie by which a load balancer finds the one server that knows a login; empty: there is none."""
     swallowed_bytes: int | None = None
     """How much Tomcat reads of a body after an early error before it breaks the connection; 2 MB by default there."""
     starting: Literal[404, 502, 503] | None = None
