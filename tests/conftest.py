@@ -21,6 +21,8 @@ from forked_process import ForkedProcess
 from asyncimport.testserver import TestXnat, serve
 from asyncimport.testserver.samples import generated
 
+pytest_plugins = ["journal_fixtures"]
+
 
 @pytest.fixture
 def journal_path(tmp_path: Path) -> Path:

@@ -38,12 +38,6 @@ def blockbuster() -> None:
     """Allow tests to write journals between commands, which run in other processes."""
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of the journal."""
-    return tmp_path / "state" / "test.journal"
-
-
 def failing(claim: Claim) -> Outcome:
     """Acknowledge, refuse and fail files, as their names say."""
     name = claim.instance.file.path

@@ -481,29 +481,22 @@ def test_damage_after_the_prefix_is_still_dicom(file: Callable[[bytes], Path], r
 # What cannot be read
 
 
-def test_a_file_that_has_vanished(tmp_path: Path) -> None:
-    """The walk saw it, and then it was gone."""
-    assert outcome(lambda: identify(str(tmp_path / "gone"))) == ("Unreadable", "vanished")
-
-
-def test_a_link_loop_gives_the_systems_reason(tmp_path: Path) -> None:
-    """Without the path."""
-    (tmp_path / "loop").symlink_to("loop")
-    assert outcome(lambda: identify(str(tmp_path / "loop"))) == (
-        "Unreadable",
-        os.strerror(errno.ELOOP).lower(),
-    )
-
-
-def test_a_directory(tmp_path: Path) -> None:
-    """A file may be a directory by now."""
-    assert outcome(lambda: identify(str(tmp_path))) == ("Unreadable", "not a regular file")
-
-
-def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
-    """Opening a FIFO would wait for a writer."""
-    os.mkfifo(tmp_path / "pipe")
-    assert outcome(lambda: identify(str(tmp_path / "pipe"))) == ("Unreadable", "not a regular file")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        # The walk saw it, and then it was gone.
+        pytest.param(lambda _: None, "vanished", id="nothing"),
+        # A file may be a directory by now.
+        pytest.param(Path.mkdir, "not a regular file", id="directory"),
+        # Opening a FIFO would wait for a writer.
+        pytest.param(os.mkfifo, "not a regular file", id="FIFO"),
+        pytest.param(lambda path: path.symlink_to(path.name), os.strerror(errno.ELOOP).lower(), id="link to itself"),
+    ],
+)
+def test_what_is_no_file_any_more(tmp_path: Path, make: Callable[[Path], object], reason: str) -> None:
+    """It is unreadable, and the reason does not show the path."""
+    make(tmp_path / "there")
+    assert outcome(lambda: identify(str(tmp_path / "there"))) == ("Unreadable", reason)
 
 
 def test_no_file_stays_open(file: Callable[[bytes], Path]) -> None:

@@ -4,7 +4,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -52,26 +52,6 @@ from asyncimport.model import (
     Verdict,
 )
 from asyncimport.model.summary import exit_code
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of the test's journal."""
-    return tmp_path / "state" / "test.journal"
-
-
-@pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    """Open a new journal."""
-    with opened(path) as journal:
-        yield journal
-
-
-@pytest.fixture
-def disk() -> Disk:
-    """Return an empty disk."""
-    return Disk()
-
 
 # Deliveries
 

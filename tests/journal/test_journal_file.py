@@ -25,12 +25,6 @@ HERE = Path(__file__).parent.parent / "support"
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of the test's journal."""
-    return tmp_path / "state" / "test.journal"
-
-
-@pytest.fixture
 def filled(path: Path) -> Path:
     """Make a journal that holds 2,000 stored instances."""
     disk = Disk()

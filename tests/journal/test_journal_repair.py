@@ -48,12 +48,6 @@ SOP = "1.2.E1"
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of the test's journal."""
-    return tmp_path / "test.journal"
-
-
-@pytest.fixture
 def disk() -> Disk:
     """Return a disk with a session of three instances."""
     disk = Disk()

@@ -50,18 +50,6 @@ from asyncimport.model import (
 E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="S3")
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of the test's journal."""
-    return tmp_path / "test.journal"
-
-
-@pytest.fixture
-def disk() -> Disk:
-    """Return an empty disk."""
-    return Disk()
-
-
 def answers(verdicts: dict[str, Callable[[Claim], Outcome]]) -> Callable[[Claim], Outcome]:
     """Give these answers to some files, and acknowledge all others."""
     return lambda claim: verdicts.get(names([claim])[0], stored)(claim)

@@ -1,6 +1,6 @@
 """What the scan records of files: changed, moved, vanished and duplicate ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,25 +37,6 @@ from asyncimport.model import (
     Outcome,
     Refused,
 )
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of the test's journal."""
-    return tmp_path / "state" / "test.journal"
-
-
-@pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    """Open a new journal."""
-    with opened(path) as journal:
-        yield journal
-
-
-@pytest.fixture
-def disk() -> Disk:
-    """Return an empty disk."""
-    return Disk()
 
 
 def test_unchanged_files_are_not_read(journal: Journal, disk: Disk) -> None:

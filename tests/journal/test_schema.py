@@ -23,12 +23,6 @@ from asyncimport.model import (
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of the test's journal."""
-    return tmp_path / "state" / "test.journal"
-
-
-@pytest.fixture
 def raw(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a journal of two sessions, each with an instance and a delivery, with nothing between SQL and the file."""
     with opened(path) as journal:

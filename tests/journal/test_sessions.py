@@ -1,6 +1,5 @@
 """Which session a file goes to, and what changed rules do."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,25 +35,6 @@ from asyncimport.model import (
 )
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of the test's journal."""
-    return tmp_path / "state" / "test.journal"
-
-
-@pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    """Open a new journal."""
-    with opened(path) as journal:
-        yield journal
-
-
-@pytest.fixture
-def disk() -> Disk:
-    """Return an empty disk."""
-    return Disk()
-
-
 @pytest.mark.parametrize("batch", [1, 512])
 def test_a_second_file_with_the_sop_uid_is_compared(journal: Journal, disk: Disk, batch: int) -> None:
     """It is a duplicate if the bytes agree, else skipped; one of the two is sent."""
@@ -67,9 +47,20 @@ def test_a_second_file_with_the_sop_uid_is_compared(journal: Journal, disk: Disk
     assert journal.scan.skip_reasons() == [("no label", 1), ("other bytes", 1)]
 
 
-def test_the_same_instance_in_two_sessions(journal: Journal, disk: Disk) -> None:
-    """An instance's identity is within its session: in another study's session it is sent too."""
-    disk.put(instance("a", E1, sop="1.2.x"), instance("b", E2, sop="1.2.x"))
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param(
+            instance("a", E1, sop="1.2.x"), instance("b", E2, sop="1.2.x"), id="the same instance in two studies"
+        ),
+        pytest.param(
+            instance("a", E1), instance("b", session("E1", project="Q")), id="one label and study in two projects"
+        ),
+    ],
+)
+def test_files_of_two_sessions_are_both_sent(journal: Journal, disk: Disk, one: Instance, other: Instance) -> None:
+    """An instance's identity is within its session, and that of a session within its project."""
+    disk.put(one, other)
     scan(journal, disk)
     assert names(send(journal)) == ["a", "b"]
 
@@ -84,13 +75,6 @@ def test_one_label_for_two_studies(journal: Journal, disk: Disk) -> None:
     assert count == 2
     assert "1.2.late" in reason
     assert E1.study_uid in reason
-
-
-def test_one_label_in_two_projects(journal: Journal, disk: Disk) -> None:
-    """The same label and study in another project is another session."""
-    disk.put(instance("a", E1), instance("b", session("E1", project="Q")))
-    scan(journal, disk)
-    assert names(send(journal)) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The queue of files to send: claims out, outcomes in."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,26 +41,6 @@ from asyncimport.model import (
     Refused,
     Stored,
 )
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of the test's journal."""
-    return tmp_path / "state" / "test.journal"
-
-
-@pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    """Open a new journal."""
-    with opened(path) as journal:
-        yield journal
-
-
-@pytest.fixture
-def disk() -> Disk:
-    """Return an empty disk."""
-    return Disk()
-
 
 # Claims
 

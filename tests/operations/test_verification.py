@@ -1,7 +1,7 @@
 """What "verified" means: which instances the archive holds, wherever XNAT has put them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -521,34 +521,28 @@ async def test_files_that_were_sent_again_are_proven_by_what_came_with_them(
     assert xnat.count["import"] == 4 + 2 * (1 + bool(lost))
 
 
-async def test_a_row_that_somebody_deletes_proves_nothing_of_what_was_sent_again(
-    xnat: TestXnat, url: str, tmp_path: Path
-) -> None:
-    """Someone deletes the row with the new versions before it is archived, so the archive has the old ones."""
-    ours, book = tmp_path / "ours", tmp_path / "journal.db"
-    for number in range(4):
-        write(ours / str(number), image(number))
-    await upload(url, [ours], book, options=SMALL)
-    for number in range(2):
-        write(ours / str(number), image(number, pixels=300))
+def delete_row(xnat: TestXnat) -> None:
+    """Let someone delete the row with the new versions before it is archived."""
     xnat.faults.add(Fault("archive", Administer("delete")))
-    again = replace(SMALL, resend_changed=True)
-    summary = await upload(url, [ours], book, options=again, overwrite=Overwrite.APPEND)
-    (report,) = summary.sessions
-    assert (report.state, report.verified, report.presumed) == ("archived", "present", 2)
 
 
-async def test_a_script_that_rejects_new_versions_leaves_nothing_proven(
-    xnat: TestXnat, url: str, tmp_path: Path
+def reject_bad(xnat: TestXnat) -> None:
+    """Let a script drop a new version while archiving; the old one stays under its UID."""
+    xnat.project("demo").script = Script(reject=lambda header: header.series_description == "bad")
+
+
+@pytest.mark.parametrize("keep_old", [delete_row, reject_bad], ids=["somebody deletes the row", "a script rejects one"])
+async def test_where_old_versions_stay_nothing_of_what_was_sent_again_is_proven(
+    xnat: TestXnat, url: str, tmp_path: Path, keep_old: Callable[[TestXnat], None]
 ) -> None:
-    """The script drops a new version while archiving, and the old one stays under its UID."""
+    """The archive has old versions under the UIDs of the new ones."""
     ours, book = tmp_path / "ours", tmp_path / "journal.db"
     for number in range(4):
         write(ours / str(number), image(number))
     await upload(url, [ours], book, options=SMALL)
     for number in range(2):
         write(ours / str(number), image(number, pixels=300, SeriesDescription=("good", "bad")[number]))
-    xnat.project("demo").script = Script(reject=lambda header: header.series_description == "bad")
+    keep_old(xnat)
     again = replace(SMALL, resend_changed=True)
     summary = await upload(url, [ours], book, options=again, overwrite=Overwrite.APPEND)
     (report,) = summary.sessions

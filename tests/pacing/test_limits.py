@@ -664,28 +664,24 @@ def test_the_limit_is_at_least_three() -> None:
     assert calls.adaptive.limit == 3
 
 
-def test_the_limit_follows_a_server_that_loses_capacity() -> None:
-    """Latency that halves with the limit shows a queue."""
+@pytest.mark.parametrize(
+    ("before", "after", "seconds", "limits"),
+    [
+        # Latency that halves with the limit shows a queue.
+        pytest.param((0.05, 600), (0.05, 100), 10, range(6, 9), id="server that loses capacity"),
+        # Latency that stays at half the limit shows a slower network, which takes more calls.
+        pytest.param((0.02, 500), (0.1, 500), 20, range(50, 65), id="network that becomes slower"),
+        # The old latency is forgotten: fewer calls fill the server now.
+        pytest.param((0.1, 500), (0.02, 500), 20, range(10, 16), id="server that becomes faster"),
+    ],
+)
+def test_the_limit_follows_what_changes(
+    before: tuple[float, float], after: tuple[float, float], seconds: float, limits: range
+) -> None:
+    """Latency and capacity change under way."""
     calls = SimulatedCalls()
-    calls.run(server(0.05, 600), until=20)
-    limits = calls.run(server(0.05, 100), until=10)
-    assert limits[-1] in range(6, 9)
-
-
-def test_the_limit_follows_a_network_that_becomes_slower() -> None:
-    """Latency that stays at half the limit shows a slower network, which takes more calls."""
-    calls = SimulatedCalls()
-    calls.run(server(0.02, 500), until=20)
-    limits = calls.run(server(0.1, 500), until=20)
-    assert limits[-1] >= 50
-
-
-def test_the_limit_follows_a_server_that_becomes_faster() -> None:
-    """The old latency is forgotten: fewer calls fill the server now."""
-    calls = SimulatedCalls()
-    calls.run(server(0.1, 500), until=20)
-    limits = calls.run(server(0.02, 500), until=20)
-    assert limits[-1] in range(10, 16)
+    calls.run(server(*before), until=20)
+    assert calls.run(server(*after), until=seconds)[-1] in limits
 
 
 def test_one_slow_measurement_does_not_lower_the_limit() -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import anyio
@@ -26,6 +28,8 @@ from asyncimport.model.events import (
     Event,
 )
 from asyncimport.model.options import Options
+from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pipeline import context
 from asyncimport.pipeline.feed import files_per_batch, split_batches
 
 pytestmark = pytest.mark.anyio
@@ -163,8 +167,12 @@ def test_batches_are_bounded_and_in_order(sizes: list[int], most: int, expected:
 
 
 @pytest.mark.parametrize(("ahead", "expected"), [(0, 1), (250, 2), (1_000, 8)])
-async def test_a_batch_is_read_as_far_ahead_as_the_source_asks(journal_path: Path, ahead: int, expected: int) -> None:
+async def test_a_batch_is_read_as_far_ahead_as_the_source_asks(
+    journal_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, expected: int
+) -> None:
     """A fast source is read file by file; others are read several files at a time."""
+    # A millisecond passes from one look at the clock to the next, however busy the machine is: files are fast.
+    monkeypatch.setattr(context, "Throttle", partial(Throttle, clock=count(0.0, 0.001).__next__))
     asked: list[int] = []
 
     class Watched(MemorySource):

@@ -1,5 +1,7 @@
 """The totals of a run, and the line that shows them."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from asyncimport.model import (
@@ -122,25 +124,45 @@ def test_line_shows_all_three_numbers(event: Event) -> None:
     assert any("refused" in part for part in Watched(event).line(0.0))
 
 
-def test_rate_and_time_left() -> None:
-    """From the second line on, it shows files and bytes a second, and the time left."""
-    watched = Watched(ScanFinished(0, 0), Admitted(1000, 1))
+@pytest.mark.parametrize(
+    ("events", "seconds", "event", "told"),
+    [
+        pytest.param(
+            [ScanFinished(0, 0), Admitted(1000, 1)],
+            10.0,
+            stored(100, size=50_000),
+            ["10 files/s, 500.0 kB/s", "1:30 left"],
+            id="from the second line on",
+        ),
+        pytest.param(
+            [Admitted(1000, 1)],
+            10.0,
+            stored(100),
+            ["10 files/s, 10.0 kB/s", "at least 1:30 left"],
+            id="a lower bound while the scan goes on",
+        ),
+        pytest.param(
+            [ScanFinished(0, 0), Admitted(10, 1)],
+            1.0,
+            OutcomesRecorded(OUTCOMES),
+            ["5 files/s, 1.2 kB/s", "0:01 left"],
+            id="refused and failed files are done too",
+        ),
+        # A resumed run may send more than the scan has found.
+        pytest.param(
+            [Admitted(10, 1)],
+            1.0,
+            stored(100),
+            ["100 files/s, 100.0 kB/s", "at least 0:00 left"],
+            id="none left where more is stored than found",
+        ),
+    ],
+)
+def test_rate_and_time_left(events: Sequence[Event], seconds: float, event: Event, told: list[str]) -> None:
+    """The line shows files and bytes a second, and the time left."""
+    watched = Watched(*events)
     watched.line(0.0)
-    assert watched.line(10.0, stored(100, size=50_000))[3:] == ["10 files/s, 500.0 kB/s", "1:30 left"]
-
-
-def test_time_left_while_scanning_is_a_lower_bound() -> None:
-    """Before the scan ends, the time left is at least this."""
-    watched = Watched(Admitted(1000, 1))
-    watched.line(0.0)
-    assert watched.line(10.0, stored(100))[-1] == "at least 1:30 left"
-
-
-def test_refused_and_failed_files_are_done_too() -> None:
-    """Rate and time left count refused and failed files as done."""
-    watched = Watched(ScanFinished(0, 0), Admitted(10, 1))
-    watched.line(0.0)
-    assert watched.line(1.0, OutcomesRecorded(OUTCOMES))[-2:] == ["5 files/s, 1.2 kB/s", "0:01 left"]
+    assert watched.line(seconds, event)[-2:] == told
 
 
 def test_rate_is_that_of_the_last_quarter_of_a_minute() -> None:
@@ -173,13 +195,6 @@ def test_two_lines_at_the_same_time() -> None:
     """Two lines at the same time do not divide by zero."""
     watched = Watched(ScanFinished(0, 0), Admitted(100, 1))
     assert watched.line(0.0) == watched.line(0.0)
-
-
-def test_more_stored_than_found() -> None:
-    """A resumed run may send more than the scan has found: then no time is left."""
-    watched = Watched(Admitted(10, 1))
-    watched.line(0.0)
-    assert watched.line(1.0, stored(100))[-1] == "at least 0:00 left"
 
 
 def test_default_clock() -> None:

@@ -69,33 +69,20 @@ def only(summary: Summary) -> tuple[str, str | None, str | None]:
 # Requests that may take effect late
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        pytest.param(None, id="broken connection"),
+        *(pytest.param(code, id=f"{code} of a gateway") for code in (500, 503, 504, 520, 527)),
+    ],
+)
 async def test_a_late_effect_within_the_quiet_period_does_no_harm(
-    xnat: TestXnat, url: str, visit: Path, book: Path
+    xnat: TestXnat, url: str, visit: Path, book: Path, status: int | None
 ) -> None:
-    """An upload broke off and was repeated. All files are acknowledged, but the session waits for its settle time."""
-    late = xnat.faults.add(Fault("import", Late(), nth=3))
-    commits: list[int] = []
+    """An upload ended in no answer or that of a gateway, which may have passed the file on, and was repeated.
 
-    def report(event: Event) -> None:
-        if isinstance(event, Settling) and not commits:
-            assert 0 < event.seconds <= 0.3
-            commits.append(xnat.count["build"])
-            late.release()
-
-    summary = await upload(url, [visit], book, report=report, settle_seconds=0.3)
-    await late.settled()
-    assert late.hits == 1
-    assert commits == [0]
-    assert only(summary) == ("archived", "uids", None)
-    assert xnat.sop_uids() == {sop(number) for number in range(1, 5)}
-    assert xnat.prearchive == []
-
-
-@pytest.mark.parametrize("status", [500, 503, 504, 520, 527])
-async def test_a_late_effect_of_what_a_gateway_called_an_error(
-    xnat: TestXnat, url: str, visit: Path, book: Path, status: int
-) -> None:
-    """The gateway has passed the file on, whatever it answered. It takes effect, and the session waits for it."""
+    All files are acknowledged, but the session waits for its settle time.
+    """
     late = xnat.faults.add(Fault("import", Late(status=status), nth=3))
     waits: list[float] = []
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -672,26 +673,32 @@ async def test_an_earlier_attempt_may_have_archived_it(xnat: TestXnat, url: str,
         assert isinstance(await there.finalize(sealed(uri, 1, 2)), Incomplete)
 
 
-@pytest.mark.parametrize("kind", ["build", "archive"])
-@pytest.mark.parametrize("effect", [False, True])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(
+            pytest.param(
+                partial(Fault, kind, Reset(effect=effect)), id=f"the {kind} {'took' if effect else 'took no'} effect"
+            )
+            for kind in ("build", "archive")
+            for effect in (False, True)
+        ),
+        # XNAT may still be working behind it.
+        *(pytest.param(partial(Fault, "archive", Status(code)), id=f"{code} of a gateway") for code in (502, 503, 504)),
+        # The first listing is the row, the second the session to verify.
+        pytest.param(partial(Fault, "listing", Status(404), nth=2), id="the archive lists it late"),
+    ],
+)
 async def test_a_lost_answer_is_made_up_for_by_reading_the_row(
-    xnat: TestXnat, url: str, tmp_path: Path, kind: str, effect: bool
+    xnat: TestXnat, url: str, tmp_path: Path, fault: Callable[[], Fault]
 ) -> None:
-    """Whether or not the step took place, the next one depends on the row and the archive."""
-    xnat.faults.add(Fault(kind, Reset(effect=effect)))
+    """Whether or not the step took place, it is no verdict: the next one depends on the row and the archive."""
     async with reaching(url) as there:
         uri = await sent(there, tmp_path, 1)
+        added = xnat.faults.add(fault())
         assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
+    assert added.hits == 1
     assert xnat.sop_uids() == {sop(1)}
-
-
-@pytest.mark.parametrize("status", [502, 503, 504])
-async def test_a_gateway_timeout_is_no_verdict(xnat: TestXnat, url: str, tmp_path: Path, status: int) -> None:
-    """XNAT may still be working behind it."""
-    xnat.faults.add(Fault("archive", Status(status)))
-    async with reaching(url) as there:
-        uri = await sent(there, tmp_path, 1)
-        assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
 
 
 async def test_an_expired_login_while_finalising_is_no_verdict(xnat: TestXnat, url: str, tmp_path: Path) -> None:
@@ -776,16 +783,6 @@ async def test_another_study_under_the_label_is_not_ours(url: str, tmp_path: Pat
     reason = "the archive has another study under this label (E: 9.9); correct it in XNAT, then `--retry held`"
     assert verdict == Held(sealed(uri).delivery, reason, ARCHIVED)
     assert not pauses.seconds
-
-
-async def test_a_session_that_the_archive_lists_late_is_found(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """An archived session that is not listed at once is not lost."""
-    async with reaching(url) as there:
-        uri = await sent(there, tmp_path, 1)
-        # The first listing is the row, the second the session to verify.
-        fault = xnat.faults.add(Fault("listing", Status(404), nth=2))
-        assert isinstance(await there.finalize(sealed(uri, 1)), Archived)
-    assert fault.hits == 1
 
 
 @pytest.mark.parametrize("mark", [RowStatus.CONFLICT, RowStatus.ERROR])
@@ -922,20 +919,28 @@ async def finalized(url: str, place: Path, there: tuple[int, ...], acknowledged:
         return await destination.finalize(sealed(uri or "", *acknowledged))
 
 
-async def test_the_same_number_of_other_instances_is_not_enough(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """The archive holds as many as were sent, but not those, and nothing in XNAT gives instances new UIDs."""
-    xnat.script = None
-    verdict = await finalized(url, tmp_path, (1, 2, 3), (4, 5, 6))
+@pytest.mark.parametrize(
+    ("script", "acknowledged", "missing"),
+    [
+        # The archive holds as many as were sent, but not those, and nothing in XNAT gives instances new UIDs.
+        pytest.param(None, (4, 5, 6), (4, 5, 6), id="as many others, and no script"),
+        # A script that gives new UIDs gives them to all instances: where some are as they were, others are lost.
+        pytest.param(Script(map_uid=lambda uid: uid), (2, 3, 4), (4,), id="a script kept other UIDs"),
+    ],
+)
+async def test_other_instances_do_not_stand_in_for_those_that_were_sent(
+    xnat: TestXnat,
+    url: str,
+    tmp_path: Path,
+    script: Script | None,
+    acknowledged: tuple[int, ...],
+    missing: tuple[int, ...],
+) -> None:
+    """What was acknowledged and is not in the archive is missing."""
+    xnat.script = script
+    verdict = await finalized(url, tmp_path, (1, 2, 3), acknowledged)
     assert isinstance(verdict, Incomplete)
-    assert verdict.missing == {sop(4), sop(5), sop(6)}
-
-
-async def test_instances_are_missing_where_a_script_kept_other_uids(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """A script that gives new UIDs gives them to all instances: where some are as they were, others are lost."""
-    xnat.script = Script(map_uid=lambda uid: uid)
-    verdict = await finalized(url, tmp_path, (1, 2, 3), (2, 3, 4))
-    assert isinstance(verdict, Incomplete)
-    assert verdict.missing == {sop(4)}
+    assert verdict.missing == {sop(number) for number in missing}
 
 
 async def test_a_session_whose_catalogs_cannot_be_read_is_not_verified(

@@ -64,23 +64,6 @@ def test_a_resource_that_cannot_be_created(status: int, text: str) -> None:
     assert caught.value.whole_session
 
 
-def test_an_accepted_file() -> None:
-    """XNAT answers an empty 200, which proves nothing."""
-    assert is_duplicate(Reply(200, TEXT, "")) is False
-
-
-def test_a_duplicate() -> None:
-    """XNAT answers JSON that is labelled as HTML."""
-    assert is_duplicate(Reply(200, HTML, '{"duplicates":["a.csv"]}')) is True
-    assert is_duplicate(Reply(200, HTML, '{"duplicates":[]}')) is False
-
-
-@pytest.mark.parametrize("text", ["[1]", "1", "[" * 100_000])
-def test_json_without_duplicates(text: str) -> None:
-    """It counts as an empty answer."""
-    assert is_duplicate(Reply(200, TEXT, text)) is False
-
-
 @pytest.mark.parametrize(
     ("status", "never_reached_xnat"), [(400, False), (403, False), (404, False), (405, False), (413, True)]
 )
@@ -144,10 +127,15 @@ def make_reply(text: str, status: int = 200, *, html: bool = False) -> Reply:
         (make_reply('{"duplicates":[]}', html=True), False),
         (make_reply("[1]"), False),
         (make_reply("7"), False),
+        (make_reply("1"), False),
+        (make_reply("{}"), False),
+        (make_reply('["duplicates"]'), False),
+        (make_reply('{"duplicates":null}', html=True), False),
+        pytest.param(make_reply("[" * 100_000), False, id="deep"),
     ],
 )
 def test_whether_a_reply_reports_a_duplicate(reply: Reply, kept: bool) -> None:
-    """The list of duplicates is labelled as HTML."""
+    """An empty answer proves nothing. The list of duplicates is labelled as HTML; other JSON counts as empty."""
     assert is_duplicate(reply) is kept
 
 
