@@ -131,9 +131,5 @@ def missing_uid(fields: Mapping[str, str]) -> str:
 def make_identity(fields: Mapping[str, str], truncated: str) -> Identity:
     """Make an identity from fields that include the UIDs."""
     return Identity(
-        fields["SOPInstanceUID"],
-        fields["StudyInstanceUID"],
-        fields["SeriesInstanceUID"],
-        fields,
-        truncated,
+        fields["SOPInstanceUID"], fields["StudyInstanceUID"], fields["SeriesInstanceUID"], fields, truncated
     )

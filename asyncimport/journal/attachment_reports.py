@@ -73,9 +73,8 @@ def attachment_counts(database: sqlite3.Connection, files: str, run: int | None)
 def attachment_problems(database: sqlite3.Connection, files: str) -> list[Problem]:
     """Return why attachments among `files` were not stored, and which were stored under other names."""
     rows = database.execute(
-        f"SELECT a.state, a.reason, count(*), min(f.path) FROM {files} "  # noqa: S608 - fixed text
-        "JOIN attachment a ON a.file = f.key AND f.kind = 'ATTACHMENT' "
-        "WHERE a.state IN ('SKIPPED', 'REFUSED', 'FAILED') GROUP BY 1, 2 ORDER BY 1, 2"
+        f"SELECT a.state, a.reason, count(*), min(f.path) FROM {files} JOIN attachment a ON a.file = f.key "  # noqa: S608 - fixed text
+        "AND f.kind = 'ATTACHMENT' WHERE a.state IN ('SKIPPED', 'REFUSED', 'FAILED') GROUP BY 1, 2 ORDER BY 1, 2"
     )
     problems = [
         Problem(f"attachment {state.lower()}", reason or "", count, os.fsdecode(path))

@@ -62,9 +62,8 @@ class AttachmentQueue:
             rows = self._db.execute(
                 "SELECT f.key, f.path, f.kind, a.key, a.resource, a.name, a.state, a.md5, a.settled_at, a.refusal, "
                 "a.started, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.size, a.mtime_ns, a.inode, a.ctime_ns "
-                "FROM scope JOIN file f ON f.key = scope.file "
-                "LEFT JOIN attachment a ON a.file = f.key WHERE f.kind IN ('NOT_DICOM', 'CONTAINER', 'ATTACHMENT') "
-                "ORDER BY f.path"
+                "FROM scope JOIN file f ON f.key = scope.file LEFT JOIN attachment a ON a.file = f.key "
+                "WHERE f.kind IN ('NOT_DICOM', 'CONTAINER', 'ATTACHMENT') ORDER BY f.path"
             ).fetchall()
             for file, raw, kind, *_ in rows:
                 # An archive file that the user asked for is an attachment.
@@ -217,12 +216,11 @@ class AttachmentQueue:
         """
         with self._connection.transaction():
             row = self._db.execute(
-                "SELECT s.key, s.project, s.subject, s.label, s.study_uid, a.resource FROM attachment a "
-                "JOIN scope USING (file) JOIN file ON file.key = a.file AND file.kind = 'ATTACHMENT' "
-                "JOIN session s ON s.key = a.session WHERE a.state = 'PENDING' "
-                "AND EXISTS (SELECT 1 FROM delivery WHERE session = s.key AND state = 'ARCHIVED') "
-                "AND NOT EXISTS (SELECT 1 FROM resource_in_use f WHERE f.session = s.key AND f.resource = a.resource) "
-                "ORDER BY a.session, a.resource LIMIT 1"
+                "SELECT s.key, s.project, s.subject, s.label, s.study_uid, a.resource "
+                "FROM attachment a JOIN scope USING (file) JOIN file ON file.key = a.file AND file.kind = 'ATTACHMENT' "
+                "JOIN session s ON s.key = a.session WHERE a.state = 'PENDING' AND EXISTS (SELECT 1 FROM delivery "
+                "WHERE session = s.key AND state = 'ARCHIVED') AND NOT EXISTS (SELECT 1 FROM resource_in_use f "
+                "WHERE f.session = s.key AND f.resource = a.resource) ORDER BY a.session, a.resource LIMIT 1"
             ).fetchone()
             if row is None:
                 return None

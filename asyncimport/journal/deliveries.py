@@ -50,14 +50,12 @@ class DeliveryQueue:
         with self._connection.transaction(durable=True):
             row = self._db.execute(
                 "SELECT d.key, d.number, d.uri, d.state, s.key, s.project, s.subject, s.label, s.study_uid, "
-                "s.initial_subject, s.initial_label, "
-                "EXISTS (SELECT 1 FROM blocked WHERE blocked.session = s.key AND blocked.second_row), "
-                "iif(d.state = 'OPEN', max(0, coalesce(u.since + ? - ?, 0)), 0) AS wait "
+                "s.initial_subject, s.initial_label, EXISTS (SELECT 1 FROM blocked WHERE blocked.session = s.key "
+                "AND blocked.second_row), iif(d.state = 'OPEN', max(0, coalesce(u.since + ? - ?, 0)), 0) AS wait "
                 # CROSS makes SQLite start from the few ready deliveries.
                 "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
-                "LEFT JOIN interrupted u ON u.delivery = d.key "
-                "WHERE NOT EXISTS (SELECT 1 FROM busy_subject WHERE busy_subject.subject = s.subject) "
-                "ORDER BY wait, ready.delivery LIMIT 1",
+                "LEFT JOIN interrupted u ON u.delivery = d.key WHERE NOT EXISTS (SELECT 1 "
+                "FROM busy_subject WHERE busy_subject.subject = s.subject) ORDER BY wait, ready.delivery LIMIT 1",
                 (settle_seconds, self._connection.ticks()),
             ).fetchone()
             if row is None:
@@ -206,9 +204,7 @@ class DeliveryQueue:
             else:
                 if isinstance(verdict, Incomplete):
                     verdict = Held(
-                        delivery,
-                        f"{_lost_text(verdict)}; {_SEND_AGAIN if verdict.lost else _TOUCH}",
-                        verdict.uri,
+                        delivery, f"{_lost_text(verdict)}; {_SEND_AGAIN if verdict.lost else _TOUCH}", verdict.uri
                     )
                 if was == "ARCHIVED" and verdict.uri is None:
                     (uri,) = self._connection.one("SELECT archive_uri FROM delivery WHERE key = ?", (delivery.key,))

@@ -265,9 +265,8 @@ class HeaderCache:
         found: dict[str, list[tuple[str, int]]] = {}
         with journal_errors(self.path):
             for study_uid, description, files in self._db.execute(
-                "SELECT v.study_uid, min(f.description), count(DISTINCT f.sop_uid) "  # noqa: S608 - fixed text
-                f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {condition} "
-                "GROUP BY v.study_uid, f.series_uid",
+                "SELECT v.study_uid, min(f.description), count(DISTINCT f.sop_uid) FROM file f "  # noqa: S608 - fixed text
+                f"JOIN variant v ON v.key = f.variant WHERE f.scan = ? {condition} GROUP BY v.study_uid, f.series_uid",
                 (self._scan,),
             ):
                 found.setdefault(study_uid, []).append((description, files))

@@ -150,9 +150,8 @@ class Pruner:
                     self._mark("instance", [instance])
                     self._mark("file", [file] if carries else [])
             rows = self._db.execute(
-                "SELECT key, path, size, kind FROM file WHERE kind NOT IN (?, 'LINK', 'INNER_LINK') "
-                "AND key NOT IN (SELECT file FROM instance) "
-                "AND key NOT IN (SELECT file FROM attachment WHERE md5 IS NOT NULL)",
+                "SELECT key, path, size, kind FROM file WHERE kind NOT IN (?, 'LINK', 'INNER_LINK') AND key NOT IN "
+                "(SELECT file FROM instance) AND key NOT IN (SELECT file FROM attachment WHERE md5 IS NOT NULL)",
                 (FileKind.INSTANCE,),
             ).fetchall()
             for file, path, size, kind in rows:
@@ -219,10 +218,9 @@ class Pruner:
         with journal_errors(self._path):
             rows = self._db.execute(
                 "SELECT s.key, s.project, s.subject, s.label, s.study_uid, (SELECT f.path FROM instance i "
-                "JOIN file f ON f.key = i.file WHERE i.session = s.key ORDER BY i.key LIMIT 1), "
-                "EXISTS (SELECT 1 FROM delivery d WHERE d.session = s.key AND d.uri IS NOT NULL "
-                "AND d.state NOT IN ('ARCHIVED', 'DELETED')) FROM session s "
-                "WHERE ?1 IS NULL OR s.label = ?1 COLLATE NOCASE ORDER BY s.key",
+                "JOIN file f ON f.key = i.file WHERE i.session = s.key ORDER BY i.key LIMIT 1), EXISTS (SELECT 1 "
+                "FROM delivery d WHERE d.session = s.key AND d.uri IS NOT NULL AND d.state NOT IN ('ARCHIVED', "
+                "'DELETED')) FROM session s WHERE ?1 IS NULL OR s.label = ?1 COLLATE NOCASE ORDER BY s.key",
                 (label,),
             ).fetchall()
             for key, *names, example, unfinished in rows:

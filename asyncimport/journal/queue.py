@@ -47,9 +47,8 @@ class UploadQueue:
         claims: list[Claim] = []
         with self._connection.transaction():
             for (session,) in self._db.execute(
-                "SELECT session FROM active_session b "  # noqa: S608 - fixed text
-                "WHERE EXISTS (SELECT 1 FROM queued w WHERE w.session = b.session) "
-                "AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.session = b.session) "
+                "SELECT session FROM active_session b WHERE EXISTS (SELECT 1 FROM queued w "  # noqa: S608 - fixed text
+                "WHERE w.session = b.session) AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.session = b.session) "
                 f"AND NOT {DISPUTED.format('b.session')} ORDER BY session"
             ).fetchall():
                 if len(claims) < limit:
@@ -160,10 +159,9 @@ class UploadQueue:
     def _blocked_or_finished(self, deliveries: Iterable[int]) -> list[tuple[int, str | None]]:
         """Return the sessions of deliveries that are blocked, with the reason, or have nothing left to send."""
         return self._db.execute(
-            "SELECT d.session, b.reason FROM delivery d LEFT JOIN blocked b ON b.session = d.session "
-            "WHERE d.key IN (SELECT value FROM json_each(?)) AND (b.session IS NOT NULL OR "
-            "NOT EXISTS (SELECT 1 FROM queued w WHERE w.session = d.session) AND "
-            "NOT EXISTS (SELECT 1 FROM in_flight f WHERE f.session = d.session))",
+            "SELECT d.session, b.reason FROM delivery d LEFT JOIN blocked b ON b.session = d.session WHERE d.key IN "
+            "(SELECT value FROM json_each(?)) AND (b.session IS NOT NULL OR NOT EXISTS (SELECT 1 FROM queued w "
+            "WHERE w.session = d.session) AND NOT EXISTS (SELECT 1 FROM in_flight f WHERE f.session = d.session))",
             (json.dumps([*deliveries]),),
         ).fetchall()
 

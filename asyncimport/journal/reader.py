@@ -158,12 +158,11 @@ class JournalReader:
     def unsent_files(self, label: str) -> list[InstanceRow]:
         """Return the files of the sessions with this label that are not sent: copies and unreadable ones."""
         return self._rows(
-            "WITH t AS (SELECT key FROM session WHERE label = ? COLLATE NOCASE), "
-            "u AS (SELECT i.key, i.sop_uid, i.file FROM t CROSS JOIN instance i ON i.session = t.key) "
-            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, coalesce(u.sop_uid, f.missing_uid, ''), f.kind, "
-            "f.reason, NULL, NULL FROM file f LEFT JOIN u ON u.key = f.instance WHERE f.kind <> 'INSTANCE' "
-            "AND (u.key IS NOT NULL OR f.missing_from IN (SELECT key FROM t)) AND f.key NOT IN (SELECT file FROM u) "
-            "ORDER BY f.key",
+            "WITH t AS (SELECT key FROM session WHERE label = ? COLLATE NOCASE), u AS (SELECT i.key, i.sop_uid, i.file "
+            "FROM t CROSS JOIN instance i ON i.session = t.key) SELECT f.path, f.size, "
+            "f.mtime_ns, f.inode, f.ctime_ns, coalesce(u.sop_uid, f.missing_uid, ''), f.kind, f.reason, NULL, NULL "
+            "FROM file f LEFT JOIN u ON u.key = f.instance WHERE f.kind <> 'INSTANCE' AND (u.key IS NOT NULL "
+            "OR f.missing_from IN (SELECT key FROM t)) AND f.key NOT IN (SELECT file FROM u) ORDER BY f.key",
             label,
         )
 
@@ -209,8 +208,7 @@ class JournalReader:
                 "(SELECT 1 FROM delivery WHERE session = s.key AND (uri IS NOT NULL OR state = 'ARCHIVED'))"
             )
         rows = self._fetch(
-            f"SELECT project, subject, label, study_uid, {labels} FROM session s {where} "  # noqa: S608 - fixed text
-            "ORDER BY key"
+            f"SELECT project, subject, label, study_uid, {labels} FROM session s {where} ORDER BY key"  # noqa: S608 - fixed text
         )
         return [(Session(*row[:4]), (row[5], row[6]) if row[4] else None) for row in rows]
 
@@ -299,12 +297,11 @@ class JournalReader:
     def sent_files(self, session: Session) -> list[SentFile]:
         """Return the files that stored instances of a session were sent from, and their copies."""
         rows = self._fetch(
-            "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3, i.presumed FROM session s "
-            "CROSS JOIN instance i ON i.session = s.key "
-            "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED') "
-            "SELECT t.sop_uid, 0, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
-            "FROM t JOIN file f ON f.key = t.file WHERE f.kind = 'INSTANCE' AND f.instance = t.key UNION ALL "
-            "SELECT t.sop_uid, 1, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
+            "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3, i.presumed "
+            "FROM session s CROSS JOIN instance i ON i.session = s.key WHERE s.project = ? AND s.study_uid = ? "
+            "AND i.state = 'STORED') SELECT t.sop_uid, 0, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
+            "f.inode, f.ctime_ns FROM t JOIN file f ON f.key = t.file WHERE f.kind = 'INSTANCE' AND f.instance = t.key "
+            "UNION ALL SELECT t.sop_uid, 1, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
             # If nothing proves that a file is what was sent, nothing proves it for its copies.
             "iif(o.inode IS NULL, NULL, f.inode), f.ctime_ns "
             "FROM t JOIN file o ON o.key = t.file JOIN file f ON f.instance = t.key WHERE f.kind = 'DUPLICATE'",
@@ -323,9 +320,8 @@ class JournalReader:
         else:
             which = "key AS session FROM session WHERE label = ? COLLATE NOCASE"
         rows = self._fetch(
-            f"WITH t AS (SELECT {which}) "  # noqa: S608 - fixed text
-            "SELECT s.project, s.subject, s.label, s.study_uid, d.number, d.state, d.uri, d.archive_uri, "
-            "d.merges, d.verified, d.closed_at, count(i.key), min(i.run), d.reason "
+            f"WITH t AS (SELECT {which}) SELECT s.project, s.subject, s.label, s.study_uid, d.number, "  # noqa: S608 - fixed text
+            "d.state, d.uri, d.archive_uri, d.merges, d.verified, d.closed_at, count(i.key), min(i.run), d.reason "
             "FROM t CROSS JOIN session s ON s.key = t.session JOIN delivery d ON d.session = s.key "
             "LEFT JOIN instance i ON i.session = s.key AND i.delivery = d.key GROUP BY d.key ORDER BY d.key",
             () if label is None else (label,),

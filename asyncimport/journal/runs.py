@@ -9,9 +9,8 @@ from asyncimport.journal.database import bind
 from asyncimport.model.addresses import OUR_SOURCE
 
 UNARCHIVED = (
-    "EXISTS (SELECT 1 FROM delivery WHERE session = s.key AND uri IS NOT NULL AND state <> 'DELETED') "
-    "AND NOT EXISTS (SELECT 1 FROM delivery o WHERE o.session = s.key "
-    "AND (o.state = 'ARCHIVED' OR o.archive_uri IS NOT NULL))"
+    "EXISTS (SELECT 1 FROM delivery WHERE session = s.key AND uri IS NOT NULL AND state <> 'DELETED') AND NOT EXISTS "
+    "(SELECT 1 FROM delivery o WHERE o.session = s.key AND (o.state = 'ARCHIVED' OR o.archive_uri IS NOT NULL))"
 )
 """Whether XNAT has a session `s` in the prearchive and not in the archive."""
 

@@ -100,11 +100,10 @@ class ScanWriter:
             rows = {
                 path: row
                 for path, *row in self._db.execute(
-                    "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, f.key, f.kind, "  # noqa: S608 - only marks
-                    "f.key IN (SELECT file FROM scope), i.key, i.session, i.state, i.refusal, "
-                    "iif(f.kind = 'INSTANCE' AND i.state = 'STORED', i.settled_at, NULL) "
-                    "FROM file f LEFT JOIN instance i ON i.key = f.instance "
-                    f"WHERE f.path IN ({', '.join('?' * len(paths))})",
+                    "SELECT f.path, f.size, f.mtime_ns, "  # noqa: S608 - only marks
+                    "f.inode, f.ctime_ns, f.key, f.kind, f.key IN (SELECT file FROM scope), i.key, i.session, i.state, "
+                    "i.refusal, iif(f.kind = 'INSTANCE' AND i.state = 'STORED', i.settled_at, NULL) FROM file f "
+                    f"LEFT JOIN instance i ON i.key = f.instance WHERE f.path IN ({', '.join('?' * len(paths))})",
                     paths,
                 )
             }
@@ -140,8 +139,7 @@ class ScanWriter:
                     size += file.size
             self._connection.execute_rows("INSERT OR IGNORE INTO scope SELECT column1 FROM {rows}", [*zip(skipped)])
             self._connection.execute_rows(
-                "UPDATE file SET inode = column2, ctime_ns = column3 FROM {rows} WHERE key = column1",
-                proven,
+                "UPDATE file SET inode = column2, ctime_ns = column3 FROM {rows} WHERE key = column1", proven
             )
             self._db.executemany(
                 "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL WHERE key = ?", retried

@@ -106,10 +106,8 @@ def file_problems(database: sqlite3.Connection, files: str) -> list[Problem]:
     rows = database.execute(
         f"SELECT f.kind, f.reason, count(*), min(f.path) FROM {files} "  # noqa: S608 - fixed text
         "WHERE f.kind IN ('SKIPPED', 'EXCLUDED', 'UNREADABLE', 'CONTAINER', 'LINK', 'INNER_LINK') GROUP BY 1, 2 "
-        "UNION ALL "
-        f"SELECT i.state, i.reason, count(*), min(f.path) FROM {files} "
-        "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' "
-        "WHERE i.state IN ('REFUSED', 'FAILED') GROUP BY 1, 2 ORDER BY 1, 2"
+        f"UNION ALL SELECT i.state, i.reason, count(*), min(f.path) FROM {files} JOIN instance i ON i.key = f.instance "
+        "AND f.kind = 'INSTANCE' WHERE i.state IN ('REFUSED', 'FAILED') GROUP BY 1, 2 ORDER BY 1, 2"
     )
     return [Problem(kind.lower(), reason or "", count, os.fsdecode(path)) for kind, reason, count, path in rows]
 

@@ -9,11 +9,9 @@ from asyncimport.journal.runs import CurrentRun
 # unreadable or were not asked for.
 _COUNT_MISSING = (
     "SELECT count(*) FILTER (WHERE state = 'FAILED'), "
-    "count(*) FILTER (WHERE state = 'REFUSED' AND refusal IS NOT 'DROPPED'), "
-    "(SELECT count(*) FROM file f WHERE f.missing_from = :session AND "
-    "f.kind IN ('UNREADABLE', 'EXCLUDED') AND NOT EXISTS "
-    "(SELECT 1 FROM instance i WHERE i.session = :session AND i.sop_uid = f.missing_uid)) "
-    "FROM instance WHERE session = :session"
+    "count(*) FILTER (WHERE state = 'REFUSED' AND refusal IS NOT 'DROPPED'), (SELECT count(*) "
+    "FROM file f WHERE f.missing_from = :session AND f.kind IN ('UNREADABLE', 'EXCLUDED') AND NOT EXISTS (SELECT 1 "
+    "FROM instance i WHERE i.session = :session AND i.sop_uid = f.missing_uid)) FROM instance WHERE session = :session"
 )
 # Whether the study of a session has a file of another patient, or one that would go to another session. Then the run
 # sends nothing more of it, and does not archive it.
