@@ -19,7 +19,7 @@ from asyncimport.cli.conclusion import conclude
 from asyncimport.cli.options import Place, Screen
 from asyncimport.cli.output import session_json, show_other_journals, show_summary, summary_json, time_text
 from asyncimport.cli.parameters import command
-from asyncimport.journal.attachment_reports import AttachmentRow
+from asyncimport.journal.reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.model.option import setting
 from asyncimport.model.options import JournalOptions

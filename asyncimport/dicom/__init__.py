@@ -8,9 +8,9 @@ Nothing here knows XNAT, labels or the walk. No reason holds a value of the file
 pydicom reads, its warnings and log are silent in the whole process.
 """
 
+from asyncimport.dicom.encoding import begins_dicom
 from asyncimport.dicom.header import identify
 from asyncimport.dicom.identity import FIELDS, SERIES_FIELDS, STUDY_FIELDS, Identity, NotDicom, Unidentified, Unreadable
-from asyncimport.dicom.magic import begins_dicom
 
 __all__ = [
     "FIELDS",

@@ -6,10 +6,9 @@ import stat
 from collections.abc import Mapping
 
 from asyncimport.dicom.completeness import completeness_problem, find_data_set
-from asyncimport.dicom.encoding import PREFIX
+from asyncimport.dicom.encoding import PREFIX, begins_dicom, begins_shifted
 from asyncimport.dicom.fast_header import MoreBytesNeeded, read_fast_header
 from asyncimport.dicom.identity import Identity, NotDicom, TooLarge, Unreadable, make_identity, missing_uid
-from asyncimport.dicom.magic import begins_dicom, begins_shifted
 from asyncimport.dicom.reader import fields_by_pydicom
 from asyncimport.dicom.windowed_bytes import InflatedBytes, WindowedFile
 

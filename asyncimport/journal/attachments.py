@@ -4,10 +4,9 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
-from asyncimport.journal.columns import FileColumns, columns_of, file_of, is_same_file
-from asyncimport.journal.connection import Connection
+from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.files import FileRecords, below
-from asyncimport.journal.runs import CurrentRun
+from asyncimport.journal.rows import FileColumns, columns_of, file_of, is_same_file
 from asyncimport.model import (
     Attachment,
     AttachmentBatch,

@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 
-from asyncimport.journal.columns import digests_of, file_of, initial_labels
-from asyncimport.journal.connection import Connection
-from asyncimport.journal.runs import CurrentRun
+from asyncimport.journal.connection import Connection, CurrentRun
+from asyncimport.journal.rows import digests_of, file_of, initial_labels
 from asyncimport.journal.session_state import SessionState
 from asyncimport.model import (
     MAY_HAVE_REJECTED,

@@ -3,9 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from asyncimport.journal.columns import FileColumns, columns_of, columns_without_inode, digest_of, is_same_file
-from asyncimport.journal.connection import Connection
-from asyncimport.journal.runs import CurrentRun
+from asyncimport.journal.connection import Connection, CurrentRun
+from asyncimport.journal.rows import FileColumns, columns_of, columns_without_inode, digest_of, is_same_file
 from asyncimport.journal.session_state import SessionState
 from asyncimport.model import Digest, File, FileKind, Instance
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Self
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
-from asyncimport.journal.columns import columns_of, is_same_file
 from asyncimport.journal.database import (
     BUSY_SECONDS,
     LockWait,
@@ -22,7 +21,7 @@ from asyncimport.journal.database import (
     read_script,
     transaction,
 )
-from asyncimport.journal.rows import Header, NonInstance, StudySummary, Unsettled
+from asyncimport.journal.rows import Header, NonInstance, StudySummary, Unsettled, columns_of, is_same_file
 from asyncimport.model import File, FileKind, Ignored
 from asyncimport.system.output_files import real_path
 

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Self
 
 from asyncimport.journal.attachments import AttachmentQueue
-from asyncimport.journal.connection import Connection
+from asyncimport.journal.connection import Connection, begin_run, end_run
 from asyncimport.journal.database import LockWait
 from asyncimport.journal.deliveries import DeliveryQueue
 from asyncimport.journal.existing import ExistingInstances
 from asyncimport.journal.files import FileRecords
 from asyncimport.journal.queue import UploadQueue
-from asyncimport.journal.runs import begin_run, end_run
 from asyncimport.journal.scan import ScanWriter
 from asyncimport.journal.session_state import SessionState
 from asyncimport.journal.sessions import Sessions

@@ -15,8 +15,15 @@ from pathlib import Path
 from typing import Self
 
 from asyncimport.errors import UsageError
-from asyncimport.journal.database import NOTHING_YET, LockWait, create_or_open, journal_errors, locked
-from asyncimport.journal.project_view import show_all_projects, show_only_project
+from asyncimport.journal.database import (
+    NOTHING_YET,
+    LockWait,
+    create_or_open,
+    journal_errors,
+    locked,
+    show_all_projects,
+    show_only_project,
+)
 from asyncimport.journal.reader import JournalReader
 from asyncimport.model import FileKind, Session, SessionReport
 

@@ -3,11 +3,10 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from asyncimport.journal.columns import file_of, initial_labels
-from asyncimport.journal.connection import Connection
+from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.existing import ExistingInstances
 from asyncimport.journal.files import FileRecords
-from asyncimport.journal.runs import CurrentRun
+from asyncimport.journal.rows import file_of, initial_labels
 from asyncimport.journal.session_state import DISPUTED, SessionState
 from asyncimport.model import Claim, Delivery, Failed, Instance, Outcome, Refused, Session, Stored, Withheld
 

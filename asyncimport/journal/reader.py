@@ -7,24 +7,43 @@ from pathlib import Path
 from typing import Any, Self
 
 from asyncimport.errors import UsageError
-from asyncimport.journal.attachment_reports import (
+from asyncimport.journal.connection import UNARCHIVED
+from asyncimport.journal.database import (
+    NOTHING_YET,
+    check_rules,
+    connect_read_only,
+    is_locked,
+    journal_errors,
+    show_only_project,
+)
+from asyncimport.journal.journal import Journal
+from asyncimport.journal.reports import (
     AttachmentRow,
     attachment_counts,
     attachment_problems,
     attachment_rows,
+    count_files,
     demographics_seen,
+    file_problems,
+    remaining,
+    session_reports,
     stored_batches,
     stored_rows,
     subject_counts,
     subject_problems,
 )
-from asyncimport.journal.columns import digest_of, digests_of, file_of
-from asyncimport.journal.database import NOTHING_YET, check_rules, connect_read_only, is_locked, journal_errors
-from asyncimport.journal.journal import Journal
-from asyncimport.journal.project_view import show_only_project
-from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run, SentFile, StoredInstance, SubjectPatient
-from asyncimport.journal.runs import UNARCHIVED
-from asyncimport.journal.session_reports import count_files, file_problems, remaining, session_reports
+from asyncimport.journal.rows import (
+    DeliveryRow,
+    InstanceRow,
+    Remaining,
+    Run,
+    SentFile,
+    StoredInstance,
+    SubjectPatient,
+    digest_of,
+    digests_of,
+    file_of,
+)
 from asyncimport.model import AttachmentBatch, Patient, Session, SessionReport, Summary
 from asyncimport.model.addresses import with_archived_subject
 from asyncimport.routing import RoutedLabels

@@ -5,11 +5,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from asyncimport.journal.columns import columns_of, is_same_file
-from asyncimport.journal.connection import Connection
+from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.existing import ExistingInstances
 from asyncimport.journal.files import FileRecords, SopUidConflict, below
-from asyncimport.journal.runs import CurrentRun
+from asyncimport.journal.rows import columns_of, is_same_file
 from asyncimport.journal.session_state import DISPUTED, SessionState
 from asyncimport.journal.sessions import NoSession, Sessions
 from asyncimport.model import File, FileKind, Ignored, Instance

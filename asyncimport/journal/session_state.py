@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from asyncimport.journal.connection import Connection
-from asyncimport.journal.runs import CurrentRun
+from asyncimport.journal.connection import Connection, CurrentRun
 
 # Failed files of the session, refused files that no rule of the site drops, and files without a sound copy that are
 # unreadable or were not asked for.

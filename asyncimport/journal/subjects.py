@@ -5,9 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from asyncimport.demographics import BIRTH
-from asyncimport.journal.columns import file_of
-from asyncimport.journal.connection import Connection
-from asyncimport.journal.runs import CurrentRun
+from asyncimport.journal.connection import Connection, CurrentRun
+from asyncimport.journal.rows import file_of
 from asyncimport.model import File, SubjectReport
 
 

@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from asyncimport.errors import UsageError
 from asyncimport.journal import JournalReader
-from asyncimport.journal.attachment_reports import AttachmentRow
+from asyncimport.journal.reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.model import Summary
 from asyncimport.operations.result import Result, ended_in

@@ -23,7 +23,7 @@ from asyncimport.pipeline.record import pass_outcome
 from asyncimport.pipeline.rejections import explain_empty_answer
 from asyncimport.pipeline.signals import Signal, notify
 from asyncimport.pipeline.verdicts import Attempts, judge
-from asyncimport.source.digests import xxh3_of
+from asyncimport.source.bytes_on_disk import xxh3_of
 
 
 class Uploader:

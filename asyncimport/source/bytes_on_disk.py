@@ -1,15 +1,42 @@
 """The bytes of files to send or compare: read, digested, and checked not to have changed."""
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 import aiofiles
 import anyio
 import anyio.to_thread
+import xxhash
 
 from asyncimport.errors import SourceError
 from asyncimport.model import Algorithm, Body, Digest, File
-from asyncimport.source.digests import Hash, new_hash
+
+
+class Hash(Protocol):
+    """A digest in progress."""
+
+    def update(self, data: bytes, /) -> object:
+        """Add bytes."""
+        ...
+
+    def digest(self) -> bytes:
+        """Return the digest of all bytes added."""
+        ...
+
+
+def xxh3_of(data: bytes) -> bytes:
+    """Return the XXH3-128 of bytes: 3 us for 131 kB; SHA-256 takes 75 us, even with its own CPU instructions."""
+    return xxhash.xxh3_128_digest(data)
+
+
+def new_hash(algorithm: Algorithm) -> Hash:
+    """Start a digest."""
+    if algorithm is Algorithm.XXH3:
+        return xxhash.xxh3_128()
+    return hashlib.new(algorithm, usedforsecurity=False)
+
 
 # Up to this size a body is read in one go: aiohttp warns of larger ones, and a thread hop for each piece costs more.
 LARGE = 1 << 20

@@ -67,7 +67,7 @@ from pydicom.uid import (
 )
 
 from asyncimport.dicom import Identity, identify
-from asyncimport.dicom.image_classes import IMAGE_CLASSES, NEVER_IMAGES
+from asyncimport.dicom.completeness import IMAGE_CLASSES, NEVER_IMAGES
 
 ALPHABET = string.digits + string.ascii_uppercase
 
