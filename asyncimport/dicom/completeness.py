@@ -71,8 +71,6 @@ class DataSet(NamedTuple):
 
 
 class _Element(NamedTuple):
-    """The header of an element."""
-
     tag: int
     length: int
     value: int  # where it begins
@@ -93,10 +91,7 @@ def completeness_problem(source: WindowedBytes, at: int, encoding: Encoding, sop
 
 
 def find_data_set(file: WindowedFile) -> DataSet:
-    """Find the data set of a file. The encoding of its first element counts more than the transfer syntax.
-
-    Raises: TooLarge when too many other elements precede it.
-    """
+    """Find the data set of a file: its first element counts more than the transfer syntax. Raises: TooLarge."""
     at = 132 if file.at(128, 4) == PREFIX else 0
     syntax = b""
     while (element := _read_element(file, at, EXPLICIT)) and element.tag >> 16 == 0x0002:
@@ -203,7 +198,6 @@ def _skip_elements(source: WindowedBytes, at: int, encoding: Encoding) -> int:
 
 
 def _skip_items(source: WindowedBytes, at: int, encoding: Encoding) -> int:
-    """Skip the items in the window that have a length."""
     window, start, steps_left, tag_and_length = source.window, source.start, source.steps_left, encoding.tag_and_length
     at -= start
     try:
@@ -230,10 +224,7 @@ def _read_delimiter(source: WindowedBytes, at: int, encoding: Encoding) -> tuple
 
 
 def _read_element(source: WindowedBytes, at: int, encoding: Encoding) -> _Element | None:
-    """Read the header of the element that begins `at`; None if too few bytes are left.
-
-    Raises: TooLarge after `max_steps` elements.
-    """
+    """Read the header of the element that begins `at`; None if too few bytes are left. Raises: TooLarge."""
     if not source.steps_left:
         raise TooLarge(f"the data set has more than {source.max_steps:,} elements")
     source.steps_left -= 1
@@ -256,7 +247,6 @@ def _read_element(source: WindowedBytes, at: int, encoding: Encoding) -> _Elemen
 
 
 def _are_letters(vr: bytes) -> bool:
-    """Whether these bytes may be a value representation, and not a length."""
     return vr.isalpha() and vr.isupper()
 
 
@@ -273,7 +263,6 @@ def _pixel_data_ends_file(source: WindowedBytes, at: int, encoding: Encoding) ->
 
 
 def _check_pixel_data(source: WindowedBytes, pixels: _Element, encoding: Encoding) -> str:
-    """Check the pixel data and what follows them."""
     at: int | None = pixels.value + pixels.length
     if pixels.length == UNDEFINED:
         # The delimiter nearly always ends the file too: then the fragments need no walk.

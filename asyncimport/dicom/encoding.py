@@ -1,4 +1,4 @@
-"""How elements are encoded: value representations and element headers (PS3.5 7.1)."""
+"""How DICOM files begin, and how elements are encoded: value representations and headers (PS3.5 7.1)."""
 
 import struct
 from collections.abc import Callable

@@ -121,10 +121,7 @@ def read_fast_header(head: bytes) -> tuple[dict[str, str], int, Encoding] | None
 
 
 def _cached_fields(head: bytes, at: int, last: int, codec: str, *, explicit: bool) -> tuple[dict[str, str], int]:
-    """Return the fields of the elements up to `last`, and where the first one after them begins.
-
-    Most files have the same bytes here as the file before. The comparison includes the tag that ends the part.
-    """
+    """Return the fields up to `last`, and where the next element begins: the same bytes as a file before, mostly."""
     key = last, codec, explicit
     if (known := _cache.get(key)) and head.startswith(known[0], at):
         return known[1], at + len(known[0]) - 4
@@ -138,10 +135,7 @@ def _cached_fields(head: bytes, at: int, last: int, codec: str, *, explicit: boo
 def _scan_elements(
     head: bytes, at: int, last: int, *, explicit: bool, end: int = _NO_END, wanted: Mapping[int, str] = _WANTED
 ) -> tuple[dict[str, bytes], int]:
-    """Return the values wanted of the elements that begin `at`, and where the first one past `last` begins.
-
-    Tags must ascend (PS3.5 7.1). If a value lies beyond the bytes given, reading the next header raises struct.error.
-    """
+    """Return the values wanted of ascending elements, and where the first past `last` begins. Raises: struct.error."""
     found: dict[str, bytes] = {}
     previous = -1
     vr = _NONE

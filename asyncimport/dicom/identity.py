@@ -90,10 +90,7 @@ class NotDicom(Unidentified):
 
 
 class Unreadable(Unidentified):
-    """The file is DICOM but truncated, lacks a UID, cannot be parsed, or may not be read by this user.
-
-    A `damaged` file may belong to any study; a complete one that lacks a UID belongs to none.
-    """
+    """The file is truncated, lacks a UID or cannot be read; a `damaged` one may belong to any study."""
 
     def __init__(self, reason: str, *, damaged: bool = True) -> None:
         super().__init__(reason)
@@ -101,10 +98,7 @@ class Unreadable(Unidentified):
 
 
 class TooLarge(Unreadable):
-    """Reading the file would take too much: a few kilobytes may stand for gigabytes, or for hours.
-
-    The limits count bytes and elements, not seconds: each machine gives the same answer.
-    """
+    """Reading the file would take too much, in bytes and elements: each machine gives the same answer."""
 
 
 _NAMES = frozenset({"PatientName", "ReferringPhysicianName"})

@@ -29,11 +29,7 @@ _MAX_ESCAPES = 4_000  # each costs 50 us: pydicom warns of unknown ones
 
 
 class _BoundedReader(io.BufferedReader):
-    """A file for pydicom, with limits to the bytes and the number of reads.
-
-    Of a long value pydicom gets the beginning; `read_whole` reads those that we want. pydicom replaces an error raised
-    here by its own, so `exceeded` keeps it.
-    """
+    """A file for pydicom, with limits; pydicom replaces an error raised here by its own, so `exceeded` keeps it."""
 
     name = ""  # pydicom appends it to texts, and a file's number is no text
 
@@ -133,11 +129,7 @@ _SILENCE: Any = ("ignore", None, Warning, re.compile(r"pydicom\b"), 0)
 
 
 def _silence_pydicom() -> None:
-    """Silence pydicom, which puts raw values into its warnings and its log.
-
-    `warnings.catch_warnings` is not safe in threads, so this filters for the whole process. Others may add filters
-    before it later, so each call checks it.
-    """
+    """Silence pydicom's raw values in warnings and log, in all threads, again whenever others add filters."""
     logging.getLogger("pydicom").disabled = True
     if not warnings.filters or warnings.filters[0] != _SILENCE:
         warnings.filterwarnings("ignore", module=_SILENCE[3].pattern)

@@ -18,10 +18,7 @@ _MAX_RATIO = 32
 
 
 class WindowedBytes(ABC):
-    """Bytes read through a window, best moved forward; `size` is where they end, as far as known.
-
-    `steps_left` of `max_steps` may still be taken from element to element.
-    """
+    """Bytes read through a window, best moved forward; `size` is where they end, `steps_left` are still allowed."""
 
     def __init__(self, window: bytes, size: int, steps_left: int) -> None:
         self.window = window
@@ -70,10 +67,7 @@ class WindowedFile(WindowedBytes):
 
 
 class InflatedBytes(WindowedBytes):
-    """What a file of `size` inflates to from a position on (PS3.5 A.5), piece by piece.
-
-    Raises: zlib.error for damaged data, TooLarge for too much.
-    """
+    """What a file of `size` inflates to from a position on (PS3.5 A.5). Raises: zlib.error, TooLarge."""
 
     def __init__(self, fd: int, position: int, size: int) -> None:
         super().__init__(b"", 0, _MAX_ELEMENTS_INFLATED)

@@ -110,7 +110,6 @@ class AttachmentQueue:
         self._db.execute("UPDATE file SET kind = ?1 WHERE key = ?2 AND kind <> ?1", (kind, file))
 
     def _fail_vanished(self, root: str) -> None:
-        """Fail pending attachments below `root` that were not met again."""
         gone = self._db.execute(
             "UPDATE attachment SET state = 'FAILED', reason = 'the file is gone', run = ? "
             "WHERE state IN ('PENDING', 'FAILED') AND file IN (SELECT key FROM file WHERE path >= ? AND path < ?) "
@@ -163,10 +162,7 @@ class AttachmentQueue:
         return True
 
     def possible_moves(self) -> list[tuple[File, str]]:
-        """Return files that may be stored ones under new paths, each with the MD5 of the stored one.
-
-        `assign` skipped them, as a file of the same name and size was stored.
-        """
+        """Return skipped files that may be stored ones under new paths, each with the MD5 of the stored one."""
         rows = self._db.execute(
             "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.md5 FROM possible_move m "
             "JOIN file f ON f.key = m.file JOIN attachment a ON a.key = m.attachment "
@@ -187,7 +183,6 @@ class AttachmentQueue:
             return self._count_pending()
 
     def _queue_comparison(self, attachment: int, file: int, columns: FileColumns, problem: str | None) -> None:
-        """Queue a file for comparison with the attachment of its name, or refuse it for a `problem`."""
         state = "REFUSED" if problem else "PENDING"
         self._db.execute(
             "UPDATE attachment SET file = ?, size = ?, mtime_ns = ?, inode = ?, ctime_ns = ?, state = ?, reason = ?, "
@@ -209,10 +204,7 @@ class AttachmentQueue:
                 )
 
     def claim(self) -> AttachmentBatch | None:
-        """Hand out pending attachments for one resource of an archived session; None when there are none.
-
-        No more of that resource is handed out before `record`.
-        """
+        """Hand out pending attachments of one resource of an archived session, once until `record`; None if none."""
         with self._connection.transaction():
             row = self._db.execute(
                 "SELECT s.key, s.project, s.subject, s.label, s.study_uid, a.resource "
@@ -283,10 +275,7 @@ class AttachmentQueue:
 
 
 class _SessionFinder:
-    """Finds the session of a file, and the directory that holds the file and the files of the session.
-
-    The name of an attachment is its path from that directory, so two files of one name do not collide.
-    """
+    """Finds the session of a file, and the directory above both: the path from there names the attachment."""
 
     def __init__(self, database: sqlite3.Connection, places: Sequence[str]) -> None:
         self._db = database
@@ -310,10 +299,7 @@ class _SessionFinder:
         return session, own if common is None else os.path.commonpath([own, common])
 
     def _sessions_below(self, directory: str) -> frozenset[int | str]:
-        """Return the sessions of the DICOM files in or below a directory, or why these have none.
-
-        An unreadable file may be of any session, so it counts as another one, even if only one session misses it.
-        """
+        """Return the sessions in or below a directory, or why none; an unreadable file counts as another one."""
         if directory not in self._sessions_by_directory:
             rows = self._db.execute(
                 "SELECT DISTINCT CASE WHEN f.kind = 'EXCLUDED' THEN ? WHEN f.kind = 'SKIPPED' AND i.session IS NULL "

@@ -1,4 +1,4 @@
-"""The journal's file as one run uses it: opened, locked, and changed in transactions."""
+"""The journal's file as one run uses it: opened, locked and changed in transactions, from its begin to its end."""
 
 import json
 import secrets
@@ -128,9 +128,8 @@ UNARCHIVED = (
 class CurrentRun:
     """The run that holds the journal.
 
-    `began_at` is in seconds since 1970. `source` is the source of prearchive rows of this journal, and no others.
-    `next_key` is the first key that no file and no instance has. `relabeled` are sessions in the prearchive that wait
-    for labels by changed rules.
+    `began_at` is in seconds since 1970. `next_key` is the first key that no file and no instance has. `relabeled`
+    sessions wait for labels.
     """
 
     key: int
@@ -141,10 +140,7 @@ class CurrentRun:
 
 
 def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, str], relabel: bool) -> CurrentRun:
-    """Compare destination and rules with the journal's, and note that a run begins.
-
-    `relabel` applies other rules to what is not archived. Raises: JournalError, UsageError for other rules.
-    """
+    """Note that a run begins. Raises: JournalError for another destination, UsageError for other rules."""
     db, now = connection.db, connection.clock()
     with connection.transaction(durable=True):
         if relabel:
@@ -191,7 +187,6 @@ def end_run(connection: Connection, run: int, exit_code: int) -> None:
 
 
 def _was_killed(connection: Connection) -> bool:
-    """Whether the run before this one has no end."""
     last = connection.db.execute("SELECT ended FROM run ORDER BY key DESC LIMIT 1").fetchone()
     return last is not None and last[0] is None
 

@@ -1,4 +1,4 @@
-"""The SQLite file of a journal: how it is created, recognised and locked, and what its errors mean."""
+"""The SQLite file of a journal: how it is created, recognised and locked, its views, and what its errors mean."""
 
 import errno
 import os
@@ -69,20 +69,14 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LockWait:
-    """How long to wait for another program's lock on the journal; `report` gets one line for each wait.
-
-    `deadline` returns when a requested stop ends the wait, by the monotonic clock; infinity without one.
-    """
+    """How long to wait for another program's lock, reported once; a stop ends it at `deadline` (monotonic clock)."""
 
     seconds: float = 600.0
     report: Callable[[str], None] = lambda _: None
     deadline: Callable[[], float] = lambda: inf
 
     def until_free(self, path: Path, call: Callable[[], T]) -> T:
-        """Call a function on the journal, repeat it while another program holds a lock, and return its result.
-
-        Raises: sqlite3.OperationalError when the journal is not free in time, StoppedError when a stop ends the wait.
-        """
+        """Repeat a call while the journal is locked. Raises: sqlite3.OperationalError in the end, StoppedError."""
         until = monotonic() + self.seconds
         is_reported = False
         while True:
@@ -114,10 +108,7 @@ def transaction(connection: sqlite3.Connection, path: Path, lock_wait: LockWait)
 
 
 def _trusted_path(path: Path) -> Path:
-    """Return the path of a journal without links: a journal has only one such name.
-
-    The journal, and SQLite's files next to it, must be writable by their owner only. Raises: JournalError.
-    """
+    """Return the one path of a journal without links, if only its owner can write there. Raises: JournalError."""
     try:
         real = real_path(path)
         check_directory(real.parent)
@@ -154,10 +145,7 @@ def refuse_network_disk(path: Path, mounts: Iterable[Mount] | None = None) -> No
 
 
 def locked(path: Path) -> filelock.FileLock:
-    """Take the journal's lock; the system releases it when the process ends, in whatever way.
-
-    Raises: JournalBusyError when another run holds it, JournalError when it cannot be made or others may write it.
-    """
+    """Take the journal's lock until the process ends. Raises: JournalBusyError (another run), JournalError."""
     try:
         real_path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_network_disk(path)
@@ -199,10 +187,7 @@ def make_private(path: Path) -> None:
 
 
 def create_or_open(path: Path, lock_wait: LockWait | None = None) -> sqlite3.Connection:
-    """Open the journal for writing; create it, readable by its owner only, if there is none.
-
-    Raises: JournalError when the file is not ours, of another version, or damaged.
-    """
+    """Open the journal for writing; create it, readable by its owner only, if it is missing. Raises: JournalError."""
     real = _trusted_path(path)
     try:
         make_private(real)
@@ -232,10 +217,7 @@ def _opened(path: Path, real: Path) -> sqlite3.Connection:
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
-    """Open a journal for reading, while a run may write it.
-
-    Raises: UsageError when there is none, JournalError when it is not ours.
-    """
+    """Open a journal for reading, while a run may write it. Raises: UsageError if there is none, JournalError."""
     if not path.is_file() or not path.stat().st_size:
         raise UsageError(f"there is no journal {path}", hint=NOTHING_YET)
     real = _trusted_path(path)
@@ -256,10 +238,7 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 def copy_journal(path: Path, into: Path) -> None:
-    """Copy a journal as it is now, while a run may write it; do nothing if there is none.
-
-    Raises: JournalError when it is not ours.
-    """
+    """Copy a journal as it is now, while a run may write it, if there is one. Raises: JournalError."""
     if not path.exists() or not path.stat().st_size:
         return
     make_private(into)
@@ -284,10 +263,7 @@ def _open_read_only(path: Path, real: Path, how: str) -> sqlite3.Connection:
 
 
 def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Mapping[str, str]) -> None:
-    """Record destination and rules in a journal that has none; otherwise compare them.
-
-    Raises: JournalError for another destination, UsageError for other rules.
-    """
+    """Record destination and rules in a journal that has none; otherwise compare them, as `check_rules` does."""
     stored = dict(connection.execute("SELECT key, value FROM metadata"))
     check_rules(stored, path, destination, rules)
     if not _has_rules(stored):
@@ -296,10 +272,7 @@ def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Ma
 
 
 def check_rules(stored: Mapping[str, str], path: Path, destination: str, rules: Mapping[str, str]) -> None:
-    """Compare destination and rules with those stored in a journal.
-
-    Raises: JournalError for another destination, UsageError for other rules.
-    """
+    """Compare with those stored. Raises: JournalError for another destination, UsageError for other rules."""
     wanted = _rule_rows(rules)
     if stored.get("destination", destination) != destination:
         raise JournalError(
@@ -336,7 +309,6 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise JournalError for a file that is not a journal, or one of another version."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application == _UNRELEASED_ID:

@@ -107,10 +107,7 @@ class DeliveryQueue:
         return frozenset(self._connection.json_rows(query, (session, state)))
 
     def record_archived_before(self, sealed: SealedDelivery, before: frozenset[str]) -> SealedDelivery:
-        """Record the UIDs archived before a sealed delivery, and how many instances the archive must hold after it.
-
-        Call it before anyone calls XNAT about the delivery: later nobody can know.
-        """
+        """Record the UIDs archived before a sealed delivery. Call it before XNAT is called: later nobody can know."""
         delivery = sealed.delivery.key
         with self._connection.transaction(durable=True):
             self._db.execute(
@@ -123,7 +120,6 @@ class DeliveryQueue:
         return replace(sealed, expected=expected, archived_before=before)
 
     def _presumed(self, session: int, delivery: int) -> tuple[frozenset[str], frozenset[str]]:
-        """Return the presumed instances of a session, and which of them a delivery has brought."""
         presumed = self._uids(session, "STORED", "presumed")
         return presumed, self._uids(
             session, "STORED", f"presumed AND delivery = {delivery:d}"
@@ -221,10 +217,7 @@ class DeliveryQueue:
         return verdict
 
     def _record_digests(self, session: int, verdict: Archived) -> int:
-        """Record XNAT's digests of instances; return how many instances of earlier deliveries were replaced.
-
-        These are presumed from now on.
-        """
+        """Record XNAT's digests; return how many instances of earlier deliveries they show to be replaced."""
         if not verdict.digests:
             return 0
         delivery, digests = verdict.delivery.key, verdict.digests
@@ -240,10 +233,7 @@ class DeliveryQueue:
         return max(replaced, 0)
 
     def repair(self, session: Session, missing: Iterable[str]) -> int:
-        """Mark instances that the archive lacks to be sent again; return how many of the session are to be sent.
-
-        They are queued when a scan meets their files. None are marked while a delivery of the session is unfinished.
-        """
+        """Mark instances that the archive lacks, for a scan to queue; return how many of the session are to be sent."""
         with self._connection.transaction(durable=True):
             row = self._db.execute(
                 "SELECT d.key, d.session, d.state FROM session s JOIN delivery d ON d.session = s.key "
@@ -288,10 +278,7 @@ class DeliveryQueue:
             )
 
     def _may_repair(self, session: int, missing: Iterable[str]) -> bool:
-        """Whether missing instances may be sent again: once in a run, and not if somebody has removed them.
-
-        Somebody has if an earlier delivery that brought them was verified.
-        """
+        """Whether to send instances again: once in a run, and not if somebody has removed verified ones."""
         query = (
             "SELECT 1 FROM instance i JOIN delivery d ON d.key = i.delivery "
             "WHERE i.session = ? AND i.sop_uid = ? AND d.verified IN ('uids', 'present')"
@@ -314,7 +301,6 @@ class DeliveryQueue:
         )
 
     def _uids_of(self, delivery: Delivery) -> list[str]:
-        """Return the SOPInstanceUIDs that were stored in a delivery."""
         query = "SELECT json_quote(sop_uid) FROM instance WHERE delivery = ?"
         return self._connection.json_rows(query, (delivery.key,))
 
@@ -337,10 +323,7 @@ class DeliveryQueue:
         *,
         is_missing: bool = True,
     ) -> None:
-        """Mark stored instances to be sent again, or as refused after all.
-
-        If the archive has them (not `is_missing`), presumed ones stay presumed.
-        """
+        """Mark stored instances to be sent again, or as refused; only those that the archive lacks lose `presumed`."""
         self._db.executemany(
             "UPDATE instance SET state = ?, reason = ?, refusal = ?, delivery = NULL, run = ?, "
             "presumed = iif(?, NULL, presumed) WHERE session = ? AND sop_uid = ? AND state = 'STORED'",

@@ -98,10 +98,7 @@ class ExistingInstances:
         return AdoptedFiles(files, size)
 
     def needs_archive_check(self, session: int, uri: str | None) -> bool:
-        """Whether to ask what the archive has of a session before more is sent into the delivery at `uri`.
-
-        Ask before each new delivery: others may have sent queued files, or more since an earlier run.
-        """
+        """Whether to ask, before each new delivery, what the archive has: others may have sent queued files."""
         if self._connection.exists("SELECT 1 FROM archive_checked WHERE session = ?", (session,)):
             return False
         return uri is None or self._adopted_delivery(session) is not None

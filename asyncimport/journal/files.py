@@ -17,11 +17,7 @@ _COPY_OF_CHANGED = "it was the copy of a file that has changed since; the next r
 
 @dataclass(frozen=True, slots=True)
 class SopUidConflict:
-    """A file with the SOPInstanceUID of a known instance, whose bytes have yet to be compared.
-
-    Compare them with the digest of what was `sent`, if there is one, else with the file `other`. `key` is that of the
-    known instance.
-    """
+    """A file with the UID of a known instance (`key`): compare it with the digest `sent`, or else the file `other`."""
 
     instance: Instance
     key: int
@@ -47,11 +43,7 @@ class FileRecords:
         instance: int | None,
         columns: FileColumns | None = None,
     ) -> int:
-        """Write the row of a file and return its key, which is `key` for a new one; `columns` are its own by default.
-
-        An instance that the path carried before needs another copy. An unreadable file keeps what is known of it: it
-        may be the same file when it can be read again.
-        """
+        """Write the row of a file and return its key (`key` if new), keeping what is known of an unreadable file."""
         path = os.fsencode(file.path)
         columns = columns or columns_of(file)
         row = self._db.execute("SELECT key, instance, kind FROM file WHERE path = ?", (path,)).fetchone()
@@ -90,8 +82,7 @@ class FileRecords:
     ) -> SopUidConflict | tuple[int, bool]:
         """Record a file that may carry a known instance; return the instance's key and whether to send this file.
 
-        If that depends on bytes that have yet to be compared, record nothing and return the conflict. `proof` says
-        whether the file holds the bytes that were sent, None if unknown.
+        Return the conflict, and record nothing, if bytes are to be compared; `proof` says whether it has those sent.
         """
         file = item.file
         row = self._db.execute(
@@ -175,7 +166,6 @@ class FileRecords:
         return instance, to_send
 
     def _recheck_copies(self, instance: int) -> None:
-        """Compare the copies of a changed file with its new content, in this run or the next."""
         self._db.execute(
             "DELETE FROM file WHERE instance = ? AND kind = 'DUPLICATE' AND key NOT IN (SELECT file FROM scope)",
             (instance,),

@@ -37,8 +37,7 @@ _OLD_SECONDS = 86_400.0
 class HeaderCache:
     """The headers of one scan, in a locked file. Use it as a context manager. Raises from every method: JournalError.
 
-    With `reuse_scan` it returns the last scan once more. A file of another version, or a damaged one, is replaced: it
-    holds nothing that cannot be read again.
+    `reuse_scan` returns the last scan once more. A file of another version, or a damaged one, is replaced.
     """
 
     def __init__(self, path: Path, lock_wait: LockWait | None = None, *, reuse_scan: bool = False) -> None:
@@ -137,11 +136,7 @@ class HeaderCache:
     def headers(
         self, *, truncated: bool = False, by_directory: bool = False, by_file: bool = False
     ) -> Iterator[Header]:
-        """Yield the headers of every study that this scan has met, equal ones once.
-
-        With `by_directory` equal ones come once for each directory, with `by_file` for each file. `truncated` counts
-        truncated files too.
-        """
+        """Yield the headers of every study that this scan has met, equal ones once, or for each directory or file."""
         condition = "" if truncated else "AND f.reason = ''"
         place = ", f.path" if by_file else ", directory(f.path)" if by_directory else ""
         with journal_errors(self.path):
@@ -159,10 +154,7 @@ class HeaderCache:
     def studies(
         self, *, truncated: bool = False, is_asked: Callable[[Mapping[str, str], str], bool] | None = None
     ) -> Iterator[StudySummary]:
-        """Yield the studies that this scan has met, ordered by UID; `truncated` counts truncated files too.
-
-        `is_asked` returns whether a file counts, by its header fields and path.
-        """
+        """Yield the studies of this scan by UID, from files that are whole or `truncated`, and `is_asked` about."""
         condition = self._file_condition(truncated=truncated, is_asked=is_asked)
         with journal_errors(self.path):
             copies = self._copies(condition)
@@ -186,7 +178,6 @@ class HeaderCache:
                 )
 
     def _file_condition(self, *, truncated: bool, is_asked: Callable[[Mapping[str, str], str], bool] | None) -> str:
-        """Return the SQL condition for the files that count."""
         is_whole = "" if truncated else "AND f.reason = ''"
         if is_asked is None:
             return is_whole
@@ -272,7 +263,6 @@ class HeaderCache:
         return found
 
     def _copies(self, condition: str) -> dict[str, list[tuple[str, ...]]]:
-        """Return the paths of files with one SOPInstanceUID, by study."""
         copies: dict[str, list[tuple[str, ...]]] = {}
         for study_uid, paths in self._db.execute(
             "SELECT v.study_uid, json_group_array(hex(f.path)) FROM file f JOIN variant v ON v.key = f.variant "  # noqa: S608 - fixed text

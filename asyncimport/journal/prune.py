@@ -67,10 +67,7 @@ COMMIT;
 
 @dataclass(frozen=True, slots=True)
 class PruneItem:
-    """A whole session in a state, or files in a state (of a session or of none), and the path of one of them.
-
-    `keep_reason` says why it stays in the journal.
-    """
+    """A whole session in a state, or files of one or of none, and one of their paths; `keep_reason`: why it stays."""
 
     session: Session | None
     state: str
@@ -96,10 +93,7 @@ class Pruner:
     @classmethod
     @contextmanager
     def of(cls, path: Path, *, project: str | None = None) -> Iterator[Self]:
-        """Lock a journal, so that no run begins before `prune`; with `project`, for that project only.
-
-        Raises: UsageError when there is none, JournalBusyError when a run is at work, JournalError.
-        """
+        """Lock a journal (or a project of it). Raises: UsageError if there is none, JournalBusyError, JournalError."""
         if not path.is_file() or not path.stat().st_size:
             raise UsageError(f"there is no journal {path}", hint=NOTHING_YET)
         with locked(path):
@@ -112,10 +106,7 @@ class Pruner:
                 connection.close()
 
     def find_sessions(self, label: str, *, force: bool = False) -> None:
-        """Find the sessions with this label, with all their files: to the next scan they are new.
-
-        Raises: UsageError when there is none, or XNAT holds an unfinished delivery of one and `force` is not given.
-        """
+        """Find the sessions of a label. Raises: UsageError if there is none, or one is unfinished without `force`."""
         items = self._whole_sessions(label, force=force)
         if not items:
             raise UsageError(
@@ -169,11 +160,7 @@ class Pruner:
         self.found += counts.items()
 
     def find_archived(self, before: float, *, force: bool = False) -> None:
-        """Find the files of sessions archived and verified before a time, if all of them are gone.
-
-        The session stays known, with its label and its patient, so that no other study takes its place. `verify` has
-        nothing to compare any more.
-        """
+        """Find the files of sessions archived and verified before a time, if all are gone; sessions stay known."""
         with journal_errors(self._path):
             sessions = self._db.execute(
                 # Each delivery is verified with all files stored until then, so the last one counts.
@@ -282,8 +269,6 @@ def _is_gone(path: bytes) -> bool:
 
 
 class _Counts:
-    """Counts files that are removed, or kept for one reason, by session and state."""
-
     def __init__(self) -> None:
         self._counts: dict[tuple[Session | None, str, str | None], tuple[int, int, bytes]] = {}
 

@@ -129,7 +129,6 @@ class UploadQueue:
         return ready
 
     def _withhold(self, outcome: Withheld) -> None:
-        """Leave an instance unsent, and block its session in this run."""
         self._db.execute("DELETE FROM in_flight WHERE instance = ?", (outcome.claim.key,))
         self._db.execute(
             "INSERT OR IGNORE INTO blocked (session, reason) SELECT session, ? FROM delivery WHERE key = ?",
@@ -137,11 +136,7 @@ class UploadQueue:
         )
 
     def _end_blocked(self, session: int, reason: str) -> bool:
-        """Empty the queue of a blocked session, and free its place when none of its instances is in flight.
-
-        XNAT may still acknowledge instances in flight. The delivery stays open for the next run, with the reason.
-        Return whether its row is to be looked up now, as XNAT has made a second one.
-        """
+        """Empty the queue of a blocked session; with nothing in flight, free its place or (True) look up its row."""
         self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
         if self._connection.exists("SELECT 1 FROM in_flight WHERE session = ?", (session,)):
             return False
@@ -218,7 +213,6 @@ class UploadQueue:
         )
 
     def _hand_out(self, session: int, room: int, claims: list[Claim]) -> None:
-        """Move at most `room` instances of a session from the queue to `claims`."""
         row = self._db.execute(
             "SELECT d.key, d.number, d.uri, s.project, s.subject, s.label, s.study_uid, "
             "s.initial_subject, s.initial_label "

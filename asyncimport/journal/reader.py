@@ -73,10 +73,7 @@ class JournalReader:
 
     @classmethod
     def of(cls, journal: Journal, *, since: int | None = None) -> Self:
-        """Read the journal of a run, within the scope of that run's sources.
-
-        Outcomes of runs from `since` on (by default of this run only) are new; earlier ones count as "already".
-        """
+        """Read the files of a run's sources; outcomes before the run `since` (else this one) count as "already"."""
         return cls(
             journal.connection.db,
             journal.path,
@@ -88,10 +85,7 @@ class JournalReader:
     @classmethod
     @contextmanager
     def open(cls, path: Path, *, project: str | None = None) -> Iterator[Self]:
-        """Read a journal on disk, even while a run writes it, or the part of it that belongs to one `project`.
-
-        Raises: UsageError when there is none, JournalError when it is not ours.
-        """
+        """Read a journal (or one project of it), even while a run writes it. Raises: UsageError, JournalError."""
         connection = connect_read_only(path)
         try:
             if project is not None:
@@ -122,10 +116,7 @@ class JournalReader:
         return is_held
 
     def metadata(self) -> dict[str, str]:
-        """Return the journal's destination and rules.
-
-        Raises: UsageError when it has none yet, as it was killed while it was created.
-        """
+        """Return destination and rules. Raises: UsageError if there are none yet, as a kill leaves it."""
         with journal_errors(self._path):
             metadata = dict(self._db.execute("SELECT key, value FROM metadata"))
         if "destination" not in metadata:
@@ -133,10 +124,7 @@ class JournalReader:
         return metadata
 
     def check_rules(self, destination: str, rules: Mapping[str, str]) -> None:
-        """Compare destination and rules with those of the journal, as a run would.
-
-        Raises: JournalError for another destination, UsageError for other rules.
-        """
+        """Compare destination and rules as a run would. Raises: JournalError (destination), UsageError (rules)."""
         check_rules(self.metadata(), self._path, destination, rules)
 
     def has_project(self, project: str) -> bool:
@@ -214,11 +202,7 @@ class JournalReader:
         return session_reports(self._db, counted, began_at=self._began_at, postponed=self._postponed)
 
     def session_labels(self, *, after_relabel: bool = False) -> list[tuple[Session, RoutedLabels | None]]:
-        """Return the sessions of studies, each with the labels that the rules give it.
-
-        With `after_relabel` only those of which XNAT has something: archived ones keep their labels, the others (None)
-        get new ones.
-        """
+        """Return the sessions with their labels by the rules; `after_relabel` only those that XNAT has, or None."""
         labels, where = "1, routed_subject, routed_label", ""
         if after_relabel:
             labels = f"NOT ({UNARCHIVED}), NULL, NULL"
@@ -254,10 +238,7 @@ class JournalReader:
         return frozenset(uid for (uid,) in rows)
 
     def acknowledged(self, session: Session) -> tuple[frozenset[str], frozenset[str]]:
-        """Return the SOPInstanceUIDs that XNAT acknowledged of a session: stored ones, and doubtful ones.
-
-        XNAT lost the doubtful ones when it archived, perhaps because of a script.
-        """
+        """Return the UIDs that XNAT acknowledged of a session: stored ones, and doubtful ones, lost while archiving."""
         uids: tuple[list[str], list[str]] = [], []
         with journal_errors(self._path):
             rows = self._db.execute(
@@ -272,10 +253,7 @@ class JournalReader:
         return frozenset(uids[0]), frozenset(uids[1])
 
     def archived_digests(self, session: Session) -> dict[str, str]:
-        """Return XNAT's MD5 (hexadecimal) of each file at the session's last verification, by SOPInstanceUID.
-
-        It leaves out presumed instances, and all if the site keeps no digests.
-        """
+        """Return XNAT's MD5 (hexadecimal) at the last verification, by SOPInstanceUID, without presumed instances."""
         with journal_errors(self._path):
             row = self._db.execute(
                 "SELECT key FROM session WHERE project = ? AND study_uid = ?", (session.project, session.study_uid)

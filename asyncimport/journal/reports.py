@@ -1,4 +1,4 @@
-"""Reports about the files and sessions of a journal."""
+"""Reports about the files, sessions, attachments and subjects of a journal."""
 
 import json
 import os
@@ -38,10 +38,7 @@ _COUNTED_AS = {
 def count_files(
     database: sqlite3.Connection, files: str, run: int | None
 ) -> tuple[Files, int, int, dict[int, tuple[int, int]]]:
-    """Count `files` (a FROM clause) by what became of them, the bytes found and stored, and both of each session.
-
-    With a `run`, outcomes of earlier runs are counted apart, as "already".
-    """
+    """Count `files` (a FROM clause), outcomes before `run` apart; add up bytes found and stored, and each session."""
     counts = dict.fromkeys(Files.__dataclass_fields__, 0)
     found = stored = 0
     sessions: dict[int, tuple[int, int]] = {}
@@ -170,7 +167,6 @@ def _unasked(files: int) -> str:
 
 
 def _missing_text(failed: int, refused: int, unreadable: int) -> str | None:
-    """Return what a session misses, or None."""
     counts = {
         "could not be sent": failed,
         "was refused" if refused == 1 else "were refused": refused,

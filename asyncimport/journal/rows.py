@@ -1,4 +1,4 @@
-"""What the readers of a journal and of a header cache return."""
+"""Rows of a journal and of a header cache: what readers return, and the columns of files, digests and sessions."""
 
 import json
 import os
@@ -42,10 +42,7 @@ class Remaining:
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """A file that XNAT has acknowledged.
-
-    `sha256` (hexadecimal) and `xxh3` are digests of what was sent; `settled_at` is in seconds since 1970.
-    """
+    """A file that XNAT acknowledged; `sha256` in hexadecimal, both digests of what was sent, `settled_at` in s."""
 
     session: Session
     series_uid: str
@@ -61,10 +58,7 @@ class StoredInstance:
 
 @dataclass(frozen=True, slots=True)
 class SentFile:
-    """A file that an instance was sent from, or a copy of it, and the digest of what was sent, if there is one.
-
-    It is `presumed` if the archive had some version of the instance before, and nothing proves that it has this one.
-    """
+    """A file that an instance was sent from, or a copy; it is `presumed` if nothing proves the archive's version."""
 
     file: File
     sop_uid: str

@@ -64,8 +64,7 @@ class ScanWriter:
     def postpone(self, studies: Mapping[str, str], unasked: Collection[str] = ()) -> None:
         """Send and finalise nothing of `studies` in this run; each has a reason, such as still being written.
 
-        Files of `unasked` studies do not count among this run's files either. A sealed delivery is finalised all the
-        same. Call it before the scan.
+        Files of `unasked` studies do not count either. Sealed deliveries are finalised. Call it before the scan.
         """
         if studies or unasked:
             with self._connection.reading():
@@ -203,11 +202,7 @@ class ScanWriter:
         return Admission([], conflicts, queued - adopted.files, size - adopted.size)
 
     def _insert_new(self, found: Sequence[_RoutedFile], first: int) -> dict[int, int]:
-        """Insert and queue, all at once, files with a new path and a new instance; return their sizes by key.
-
-        Keys count from `first`. Of files that share a path or an instance within the batch it takes the first; the
-        caller resolves the others one by one.
-        """
+        """Insert and queue files with a new path and a new instance, with keys from `first`; return sizes by key."""
         seen: set[object] = set()
         rows = []
         for key, item, session in found:
@@ -241,10 +236,7 @@ class ScanWriter:
         return sizes
 
     def directory_done(self, directories: Sequence[str], *, partial: bool = False) -> int:
-        """Note that the scan has left directories, each of which holds all files of its sessions.
-
-        Sessions with nothing left to send become ready to be finalised; return how many. `partial` as in `finish`.
-        """
+        """Note that the scan has left whole sessions' directories; return how many became ready to be finalised."""
         self._state.partial = partial
         with self._connection.transaction():
             self._files.assign_damaged()

@@ -69,10 +69,7 @@ class SessionState:
         return failed, refused, unsent
 
     def mark_ready_if_complete(self, session: int, delivery_states: Sequence[str]) -> bool:
-        """Make a session ready to be finalised if nothing of it is left to send; whether it is ready now.
-
-        `delivery_states` are the states of deliveries that this run continues.
-        """
+        """Make a session ready to be finalised if nothing of it is left to send; whether it is ready now."""
         row = self._db.execute(
             "SELECT key, state, uri FROM delivery WHERE session = ? ORDER BY number DESC LIMIT 1", (session,)
         ).fetchone()

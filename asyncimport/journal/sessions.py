@@ -69,10 +69,7 @@ class Sessions:
         return [*notices]
 
     def check_archived_patients(self, session: Session, occupants: Sequence[ArchivedPatient]) -> str | None:
-        """Return why a session must not go into its subject, by the patients of that subject in the archive.
-
-        It ignores sessions of this journal, which knows their patients.
-        """
+        """Return why a session must not go into its subject, by the patients there that this journal did not send."""
         with self._connection.transaction():
             ours = self._db.execute(
                 "SELECT p.key, p.id, p.name, p.birth_date, p.issuer FROM patient p JOIN session s ON s.patient = p.id "
@@ -153,10 +150,7 @@ class Sessions:
         return replace(known, routed=routed)
 
     def take_label(self, claim: Claim, label: str) -> bool:
-        """Give the session of a claim the label under which the archive has its study; whether it may have that.
-
-        It may not if a plan gives another, another study has the label, or a row of it has yet to be archived.
-        """
+        """Give the session of a claim the label under which the archive has its study; False if that is not its own."""
         session = claim.instance.session
         with self._connection.transaction():
             (has_row,) = self._connection.one(
@@ -287,7 +281,6 @@ class Sessions:
         return [(key, Patient(*values)) for key, *values in rows]
 
     def _has_others(self, session: Session, patient_id: str) -> bool:
-        """Whether the subject of a session has a patient of another PatientID."""
         query = "SELECT 1 FROM patient WHERE project = ? AND subject = ? AND id <> ?"
         return self._connection.exists(query, (session.project, session.subject, patient_id))
 

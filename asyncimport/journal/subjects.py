@@ -12,11 +12,7 @@ from asyncimport.model import File, SubjectReport
 
 @dataclass(frozen=True, slots=True)
 class DueSubject:
-    """A subject with archived sessions.
-
-    `stored_fields` are the values that an earlier run has brought to the archive, without the fields that it left
-    (`kept`).
-    """
+    """A subject with archived sessions; `stored_fields` are what an earlier run brought there, without `kept`."""
 
     project: str
     subject: str
@@ -26,10 +22,7 @@ class DueSubject:
 
 @dataclass(frozen=True, slots=True)
 class SessionHeaders:
-    """All values of each field in the headers of a session, and the stored files that were not read so far.
-
-    The headers of `files_read` files, stored up to `run`, were read. Its repr shows no value.
-    """
+    """Values in the headers of a session's `files_read` files, stored up to `run`, and its other stored `files`."""
 
     session: int
     values: Mapping[str, Sequence[str]] = field(repr=False)
@@ -71,10 +64,7 @@ class SubjectQueue:
         return {(project, subject.casefold()) for project, subject in rows}
 
     def headers_of(self, subject: DueSubject, fields: Collection[str]) -> list[SessionHeaders]:
-        """Return the known header values of these fields, of each session of a subject that has stored files.
-
-        Headers that were read before another field was asked for must be read again.
-        """
+        """Return the known header values of these fields, of each session of a subject that has stored files."""
         found = []
         with self._connection.transaction():
             for key, known in self._db.execute(
@@ -109,10 +99,7 @@ class SubjectQueue:
             self._db.executemany("UPDATE session SET headers = ? WHERE key = ?", rows)
 
     def record(self, report: SubjectReport, fields: Mapping[str, str], seen: Mapping[str, str]) -> None:
-        """Record what became of a subject: the values that were to be set, and those `seen` in the archive.
-
-        A value that was seen there must stay there until another replaces it.
-        """
+        """Record what became of a subject, the values to be set, and those `seen` in the archive, which must stay."""
         with self._connection.transaction(durable=True):
             (known,) = self._connection.one(
                 "SELECT coalesce((SELECT held FROM subject_demographics WHERE project = ? AND subject = ?), '{}')",

@@ -44,10 +44,7 @@ _DAMAGE_ERRORS = (
 
 
 def container_kind(path: str | bytes) -> str | None:
-    """Return the kind of archive, such as "zip" or "tar.gz", if the file is one and holds DICOM.
-
-    An encrypted zip, or an xz that needs too much memory, may hold DICOM: the kind says so. It blocks.
-    """
+    """Return the kind of archive, such as "zip" or "tar.gz", if the file is one and may hold DICOM. It blocks."""
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             return _kind(file)
@@ -81,7 +78,6 @@ def container_reason(kind: str) -> str:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open without waiting: the file may be a pipe by now."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -115,7 +111,6 @@ def _zip_directory_bytes(file: IO[bytes]) -> int:
 
 
 def _zip_member_heads(file: IO[bytes]) -> Iterator[bytes | None]:
-    """Yield the first bytes of members, and None for encrypted ones."""
     # A second record at the end may claim another size of the directory.
     with zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, _MAX_ZIP_BYTES))) as archive:
         for member in islice(archive.infolist(), _MAX_MEMBERS):
@@ -204,8 +199,6 @@ def _padded(size: int) -> int:
 
 
 class _Readable(Protocol):
-    """A stream to read forward."""
-
     def read(self, size: int) -> bytes: ...
 
     def skip(self, count: int) -> None: ...

@@ -17,11 +17,7 @@ from asyncimport.routing.attachment_file import AttachRow, read_attachments
 def read_attach_rows(
     files: Sequence[Path], options: AttachRow, table: Path | None, *, whole_project: bool, encoding: str = ""
 ) -> tuple[list[AttachRow], list[TableIssue]]:
-    """Return the rows to attach, from a table or from the command line, and the issues of the table.
-
-    Rows of a table without a project or resource take those of the command line (`options`). Everything else is in the
-    table. Raises: UsageError.
-    """
+    """Return the rows to attach, of a table or the command line, and the table's issues. Raises: UsageError."""
     owner = options.owner
     if (table is None) == (not files):
         raise UsageError("give files, or a table of files", hint="give FILE... with --session, or --table FILE.csv")
@@ -55,7 +51,6 @@ def read_attach_rows(
 
 
 def _check_options_with_table(options: AttachRow, *, whole_project: bool) -> None:
-    """Refuse options that a table gives for each row. Raises: UsageError."""
     columns = {
         "--session": (options.owner.session, "session_label"),
         "--subject": (options.owner.subject, "subject_label"),
@@ -71,10 +66,7 @@ def _check_options_with_table(options: AttachRow, *, whole_project: bool) -> Non
 
 
 def group_by_resource(rows: Sequence[AttachRow], issues: list[TableIssue]) -> list[AttachmentBatch]:
-    """Find the files and group them by resource; add those that cannot be sent to `issues`.
-
-    Raises: UsageError when no file is left.
-    """
+    """Find the files, by resource; add those not to be sent to `issues`. Raises: UsageError when none is left."""
     found: dict[tuple[ResourceOwner, str], tuple[list[str], dict[str, Attachment]]] = {}
     key = 0
     for row in rows:
@@ -108,10 +100,7 @@ def group_by_resource(rows: Sequence[AttachRow], issues: list[TableIssue]) -> li
 
 
 def _find_files(row: AttachRow) -> Iterator[tuple[File, str] | TableIssue]:
-    """Yield the files of a row, or an issue: of a directory all files below it, each with its path relative to that.
-
-    Links below a directory are followed only to files in it: others with write access could link any file.
-    """
+    """Yield the files of a row, or an issue; links in a directory only if they stay in it: others may make links."""
     unread: list[str] = []
     paths = [row.path]
     # pathlib would change the path as given.

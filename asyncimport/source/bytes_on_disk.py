@@ -46,10 +46,7 @@ _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY
 
 
 def has_digest(file: File, digest: Digest) -> bool | None:
-    """Whether the bytes of a file have this digest; None if it cannot be read or is not as described.
-
-    It blocks: call it in a worker thread.
-    """
+    """Whether a file has this digest; None if it cannot be read or is not as described. It blocks."""
     known = new_hash(digest.algorithm)
     try:
         _update_hash(file, file.size, known)
@@ -59,8 +56,6 @@ def has_digest(file: File, digest: Digest) -> bool | None:
 
 
 class _TwoHashes:
-    """Two digests of the same bytes, read once."""
-
     def __init__(self) -> None:
         self.sha256, self.xxh3 = new_hash(Algorithm.SHA256), new_hash(Algorithm.XXH3)
 
@@ -75,10 +70,9 @@ class _TwoHashes:
 
 
 def compute_sha256(file: File, xxh3: bytes | None) -> tuple[bytes, bool] | None:
-    """Return the SHA-256 of a file, and whether it is proven, by its XXH3, to hold what was sent.
+    """Return the SHA-256 of a file, and whether its XXH3 proves it to hold what was sent; None if it does not.
 
-    None if it holds something else, cannot be read or, without a known XXH3, is not as described. It blocks: call it in
-    a worker thread.
+    It is None too if the file cannot be read or, without a known XXH3, is not as described. It blocks.
     """
     both = _TwoHashes()
     try:
@@ -176,8 +170,6 @@ def same_bytes(one: str, other: str) -> bool | None:
 
 
 class _StreamedFile:
-    """The bytes of a large file in pieces: exactly as many as were scanned, or a SourceError."""
-
     def __init__(self, file: File, *, with_sha256: bool = False) -> None:
         self._file = file
         self._with_sha256 = with_sha256

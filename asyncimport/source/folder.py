@@ -111,11 +111,7 @@ class FileSource:
         return _found(file, identify_file(file.path, ignore_archives=self._ignore_archives))
 
     async def identify_many(self, files: Sequence[File]) -> list[Identity | Ignored]:
-        """Identify files, in one thread hop; after many files, in a worker process.
-
-        Reading headers is pure Python, and would keep the loop from sending. It changes nothing, so a stop may abandon
-        it at a slow disk, where it reads many files at once.
-        """
+        """Identify files in a thread; after many in a worker process, as that keeps the loop free to send."""
         self._left_for_threads -= len(files)
         paths = [file.path for file in files]
         is_abandoned = threading.Event()
@@ -133,10 +129,7 @@ class FileSource:
         return results
 
     def _identify_in_worker(self, is_abandoned: threading.Event, paths: Sequence[str]) -> list[HeaderResult]:
-        """Identify files in the worker. If it dies, try them one by one, to find the file that ends it.
-
-        It stops when the caller is gone. If no worker can be started, it reads headers in this process.
-        """
+        """Identify files in the worker. If it dies, try them one by one, to find the file that ends it."""
         try:
             return self._ask_worker(paths)
         except WorkerMissingError:
@@ -155,7 +148,6 @@ class FileSource:
         return results
 
     def _ask_worker(self, paths: Sequence[str]) -> list[HeaderResult]:
-        """Identify files in the worker. Raises: WorkerDiedError, WorkerMissingError."""
         results, self._together = self._worker.call((paths, self._ignore_archives, self._together))
         return list(map(from_plain, results))
 
@@ -184,10 +176,7 @@ class FileSource:
 
     @property
     def read_ahead(self) -> int:
-        """Bytes that are worth reading at once, as several files share a thread hop.
-
-        Without a hop, each file is best read when it is due, and sent while it is in the processor's cache.
-        """
+        """Bytes worth reading at once, as files share a thread hop; without one, each is best read when it is due."""
         return LARGE if self._reads_in_threads or self._digests else 0
 
     async def md5(self, parts: Sequence[tuple[File, int]]) -> list[str | SourceError]:
@@ -207,10 +196,7 @@ class FileSource:
         return await anyio.to_thread.run_sync(same_bytes, one, other)
 
     async def have_digests(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
-        """Return for each file whether its bytes have this digest; None if it cannot be read, or changes meanwhile.
-
-        It reads several at once. It changes nothing, so a stop may abandon it.
-        """
+        """Return for each file whether its bytes have this digest; None if it cannot be read, or changes meanwhile."""
         found: list[bool | None] = [None] * len(files)
         limiter = anyio.CapacityLimiter(MAX_TOGETHER)
 

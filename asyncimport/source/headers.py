@@ -28,18 +28,12 @@ def identify_files(
     ignore_archives: bool,  # noqa: FBT001 - as in the request to the worker
     together: int,
 ) -> tuple[list[HeaderResult], int]:
-    """Identify files, `together` at once; return the results, and how many to identify at once next time.
-
-    It blocks: call it in a worker thread.
-    """
+    """Identify files, `together` at once; return the results, and how many to take next time. It blocks."""
     return map_together(partial(identify_file, ignore_archives=ignore_archives), paths, together)
 
 
 def map_together(do: Callable[[_Item], _Result], items: Sequence[_Item], together: int) -> tuple[list[_Result], int]:
-    """Call a function for every item, for `together` items at once; return the results, and how many to take next time.
-
-    That depends on how long an item waits, as for a remote disk. Without waiting, threads only cost.
-    """
+    """Call a function for `together` items at once; return the results, and how many to take next time."""
     together = max(1, min(together, len(items)))
 
     def share(first: int) -> tuple[list[_Result], float]:

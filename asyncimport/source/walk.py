@@ -103,7 +103,6 @@ def walk(root: str, devices: DeviceCache, links: LinkPolicy) -> Iterator[File | 
 
 
 def _inspect_entry(entry: os.DirEntry[str], devices: DeviceCache, links: LinkPolicy) -> File | Ignored | None:
-    """Return what a directory entry is, or None for a directory to walk."""
     try:
         if entry.is_dir(follow_symlinks=False):
             return None

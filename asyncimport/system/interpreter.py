@@ -28,10 +28,7 @@ _LENGTH = struct.Struct("!Q")
 
 
 def safe_path() -> list[str]:
-    """Return the import path, without the current directory that Python puts first for `-m` and `-c`.
-
-    The current directory stays if the package itself is in it.
-    """
+    """Return the import path without the current directory (unless the package is there), which `-c` puts first."""
     entries = [entry for entry in sys.path if os.path.isabs(entry)]  # noqa: PTH117 - an entry is a text
     if not sys.flags.safe_path and entries and entries[0] == sys.path[0] != _ROOT and _is_current(entries[0]):
         del entries[0]

@@ -44,10 +44,7 @@ class Mount(Protocol):
 
 
 def network_disk(path: Path, mounts: Iterable[Mount] | None = None) -> str:
-    """Return the type of the network file system that a path would be on, or "" for any other.
-
-    `mounts` are by default those of this machine. An unknown type counts as local.
-    """
+    """Return the type of the network file system that a path would be on, or ""; an unknown type counts as local."""
     # Missing directories will be made on the file system of the nearest one that exists. Resolving the path may make an
     # automounter mount it, so the table is read afterwards.
     place = Path(os.path.realpath(path))
@@ -88,10 +85,7 @@ class DeviceCache:
 
 
 def keeps_inodes(path: str, mounts: Iterable[Mount] | None = None) -> bool:
-    """Whether an untouched file keeps its inode and its ctime, also over the next mount.
-
-    Windows does not report the time of the last change.
-    """
+    """Whether an untouched file keeps its inode and its ctime, also over the next mount."""
     if os.name == "nt":
         return False
     mount = _mount_of(Path(os.path.realpath(path)), _mounts() if mounts is None else mounts)
@@ -102,7 +96,6 @@ def keeps_inodes(path: str, mounts: Iterable[Mount] | None = None) -> bool:
 
 
 def _mount_of(place: PurePath, mounts: Iterable[Mount]) -> Mount | None:
-    """Return the mount that an absolute path without links is on."""
     mount: Mount | None = None
     longest = 0
     for candidate in mounts:

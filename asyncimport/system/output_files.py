@@ -52,10 +52,7 @@ def output_errors(option: str, path: Path) -> Iterator[None]:
 
 
 def real_path(path: Path) -> Path:
-    """Return where a file is, or will be: follow the last name of the path if it is a trusted link.
-
-    Raises: UntrustedError, OSError.
-    """
+    """Return where a file is, or will be, behind a trusted link. Raises: UntrustedError, OSError."""
     return Path(_follow_links(path))
 
 
@@ -131,10 +128,7 @@ def check_directory(path: Path) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Check that `replacing` will be able to write, as far as can be known before.
-
-    Raises: UntrustedError, OSError.
-    """
+    """Check that `replacing` will be able to write, as far as can be known before. Raises: UntrustedError, OSError."""
     place = _follow_links(path)
     try:
         found = os.stat(place)  # noqa: PTH116 - inherited files are links
@@ -218,7 +212,6 @@ def _follow_links(path: Path) -> str:
 
 
 def _check_ours(found: os.stat_result, place: str) -> os.stat_result:
-    """Refuse another user's file."""
     if not _has_owners():
         return found
     _check_owner(found, place, "it")
@@ -232,7 +225,6 @@ def _check_ours(found: os.stat_result, place: str) -> os.stat_result:
 
 
 def _make_private(file: int, place: str, found: os.stat_result) -> None:
-    """Remove the access of others, and of the group to write."""
     exposed = found.st_mode & (_GROUP_WRITES | _OTHERS_WRITE | _OTHERS_READ)
     if not _has_owners() or not stat.S_ISREG(found.st_mode) or not exposed:
         return
