@@ -15,22 +15,11 @@ import anyio
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.journal import Journal
-from asyncimport.model import (
-    Archived,
-    ArchivedPatient,
-    Body,
-    Claim,
-    Dropped,
-    File,
-    Instance,
-    SealedDelivery,
-    Session,
-    Stored,
-    Verdict,
-)
+from asyncimport.model.deliveries import Archived, Claim, Dropped, SealedDelivery, Stored, Verdict
+from asyncimport.model.files import ArchivedPatient, Body, File, Instance, Session
 from asyncimport.model.options import Options
 from asyncimport.pipeline.images import upload_images
-from asyncimport.routing import Router
+from asyncimport.routing.router import Router
 from asyncimport.source.folder import FileSource
 from bench.slow_disk import count_opens
 

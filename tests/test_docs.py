@@ -15,8 +15,8 @@ from asyncimport import errors
 from asyncimport.cli.app import app
 from asyncimport.cli.output import summary_json
 from asyncimport.model.csv_table import normalized
-from asyncimport.routing import ProblemCode
 from asyncimport.routing.plan_file import COLUMNS
+from asyncimport.routing.problems import ProblemCode
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

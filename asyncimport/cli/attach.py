@@ -17,7 +17,7 @@ from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import progress_lines, run_operation
 from asyncimport.errors import UsageError
-from asyncimport.model import AttachmentResult, AttachmentState, Resource, ResourceOwner
+from asyncimport.model.attachments import AttachmentResult, AttachmentState, Resource, ResourceOwner
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.option import option, rare
 from asyncimport.model.options import AttachOptions

@@ -11,18 +11,9 @@ from rich.text import Text
 from asyncimport.cli.options import Connection, Screen
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import profiles_path, prompt
-from asyncimport.credentials import (
-    Profiles,
-    Token,
-    check_host,
-    check_keyring,
-    delete_secret,
-    read_profiles,
-    remove_profile,
-    same_server,
-    store_secret,
-    write_profile,
-)
+from asyncimport.credentials.hosts import check_host, same_server
+from asyncimport.credentials.keyring_store import Token, check_keyring, delete_secret, store_secret
+from asyncimport.credentials.profiles import Profiles, read_profiles, remove_profile, write_profile
 from asyncimport.errors import TransientError, UnavailableError, UsageError
 from asyncimport.model.option import option
 from asyncimport.model.texts import plain

@@ -14,9 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.model import AttachmentCounts, Files, Orphan, Session, SessionReport, SubjectCounts, Summary
 from asyncimport.model.csv_table import TableIssue
-from asyncimport.model.summary import is_unverified
+from asyncimport.model.files import Session
+from asyncimport.model.summary import (
+    AttachmentCounts,
+    Files,
+    Orphan,
+    SessionReport,
+    SubjectCounts,
+    Summary,
+    is_unverified,
+)
 from asyncimport.model.texts import plain
 from asyncimport.reporting.progress import human_bytes, human_seconds
 

@@ -24,7 +24,7 @@ from asyncimport.operations.plan import Plan
 from asyncimport.operations.result import Result
 from asyncimport.operations.rules import choice_text, rules_from, study_filter_from
 from asyncimport.reporting.progress import human_bytes
-from asyncimport.routing import PlanProblem, Severity
+from asyncimport.routing.problems import PlanProblem, Severity
 
 if TYPE_CHECKING:
     from asyncimport.operations.dry_run import DryRunResult

@@ -14,15 +14,10 @@ from asyncimport.cli.options import ChosenProfile, Connection
 from asyncimport.cli.output import consoles, failure_json, show_error, write_json
 from asyncimport.cli.spellings import FORMER, replace_former
 from asyncimport.cli.values import without_pydantic
-from asyncimport.credentials import (
-    Profile,
-    check_host,
-    check_no_secret,
-    find_login,
-    read_profiles,
-    same_server,
-    stored_login,
-)
+from asyncimport.credentials.hosts import check_host, check_no_secret, same_server
+from asyncimport.credentials.keyring_store import stored_login
+from asyncimport.credentials.lookup import find_login
+from asyncimport.credentials.profiles import Profile, read_profiles
 from asyncimport.errors import AsyncimportError, UsageError
 
 if TYPE_CHECKING:

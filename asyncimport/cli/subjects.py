@@ -16,7 +16,7 @@ from asyncimport.cli.output import issues_json, show_issues, show_lines
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import progress_lines, run_operation
-from asyncimport.demographics import Difference
+from asyncimport.demographics.comparison import Difference
 from asyncimport.errors import UsageError
 from asyncimport.model.option import rare
 from asyncimport.model.options import SubjectsOptions

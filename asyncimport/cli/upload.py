@@ -70,13 +70,14 @@ def upload(
     It sends the files as they are: it does not de-identify.
     """
     from asyncimport.cli.uploading import conclude_upload
-    from asyncimport.demographics import header_keywords
+    from asyncimport.demographics.headers import header_keywords
     from asyncimport.operations.rules import plan_from, rules_from, study_filter_for, study_filter_from
     from asyncimport.operations.subjects import read_table
     from asyncimport.operations.upload_request import UploadRequest
     from asyncimport.pipeline.demographics import DemographicsRequest
-    from asyncimport.routing import AttachRule, Router
+    from asyncimport.routing.attachments import AttachRule
     from asyncimport.routing.planned_routes import PlannedRoutes
+    from asyncimport.routing.router import Router
     from asyncimport.xnat.transport import Timeouts
 
     server = server_from(connection)

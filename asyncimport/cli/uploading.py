@@ -15,8 +15,8 @@ from asyncimport.cli.output import show_error, show_orphans, show_summary, summa
 from asyncimport.cli.recording import recorder
 from asyncimport.cli.running import progress, run_operation
 from asyncimport.errors import AsyncimportError, UnavailableError
-from asyncimport.model import Orphan, Summary
 from asyncimport.model.events import Notice, ServerUnavailable
+from asyncimport.model.summary import Orphan, Summary
 from asyncimport.model.texts import plain
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.result import Result

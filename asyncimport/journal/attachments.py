@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.files import FileRecords, below
 from asyncimport.journal.rows import FileColumns, columns_of, file_of, is_same_file
-from asyncimport.model import (
+from asyncimport.model.attachments import (
     Attachment,
     AttachmentBatch,
     AttachmentResult,
     AttachmentState,
-    File,
-    Refusal,
     Resource,
     ResourceOwner,
 )
-from asyncimport.routing import name_in_resource, name_problem
+from asyncimport.model.files import File
+from asyncimport.model.states import Refusal
+from asyncimport.routing.attachments import name_in_resource, name_problem
 
 # Limits of one claim.
 _MAX_FILES = 500

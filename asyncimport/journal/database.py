@@ -16,7 +16,7 @@ from typing import TypeVar
 import filelock
 
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
-from asyncimport.model import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
+from asyncimport.model.states import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.system.mounts import Mount, network_disk
 from asyncimport.system.output_files import UntrustedError, check_directory, check_trusted, real_path

@@ -7,21 +7,20 @@ from dataclasses import replace
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.rows import digests_of, file_of, initial_labels
 from asyncimport.journal.session_state import SessionState
-from asyncimport.model import (
+from asyncimport.model.deliveries import (
     MAY_HAVE_REJECTED,
     Archived,
     Built,
     Deleted,
     Delivery,
-    File,
     Held,
     Incomplete,
     Postponed,
-    Refusal,
     SealedDelivery,
-    Session,
     Verdict,
 )
+from asyncimport.model.files import File, Session
+from asyncimport.model.states import Refusal
 
 _SEND_AGAIN = "`asyncimport verify --repair` sends them again"
 _TOUCH = "touch the files that were rewritten, and send them with `--resend-changed --retry held`"

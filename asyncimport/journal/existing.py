@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from asyncimport.journal.connection import Connection
-from asyncimport.model import ArchivedContent, Claim
-from asyncimport.routing import type_conflict
+from asyncimport.model.deliveries import ArchivedContent, Claim
+from asyncimport.routing.studies import type_conflict
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.rows import FileColumns, columns_of, columns_without_inode, digest_of, is_same_file
 from asyncimport.journal.session_state import SessionState
-from asyncimport.model import Digest, File, FileKind, Instance
+from asyncimport.model.files import Digest, File, Instance
+from asyncimport.model.states import FileKind
 
 _CHANGED = "changed on disk after XNAT stored it; the new bytes were not sent"
 _ELSEWHERE = "XNAT holds this instance already, sent from a file that cannot be compared any more"

@@ -22,7 +22,8 @@ from asyncimport.journal.database import (
     transaction,
 )
 from asyncimport.journal.rows import Header, NonInstance, StudySummary, Unsettled, columns_of, is_same_file
-from asyncimport.model import File, FileKind, Ignored
+from asyncimport.model.files import File, Ignored
+from asyncimport.model.states import FileKind
 from asyncimport.system.output_files import real_path
 
 # "aims".

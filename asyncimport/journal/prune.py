@@ -25,7 +25,9 @@ from asyncimport.journal.database import (
     show_only_project,
 )
 from asyncimport.journal.reader import JournalReader
-from asyncimport.model import FileKind, Session, SessionReport
+from asyncimport.model.files import Session
+from asyncimport.model.states import FileKind
+from asyncimport.model.summary import SessionReport
 
 _UNFINISHED = "XNAT holds an unfinished delivery of it"
 _UNMOUNTED = "its directory is empty or gone, as if a disk were not mounted"

@@ -8,7 +8,8 @@ from asyncimport.journal.existing import ExistingInstances
 from asyncimport.journal.files import FileRecords
 from asyncimport.journal.rows import file_of, initial_labels
 from asyncimport.journal.session_state import DISPUTED, SessionState
-from asyncimport.model import Claim, Delivery, Failed, Instance, Outcome, Refused, Session, Stored, Withheld
+from asyncimport.model.deliveries import Claim, Delivery, Failed, Outcome, Refused, Stored, Withheld
+from asyncimport.model.files import Instance, Session
 
 _RECORD = "UPDATE instance SET run = column2, attempts = column3, settled_at = column4,"
 

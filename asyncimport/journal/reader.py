@@ -44,9 +44,11 @@ from asyncimport.journal.rows import (
     digests_of,
     file_of,
 )
-from asyncimport.model import AttachmentBatch, Patient, Session, SessionReport, Summary
 from asyncimport.model.addresses import with_archived_subject
-from asyncimport.routing import RoutedLabels
+from asyncimport.model.attachments import AttachmentBatch
+from asyncimport.model.files import Patient, Session
+from asyncimport.model.summary import SessionReport, Summary
+from asyncimport.routing.existing_sessions import RoutedLabels
 
 _ALL = "file f"
 _SCOPE = "scope JOIN file f ON f.key = scope.file"

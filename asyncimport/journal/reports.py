@@ -8,21 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from asyncimport.journal.rows import Remaining, file_of
-from asyncimport.model import (
-    NOTHING_STORED,
-    Attachment,
-    AttachmentBatch,
-    AttachmentCounts,
-    File,
-    Files,
-    Problem,
-    Resource,
-    ResourceOwner,
-    Session,
-    SessionReport,
-    SubjectCounts,
-)
 from asyncimport.model.addresses import with_archived_subject
+from asyncimport.model.attachments import Attachment, AttachmentBatch, Resource, ResourceOwner
+from asyncimport.model.files import File, Session
+from asyncimport.model.summary import NOTHING_STORED, AttachmentCounts, Files, Problem, SessionReport, SubjectCounts
 
 # The rate counts intervals of this length in which a file was stored, so it leaves out long outages. Below the minimum
 # it is unknown.

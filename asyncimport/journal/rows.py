@@ -6,7 +6,8 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from asyncimport.model import Algorithm, Digest, File, FileKind, Patient, Session
+from asyncimport.model.files import Algorithm, Digest, File, Patient, Session
+from asyncimport.model.states import FileKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from asyncimport.journal.files import FileRecords, SopUidConflict, below
 from asyncimport.journal.rows import columns_of, is_same_file
 from asyncimport.journal.session_state import DISPUTED, SessionState
 from asyncimport.journal.sessions import NoSession, Sessions
-from asyncimport.model import File, FileKind, Ignored, Instance
+from asyncimport.model.files import File, Ignored, Instance
+from asyncimport.model.states import FileKind
 
 # Files of these kinds are read again: the reason may be gone.
 _READ_AGAIN = {"UNREADABLE", "CONTAINER", "EXCLUDED"}

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 
 from asyncimport.journal.connection import Connection
 from asyncimport.journal.session_state import SessionState
-from asyncimport.model import ArchivedPatient, Claim, Instance, Patient, Session
-from asyncimport.routing import (
+from asyncimport.model.deliveries import Claim
+from asyncimport.model.files import ArchivedPatient, Instance, Patient, Session
+from asyncimport.routing.existing_sessions import RoutedLabels, label_conflict, matching_session
+from asyncimport.routing.patients import (
     TWO_IDS,
-    RoutedLabels,
     is_same_patient,
-    label_conflict,
-    matching_session,
     merge_patients,
     occupant_conflict,
     occupant_doubt,

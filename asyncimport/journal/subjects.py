@@ -4,10 +4,11 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from asyncimport.demographics import BIRTH
+from asyncimport.demographics.fields import BIRTH
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.rows import file_of
-from asyncimport.model import File, SubjectReport
+from asyncimport.model.files import File
+from asyncimport.model.subjects import SubjectReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """What a run reports while it works. Events are for display only: the journal decides."""
 
-from asyncimport.model import AttachmentResult, Claim, Outcome, Resource, SubjectReport, Verdict
+from asyncimport.model.attachments import AttachmentResult, Resource
+from asyncimport.model.deliveries import Claim, Outcome, Verdict
 from asyncimport.model.record import record
+from asyncimport.model.subjects import SubjectReport
 
 
 @record

@@ -5,19 +5,8 @@ from typing import Protocol
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
-from asyncimport.model import (
-    ArchivedContent,
-    ArchivedPatient,
-    Body,
-    Claim,
-    Digest,
-    Dropped,
-    File,
-    Ignored,
-    SealedDelivery,
-    Session,
-    Verdict,
-)
+from asyncimport.model.deliveries import ArchivedContent, Claim, Dropped, SealedDelivery, Verdict
+from asyncimport.model.files import ArchivedPatient, Body, Digest, File, Ignored, Session
 
 
 class Routes(Protocol):

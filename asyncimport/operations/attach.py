@@ -10,9 +10,10 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.errors import RefusedError, TransientError, UnavailableError
-from asyncimport.model import AttachmentBatch, AttachmentResult, AttachmentState, File, Resource, ResourceOwner
+from asyncimport.model.attachments import AttachmentBatch, AttachmentResult, AttachmentState, Resource, ResourceOwner
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.events import AttachmentsStored, Event
+from asyncimport.model.files import File
 from asyncimport.model.options import AttachOptions, Options
 from asyncimport.model.texts import plain
 from asyncimport.operations.projects import find_project_ids

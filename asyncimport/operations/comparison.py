@@ -9,10 +9,12 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
-from asyncimport.demographics import Demographics
+from asyncimport.demographics.table import Demographics
 from asyncimport.errors import RefusedError, SessionChangedError, TransientError, UnavailableError
 from asyncimport.journal import JournalReader, SentFile, replaced_since
-from asyncimport.model import Algorithm, Attachment, AttachmentBatch, Digest, File, Orphan, Session, SessionReport
+from asyncimport.model.attachments import Attachment, AttachmentBatch
+from asyncimport.model.files import Algorithm, Digest, File, Session
+from asyncimport.model.summary import Orphan, SessionReport
 from asyncimport.pacing.parallel import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.source.bytes_on_disk import has_digest

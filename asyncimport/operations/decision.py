@@ -18,8 +18,10 @@ from asyncimport.operations.scan import scan_and_plan
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import Effect, PlanProblem, Router, StudyFilter
+from asyncimport.routing.filters import StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes, StudyRoutes
+from asyncimport.routing.problems import Effect, PlanProblem
+from asyncimport.routing.router import Router
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import time
 
-from asyncimport.credentials import check_host
+from asyncimport.credentials.hosts import check_host
 from asyncimport.errors import FatalError, UsageError
 from asyncimport.operations.findings import Facts, Finding, exit_code
 from asyncimport.operations.result import Result, ended_in

@@ -15,9 +15,9 @@ from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import PlanProblem, ProblemCode
 from asyncimport.routing.drop_rules import filter_drops
 from asyncimport.routing.plan_file import PlanRow
+from asyncimport.routing.problems import PlanProblem, ProblemCode
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client

@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from asyncimport import model
-from asyncimport.model import NOTHING_STORED, Session, SessionReport, Summary
+from asyncimport.model.files import Session
+from asyncimport.model.summary import NOTHING_STORED, Problem, SessionReport, Summary
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.plan_draft import COMPARE_PATIENTS
-from asyncimport.routing import PlanProblem, ProblemCode
 from asyncimport.routing.plan_file import PlanRow
+from asyncimport.routing.problems import PlanProblem, ProblemCode
 
 _ARRIVES = frozenset({"archived", "prearchive"})
 _MERGES = frozenset({ProblemCode.ARCHIVED_ALREADY, ProblemCode.PREARCHIVE_BEGUN})
@@ -98,7 +98,7 @@ def _study_of(reason: str) -> str:
     return "" if found is None else found[1]
 
 
-def _study_skipped(row: PlanRow, why: model.Problem) -> PlanProblem:
+def _study_skipped(row: PlanRow, why: Problem) -> PlanProblem:
     text, _, advice = why.reason.partition(":")[2].strip().partition("; ")
     advice = advice or _FILES["skipped"][1]
     return PlanProblem(ProblemCode.STUDY_SKIPPED, text, advice, row.study_uid, why.files, why.example)

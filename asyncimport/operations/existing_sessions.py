@@ -9,9 +9,9 @@ import anyio.to_thread
 
 from asyncimport.errors import TransientError, UnavailableError
 from asyncimport.journal import SubjectPatient
-from asyncimport.model import Session
+from asyncimport.model.files import Session
 from asyncimport.operations.journals import readable_journal
-from asyncimport.routing import ExistingSession, ExistingSessions
+from asyncimport.routing.existing_sessions import ExistingSession, ExistingSessions
 from asyncimport.xnat.archive import ArchivedSessions, label_before_division
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.site import SiteRules

@@ -14,10 +14,12 @@ from asyncimport.errors import AsyncimportError
 from asyncimport.journal import HeaderCache, StudySummary, SubjectPatient, Unsettled
 from asyncimport.operations.plan_draft import PlanDraft, PlanRules, StudyDraft, file_problems, study_problem
 from asyncimport.operations.plan_guards import assign_labels, check_patients, check_rows, keep_session, use_project_id
-from asyncimport.routing import NO_SESSIONS, ExistingSessions, PlanProblem, ProblemCode, name_in_resource
+from asyncimport.routing.attachments import name_in_resource
+from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.plan_binding import FoundStudy
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.planned_routes import PlannedRoutes
+from asyncimport.routing.problems import PlanProblem, ProblemCode
 
 _NO_IDS: Mapping[str, str | AsyncimportError] = MappingProxyType({})
 

@@ -8,24 +8,17 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.journal import HeaderCache, StudySummary
-from asyncimport.model import File, FileKind, Ignored, Patient, Session
 from asyncimport.model.events import Event, Scanned
-from asyncimport.routing import (
-    EVERYTHING,
-    NO_SESSIONS,
-    DisputedError,
-    ExistingSessions,
-    LeftOutError,
-    PartlyPlannedError,
-    PlanProblem,
-    ProblemCode,
-    Study,
-    StudyFilter,
-    UnroutableError,
-    patient_of,
-)
+from asyncimport.model.files import File, Ignored, Patient, Session
+from asyncimport.model.states import FileKind
+from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
+from asyncimport.routing.filters import EVERYTHING, StudyFilter
+from asyncimport.routing.labels import DisputedError, LeftOutError, PartlyPlannedError, UnroutableError
+from asyncimport.routing.patients import patient_of
 from asyncimport.routing.plan_binding import FoundStudy, StudyHeader
 from asyncimport.routing.planned_routes import PlannedRoutes, StudyRoutes
+from asyncimport.routing.problems import PlanProblem, ProblemCode
+from asyncimport.routing.studies import Study
 from asyncimport.source.folder import FileSource
 
 COMPARE_PATIENTS = "compare the patients; if they are one person, use --allow-mixed-patients"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from asyncimport.errors import AsyncimportError
 from asyncimport.journal import SubjectPatient, digest_patient
-from asyncimport.model import Patient, Session
+from asyncimport.model.files import Patient, Session
 from asyncimport.operations.plan_draft import (
     COMPARE_PATIENTS,
     CONSTANT_FIELDS,
@@ -13,19 +13,12 @@ from asyncimport.operations.plan_draft import (
     StudyDraft,
     study_problem,
 )
-from asyncimport.routing import (
-    ExistingSessions,
-    PlanProblem,
-    ProblemCode,
-    is_same_patient,
-    label_conflict,
-    matching_session,
-    merge_patients,
-    patient_conflict,
-)
+from asyncimport.routing.existing_sessions import ExistingSessions, label_conflict, matching_session
+from asyncimport.routing.patients import is_same_patient, merge_patients, patient_conflict
 from asyncimport.routing.plan_binding import FoundStudy, differences, nearest_study
 from asyncimport.routing.plan_file import Key, KeyKind
 from asyncimport.routing.planned_routes import PlannedRoutes
+from asyncimport.routing.problems import PlanProblem, ProblemCode
 
 _CHECK_INTENT = "check that this is intended"
 _OTHER_STUDY = "make a new plan; or, if this study is meant, correct or clear that cell of the line"

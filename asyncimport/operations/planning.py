@@ -15,9 +15,11 @@ from asyncimport.operations.plan_draft import PlanRules
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.scan import scan_and_plan
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.routing import EVERYTHING, PlanProblem, ProblemCode, Router, StudyFilter, exit_code_of
+from asyncimport.routing.filters import EVERYTHING, StudyFilter
 from asyncimport.routing.plan_file import PlanRow, write_plan
 from asyncimport.routing.plan_split import split
+from asyncimport.routing.problems import PlanProblem, ProblemCode, exit_code_of
+from asyncimport.routing.router import Router
 from asyncimport.source.folder import FileSource
 from asyncimport.system.output_files import check_output, output_errors, replacing
 

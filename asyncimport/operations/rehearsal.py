@@ -12,8 +12,8 @@ import anyio.to_thread
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
 from asyncimport.journal import HeaderCache, Journal, JournalReader, LockWait, copy_journal
-from asyncimport.model import Body, File, Ignored
 from asyncimport.model.events import Event, Notice
+from asyncimport.model.files import Body, File, Ignored
 from asyncimport.model.summary import exit_code
 from asyncimport.operations.decision import Decision
 from asyncimport.operations.dry_run_plan import apply_rehearsal
@@ -31,7 +31,8 @@ from asyncimport.operations.upload_steps import (
 )
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import upload_images
-from asyncimport.routing import FilteredRoutes, PlanProblem, ProblemCode
+from asyncimport.routing.filters import FilteredRoutes
+from asyncimport.routing.problems import PlanProblem, ProblemCode
 from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.archive import ArchivedSessions

@@ -8,9 +8,12 @@ from pathlib import Path
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import text_of
-from asyncimport.routing import EVERYTHING, LookupTable, PathPattern, Router, StudyFilter, glob_pattern
+from asyncimport.routing.filters import EVERYTHING, StudyFilter, glob_pattern
+from asyncimport.routing.label_map import LookupTable
+from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.plan_reader import read_plan
+from asyncimport.routing.router import Router
 
 
 def rules_from(

@@ -19,7 +19,8 @@ from asyncimport.operations.plan_draft import PlanRules, draft_plan, scan_header
 from asyncimport.operations.projects import ProjectIds
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.progress import Totals
-from asyncimport.routing import NO_SESSIONS, AttachRule, ExistingSessions, resource_of
+from asyncimport.routing.attachments import AttachRule, resource_of
+from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import opened_in_thread
 

@@ -11,7 +11,7 @@ from asyncimport.errors import UsageError
 from asyncimport.journal import JournalReader
 from asyncimport.journal.reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
-from asyncimport.model import Summary
+from asyncimport.model.summary import Summary
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.pacing.shutdown import Stop
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
 
-from asyncimport.demographics import Demographics, read_subjects
+from asyncimport.demographics.table import Demographics, read_subjects
 from asyncimport.errors import ProjectReadOnlyError, UsageError
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.options import SubjectsOptions

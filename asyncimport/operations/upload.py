@@ -9,8 +9,8 @@ import anyio.to_thread
 
 from asyncimport.errors import FatalError, RefusedError, TransientError
 from asyncimport.journal import Journal, JournalReader, LockWait
-from asyncimport.model import Orphan
 from asyncimport.model.events import Event, ServerUnavailable
+from asyncimport.model.summary import Orphan
 from asyncimport.operations.comparison import orphans_of
 from asyncimport.operations.decision import decide
 from asyncimport.operations.observer import Observer

@@ -7,17 +7,18 @@ from pathlib import Path
 import anyio
 
 from asyncimport.errors import UsageError
-from asyncimport.model import Orphan, Summary
 from asyncimport.model.options import JournalOptions, Options, Overwrite, ScanOptions, UploadOptions
-from asyncimport.model.summary import exit_code
+from asyncimport.model.summary import Orphan, Summary, exit_code
 from asyncimport.operations.plan_draft import PlanRules
 from asyncimport.operations.result import Result
 from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pipeline.demographics import DemographicsRequest
 from asyncimport.reporting.progress import Totals
-from asyncimport.routing import EVERYTHING, AttachRule, Router, StudyFilter
+from asyncimport.routing.attachments import AttachRule
+from asyncimport.routing.filters import EVERYTHING, StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes
+from asyncimport.routing.router import Router
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.transport import Timeouts
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import anyio.to_thread
 
 from asyncimport import __version__
-from asyncimport.demographics import Demographics
+from asyncimport.demographics.table import Demographics
 from asyncimport.errors import UsageError
 from asyncimport.journal import Journal, LockWait
-from asyncimport.model import Algorithm, Digest, Summary
 from asyncimport.model.events import AttachmentsStarted, Event, Notice
+from asyncimport.model.files import Algorithm, Digest
 from asyncimport.model.options import Options
+from asyncimport.model.summary import Summary
 from asyncimport.model.texts import plain
 from asyncimport.operations.decision import Decision, no_dicom
 from asyncimport.operations.plan import Plan
@@ -24,7 +25,8 @@ from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.demographics import DemographicsRequest, rows_without_session, update_subjects
 from asyncimport.pipeline.images import upload_images
 from asyncimport.reporting.entries import RunStarted
-from asyncimport.routing import FilteredRoutes, resource_of
+from asyncimport.routing.attachments import resource_of
+from asyncimport.routing.filters import FilteredRoutes
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.client import Client

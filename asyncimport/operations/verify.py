@@ -13,9 +13,10 @@ import anyio.to_thread
 
 from asyncimport.errors import JournalError, RefusedError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import Journal, JournalReader, LockWait
-from asyncimport.model import AttachmentState, Orphan
+from asyncimport.model.attachments import AttachmentState
 from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options, VerifyOptions
+from asyncimport.model.summary import Orphan
 from asyncimport.operations.comparison import (
     ResourceFinding,
     SessionFinding,

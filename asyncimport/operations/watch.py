@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.errors import AsyncimportError, LoginRefusedError, UsageError
-from asyncimport.model import Summary
+from asyncimport.model.summary import Summary
 from asyncimport.model.texts import plain
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.result import Result, ended_in

@@ -5,8 +5,9 @@ from functools import partial
 from typing import TypeVar
 
 from asyncimport.errors import RefusedError, SessionConflictError, TransientError
-from asyncimport.model import ArchivedPatient, Claim, SealedDelivery, Session, Withheld
+from asyncimport.model.deliveries import Claim, SealedDelivery, Withheld
 from asyncimport.model.events import SessionFound
+from asyncimport.model.files import ArchivedPatient, Session
 from asyncimport.pacing.concurrency import Slot
 from asyncimport.pipeline.context import Context
 

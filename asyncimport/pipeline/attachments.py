@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from asyncimport.errors import TransientError
-from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState
+from asyncimport.model.attachments import Attachment, AttachmentBatch, AttachmentResult, AttachmentState
 from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Bytes

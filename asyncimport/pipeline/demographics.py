@@ -7,13 +7,15 @@ from typing import Protocol
 
 import anyio.to_thread
 
-from asyncimport.demographics import Demographics, agreed_values, fill_gaps, header_fields, header_values
+from asyncimport.demographics.headers import agreed_values, header_fields, header_values
+from asyncimport.demographics.table import Demographics, fill_gaps
 from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.journal import DueSubject, Journal, SessionHeaders
-from asyncimport.model import File, Ignored, SubjectReport
 from asyncimport.model.events import Event, Notice
+from asyncimport.model.files import File, Ignored
 from asyncimport.model.options import Options
+from asyncimport.model.subjects import SubjectReport
 from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.pipeline.workers import Done, Workers
 from asyncimport.xnat.subjects import SubjectUpdated

@@ -2,7 +2,7 @@
 
 from anyio.streams.memory import MemoryObjectSendStream
 
-from asyncimport.model import Claim
+from asyncimport.model.deliveries import Claim
 from asyncimport.pipeline.context import Context
 from asyncimport.pipeline.signals import Wakeups
 

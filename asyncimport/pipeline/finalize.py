@@ -3,7 +3,7 @@
 from functools import partial
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model import Held, Incomplete, Postponed, SealedDelivery, Verdict
+from asyncimport.model.deliveries import Held, Incomplete, Postponed, SealedDelivery, Verdict
 from asyncimport.model.events import Settling
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import check_new_subject

@@ -18,7 +18,7 @@ import anyio
 
 from asyncimport.errors import primary_error
 from asyncimport.journal import Journal
-from asyncimport.model import Claim, Outcome
+from asyncimport.model.deliveries import Claim, Outcome
 from asyncimport.model.events import Event
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, Routes, Source

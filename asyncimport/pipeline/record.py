@@ -6,7 +6,7 @@ from functools import partial
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncimport.model import Outcome
+from asyncimport.model.deliveries import Outcome
 from asyncimport.model.events import OutcomesRecorded
 from asyncimport.pipeline.context import Context
 from asyncimport.pipeline.signals import Signal, Wakeups, notify, wait_for

@@ -8,7 +8,8 @@ import anyio.to_thread
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError
-from asyncimport.model import MAY_HAVE_REJECTED, Claim, File, Ignored, Incomplete
+from asyncimport.model.deliveries import MAY_HAVE_REJECTED, Claim, Incomplete
+from asyncimport.model.files import File, Ignored
 from asyncimport.pipeline.context import Context
 
 # Headers that are in memory at a time.

@@ -7,11 +7,13 @@ from functools import partial
 from asyncimport.dicom import Identity
 from asyncimport.errors import UsageError
 from asyncimport.journal import Admission, SopUidConflict
-from asyncimport.model import File, FileKind, Ignored, Instance
 from asyncimport.model.events import Admitted, ScanFinished, Scanned
+from asyncimport.model.files import File, Ignored, Instance
+from asyncimport.model.states import FileKind
 from asyncimport.pipeline.context import Context
 from asyncimport.pipeline.signals import Signal, notify
-from asyncimport.routing import LeftOutError, UnplannedError, UnroutableError, patient_of
+from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
+from asyncimport.routing.patients import patient_of
 
 
 class Scanner:

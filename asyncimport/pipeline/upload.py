@@ -10,8 +10,9 @@ import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncimport.errors import NothingStoredError, RefusedError, SourceError, TransientError
-from asyncimport.model import Body, Claim, Failed, Outcome, Stored
+from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
 from asyncimport.model.events import RetryScheduled, SessionFound
+from asyncimport.model.files import Body
 from asyncimport.pacing.concurrency import Slot
 from asyncimport.pacing.outage import RetryBudget
 from asyncimport.pacing.retry import call_with_retries

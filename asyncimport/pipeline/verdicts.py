@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from asyncimport.errors import RefusedError, SessionConflictError, TransientError
-from asyncimport.model import Claim, Failed, Refusal, Refused, Withheld
+from asyncimport.model.deliveries import Claim, Failed, Refused, Withheld
+from asyncimport.model.states import Refusal
 
 
 @dataclass(slots=True)

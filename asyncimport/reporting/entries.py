@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.model import Orphan, Session, Summary
 from asyncimport.model.events import Event
+from asyncimport.model.files import Session
+from asyncimport.model.summary import Orphan, Summary
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from asyncimport.model import (
+from asyncimport.model.attachments import AttachmentResult, Resource
+from asyncimport.model.deliveries import (
     Archived,
-    AttachmentResult,
     Built,
     Claim,
     Deleted,
@@ -14,14 +14,10 @@ from asyncimport.model import (
     Failed,
     Held,
     Incomplete,
-    Orphan,
     Outcome,
     Postponed,
     Refused,
-    Resource,
     Stored,
-    SubjectReport,
-    Summary,
     Withheld,
 )
 from asyncimport.model.events import (
@@ -37,6 +33,8 @@ from asyncimport.model.events import (
     SessionFound,
     Settling,
 )
+from asyncimport.model.subjects import SubjectReport
+from asyncimport.model.summary import Orphan, Summary
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, session_names, text_of_path
 
 

@@ -5,19 +5,17 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from asyncimport.errors import UsageError
-from asyncimport.model import (
+from asyncimport.model.attachments import AttachmentState
+from asyncimport.model.deliveries import (
     Archived,
-    AttachmentState,
     Built,
     Deleted,
     Delivery,
     Held,
     Incomplete,
-    Orphan,
     Postponed,
     Refused,
     Stored,
-    SubjectReport,
     Withheld,
 )
 from asyncimport.model.events import (
@@ -29,6 +27,8 @@ from asyncimport.model.events import (
     ServerUnavailable,
     SessionFound,
 )
+from asyncimport.model.subjects import SubjectReport
+from asyncimport.model.summary import Orphan
 from asyncimport.reporting.entries import Entry, EventsLost, LineFormat, RunEnded, RunStarted, text_of_path
 
 _STATUS = re.compile(r"\d{3}")

@@ -8,18 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from asyncimport.model import (
-    Archived,
-    AttachmentState,
-    Built,
-    Deleted,
-    Failed,
-    Held,
-    Incomplete,
-    Refused,
-    Stored,
-    Withheld,
-)
+from asyncimport.model.attachments import AttachmentState
+from asyncimport.model.deliveries import Archived, Built, Deleted, Failed, Held, Incomplete, Refused, Stored, Withheld
 from asyncimport.model.events import (
     Admitted,
     AttachmentsStarted,

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
-from asyncimport.model import ResourceOwner
+from asyncimport.model.attachments import ResourceOwner
 from asyncimport.model.csv_table import TableIssue, label_problem, normalized, records, text_of, unescape_cell
-from asyncimport.routing import check_resource
+from asyncimport.routing.attachments import check_resource
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "path": ("file", "fpath", "filename"),

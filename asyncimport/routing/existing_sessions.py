@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from asyncimport.model import Session
+from asyncimport.model.files import Session
 
 RoutedLabels = tuple[str | None, str | None]
 """Subject and label that the rules of a journal give a study file by file, None where unknown. They may differ from

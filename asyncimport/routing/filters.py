@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from asyncimport.model import Session
+from asyncimport.model.files import Session
 from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 

@@ -2,7 +2,7 @@
 
 import re
 
-from asyncimport.model import Session
+from asyncimport.model.files import Session
 from asyncimport.model.texts import nfc
 
 # XNAT stores labels in columns of 255 characters.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import zip_longest
 
-from asyncimport.model import ArchivedPatient, Patient
+from asyncimport.model.files import ArchivedPatient, Patient
 from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import clean_label
 

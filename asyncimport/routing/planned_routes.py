@@ -3,19 +3,13 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from asyncimport.model import Session
-from asyncimport.routing import (
-    NO_SESSIONS,
-    ExistingSessions,
-    LeftOutError,
-    PartlyPlannedError,
-    Router,
-    Study,
-    UnplannedError,
-    UnroutableError,
-)
+from asyncimport.model.files import Session
+from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
+from asyncimport.routing.labels import LeftOutError, PartlyPlannedError, UnplannedError, UnroutableError
 from asyncimport.routing.plan_binding import FoundStudy, StudyHeader
 from asyncimport.routing.plan_file import Key, KeyKind, PlanRow
+from asyncimport.routing.router import Router
+from asyncimport.routing.studies import Study
 
 _KEY_FIELDS: Mapping[KeyKind, tuple[str, ...]] = {
     KeyKind.STUDY_UID: (),

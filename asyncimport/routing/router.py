@@ -6,7 +6,7 @@ from copy import copy
 from functools import lru_cache, partial
 
 from asyncimport.errors import UsageError
-from asyncimport.model import Session
+from asyncimport.model.files import Session
 from asyncimport.model.texts import nfc
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.label_map import LookupTable

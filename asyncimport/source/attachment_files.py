@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from asyncimport.errors import UsageError
-from asyncimport.model import Attachment, AttachmentBatch, File, Resource, ResourceOwner
+from asyncimport.model.attachments import Attachment, AttachmentBatch, Resource, ResourceOwner
 from asyncimport.model.csv_table import TableIssue, label_problem
+from asyncimport.model.files import File
 from asyncimport.model.texts import plain
-from asyncimport.routing import check_resource, name_in_resource, name_problem
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
+from asyncimport.routing.attachments import check_resource, name_in_resource, name_problem
 
 
 def read_attach_rows(

@@ -11,7 +11,7 @@ import anyio.to_thread
 import xxhash
 
 from asyncimport.errors import SourceError
-from asyncimport.model import Algorithm, Body, Digest, File
+from asyncimport.model.files import Algorithm, Body, Digest, File
 
 
 class Hash(Protocol):

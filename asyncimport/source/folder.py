@@ -19,9 +19,10 @@ import anyio.to_thread
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
-from asyncimport.model import Body, Digest, File, FileKind, Ignored
+from asyncimport.model.files import Body, Digest, File, Ignored
+from asyncimport.model.states import FileKind
 from asyncimport.model.texts import nfc
-from asyncimport.routing import glob_pattern
+from asyncimport.routing.filters import glob_pattern
 from asyncimport.source.bytes_on_disk import LARGE, compute_md5, has_digest, read_bodies, same_bytes
 from asyncimport.source.headers import (
     MAX_TOGETHER,

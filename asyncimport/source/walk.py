@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
-from asyncimport.model import File, FileKind, Ignored
+from asyncimport.model.files import File, Ignored
+from asyncimport.model.states import FileKind
 from asyncimport.source.headers import map_together
 from asyncimport.system.mounts import DeviceCache
 

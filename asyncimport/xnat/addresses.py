@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from asyncimport.errors import RefusedError
-from asyncimport.model import ResourceOwner, Session
+from asyncimport.model.attachments import ResourceOwner
+from asyncimport.model.files import Session
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import Archive, scan_path
 from asyncimport.xnat.client import Client

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import anyio
 
 from asyncimport.errors import SessionChangedError
-from asyncimport.model import Session
 from asyncimport.model.addresses import labels_match
+from asyncimport.model.files import Session
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.archive import (

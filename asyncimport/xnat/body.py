@@ -9,7 +9,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from yarl import URL
 
 from asyncimport.errors import primary_error
-from asyncimport.model import Body, StreamedBody
+from asyncimport.model.files import Body, StreamedBody
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.deadlines import time_limit
 from asyncimport.xnat.replies.response import Reply

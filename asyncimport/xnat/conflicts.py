@@ -8,10 +8,10 @@ from urllib.parse import quote
 import anyio
 
 from asyncimport.errors import SessionConflictError
-from asyncimport.model import ArchivedPatient, Session
 from asyncimport.model.addresses import labels_match
+from asyncimport.model.files import ArchivedPatient, Session
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.routing import patient_of
+from asyncimport.routing.patients import patient_of
 from asyncimport.xnat.archive import ArchivedSessions, parts_among
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.archive import Experiment

@@ -9,18 +9,8 @@ import anyio.to_thread
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model import (
-    Archived,
-    ArchivedContent,
-    Body,
-    Claim,
-    Delivery,
-    File,
-    Ignored,
-    SealedDelivery,
-    Session,
-    Verdict,
-)
+from asyncimport.model.deliveries import Archived, ArchivedContent, Claim, Delivery, SealedDelivery, Verdict
+from asyncimport.model.files import Body, File, Ignored, Session
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client

@@ -10,8 +10,8 @@ from enum import Enum, auto
 import anyio
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model import Built, Deleted, Delivery, Held, SealedDelivery, Verdict
 from asyncimport.model.addresses import labels_in_address
+from asyncimport.model.deliveries import Built, Deleted, Delivery, Held, SealedDelivery, Verdict
 from asyncimport.xnat.archive import Archive, ArchivedSessions, FoundSessions
 from asyncimport.xnat.conflicts import ArchiveConflicts
 from asyncimport.xnat.prearchive import Prearchive

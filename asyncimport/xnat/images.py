@@ -9,18 +9,9 @@ import anyio.to_thread
 from yarl import URL
 
 from asyncimport.errors import RefusedError, SessionConflictError, TransientError
-from asyncimport.model import (
-    ArchivedContent,
-    ArchivedPatient,
-    Body,
-    Claim,
-    Delivery,
-    Dropped,
-    SealedDelivery,
-    Session,
-    Verdict,
-)
 from asyncimport.model.addresses import OUR_SOURCE
+from asyncimport.model.deliveries import ArchivedContent, Claim, Delivery, Dropped, SealedDelivery, Verdict
+from asyncimport.model.files import ArchivedPatient, Body, Session
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import Archive, ArchivedSessions, FoundSessions
 from asyncimport.xnat.body import send

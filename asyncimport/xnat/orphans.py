@@ -16,8 +16,9 @@ import anyio.to_thread
 
 from asyncimport.dicom import NotDicom, Unreadable, identify
 from asyncimport.errors import RefusedError
-from asyncimport.model import Orphan, Session
 from asyncimport.model.addresses import OUR_SOURCE, labels_match
+from asyncimport.model.files import Session
+from asyncimport.model.summary import Orphan
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import Archive
 from asyncimport.xnat.client import Client

@@ -9,8 +9,9 @@ from urllib.parse import quote
 import anyio
 
 from asyncimport.errors import MergeRefusedError, RefusedError
-from asyncimport.model import Delivery, Session
 from asyncimport.model.addresses import OUR_SOURCE
+from asyncimport.model.deliveries import Delivery
+from asyncimport.model.files import Session
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.deadlines import time_limit

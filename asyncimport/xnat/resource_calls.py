@@ -9,7 +9,8 @@ from urllib.parse import quote, urlencode
 import anyio.to_thread
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model import Body, Resource
+from asyncimport.model.attachments import Resource
+from asyncimport.model.files import Body
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from asyncimport.errors import RefusedError
-from asyncimport.model import Attachment, AttachmentResult, AttachmentState
+from asyncimport.model.attachments import Attachment, AttachmentResult, AttachmentState
 from asyncimport.model.ports import Bytes
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client

@@ -12,7 +12,8 @@ from weakref import WeakValueDictionary
 import anyio
 
 from asyncimport.errors import RefusedError, SourceError, TransientError, primary_error
-from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Body, ResourceOwner
+from asyncimport.model.attachments import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, ResourceOwner
+from asyncimport.model.files import Body
 from asyncimport.model.ports import Bytes
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.addresses import find_address

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import anyio
 
 from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
-from asyncimport.model import Dropped
+from asyncimport.model.deliveries import Dropped
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.routing.drop_rules import filter_drops, script_rejects
 from asyncimport.xnat.client import Client

@@ -13,7 +13,8 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from asyncimport.demographics import Changes, Demographics, Difference, Values, compute_changes, missing_values
+from asyncimport.demographics.comparison import Changes, Difference, Values, compute_changes, missing_values
+from asyncimport.demographics.table import Demographics
 from asyncimport.errors import RefusedError, TransientError, UnavailableError, primary_error
 from asyncimport.model.csv_table import label_problem
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries

@@ -3,7 +3,7 @@
 import json
 import time
 
-from asyncimport.credentials import Token
+from asyncimport.credentials.keyring_store import Token
 from asyncimport.errors import LoginExpiredError, UnavailableError
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client

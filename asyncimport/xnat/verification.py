@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model import Archived, Delivery, Held, Incomplete, SealedDelivery, Session, Verdict
+from asyncimport.model.deliveries import Archived, Delivery, Held, Incomplete, SealedDelivery, Verdict
+from asyncimport.model.files import Session
 from asyncimport.xnat.archive import UNKNOWN_WHICH, Archive, Comparison, FoundSessions
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.site import SiteRules

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from asyncimport.cli.output import summary_json
 from asyncimport.errors import LoginRefusedError, UnavailableError
-from asyncimport.model import (
+from asyncimport.model.files import Session
+from asyncimport.model.summary import (
     NOTHING_STORED,
     AttachmentCounts,
     Files,
     Problem,
-    Session,
     SessionReport,
     SubjectCounts,
     Summary,
+    exit_code,
 )
-from asyncimport.model.summary import exit_code
 from asyncimport.model.texts import plain
 
 SESSION = Session("P", "S", "E", "1.2.3")

@@ -12,7 +12,7 @@ from conftest import Commands
 from typer.main import get_command
 
 from asyncimport.cli.app import app
-from asyncimport.credentials import Profile, read_profiles, remove_profile, write_profile
+from asyncimport.credentials.profiles import Profile, read_profiles, remove_profile, write_profile
 from asyncimport.errors import UsageError
 from asyncimport.testserver import TestXnat
 

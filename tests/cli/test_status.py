@@ -24,7 +24,9 @@ from asyncimport.cli.status import _about, _cell
 from asyncimport.errors import JournalBusyError
 from asyncimport.journal import Journal, JournalReader
 from asyncimport.journal.database import is_locked, locked
-from asyncimport.model import Claim, Failed, File, FileKind, Ignored, Outcome, Refusal, Refused
+from asyncimport.model.deliveries import Claim, Failed, Outcome, Refused
+from asyncimport.model.files import File, Ignored
+from asyncimport.model.states import FileKind, Refusal
 from asyncimport.testserver import TestXnat
 from asyncimport.testserver.samples import generated
 

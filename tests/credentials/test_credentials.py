@@ -14,16 +14,9 @@ from keyring.backends.chainer import ChainerBackend
 from keyring.errors import KeyringLocked
 from keyrings.alt.file import PlaintextKeyring  # type: ignore[import-untyped]
 
-from asyncimport.credentials import (
-    Token,
-    check_host,
-    check_keyring,
-    delete_secret,
-    find_login,
-    same_server,
-    store_secret,
-    stored_login,
-)
+from asyncimport.credentials.hosts import check_host, same_server
+from asyncimport.credentials.keyring_store import Token, check_keyring, delete_secret, store_secret, stored_login
+from asyncimport.credentials.lookup import find_login
 from asyncimport.errors import UsageError
 
 HOST = "https://xnat.example.org/xnat"

@@ -10,21 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncimport.demographics import (
-    FIELDS,
-    NULL,
-    Demographics,
-    Difference,
-    Kind,
-    agreed_values,
-    compute_changes,
-    fill_gaps,
-    header_keywords,
-    header_values,
-    missing_values,
-    read_subjects,
-    same_value,
-)
+from asyncimport.demographics.comparison import Difference, compute_changes, missing_values, same_value
+from asyncimport.demographics.fields import FIELDS, NULL, Kind
+from asyncimport.demographics.headers import agreed_values, header_keywords, header_values
+from asyncimport.demographics.table import Demographics, fill_gaps, read_subjects
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import TableIssue, escape_cell
 

@@ -10,24 +10,12 @@ from journals import ROOT, Disk, archived, instance, opened, scan, send, session
 
 from asyncimport.journal import Journal, JournalReader
 from asyncimport.journal.prune import Pruner
-from asyncimport.model import (
-    Attachment,
-    AttachmentBatch,
-    AttachmentCounts,
-    AttachmentResult,
-    AttachmentState,
-    Built,
-    Claim,
-    File,
-    FileKind,
-    Ignored,
-    Outcome,
-    Refused,
-    SealedDelivery,
-    Summary,
-    Verdict,
-)
-from asyncimport.routing import AttachRule, resource_of
+from asyncimport.model.attachments import Attachment, AttachmentBatch, AttachmentResult, AttachmentState
+from asyncimport.model.deliveries import Built, Claim, Outcome, Refused, SealedDelivery, Verdict
+from asyncimport.model.files import File, Ignored
+from asyncimport.model.states import FileKind
+from asyncimport.model.summary import AttachmentCounts, Summary
+from asyncimport.routing.attachments import AttachRule, resource_of
 
 E1, E2 = session("E1"), session("E2", subject="S2")
 PDF = ("*.pdf=REPORTS",)

@@ -40,17 +40,8 @@ from journals import (
 
 from asyncimport.errors import JournalError
 from asyncimport.journal import Journal, JournalReader
-from asyncimport.model import (
-    Claim,
-    Deleted,
-    Held,
-    Incomplete,
-    Refusal,
-    Refused,
-    SealedDelivery,
-    Stored,
-    Verdict,
-)
+from asyncimport.model.deliveries import Claim, Deleted, Held, Incomplete, Refused, SealedDelivery, Stored, Verdict
+from asyncimport.model.states import Refusal
 from asyncimport.model.summary import exit_code
 
 # Deliveries

@@ -18,7 +18,10 @@ from journals import ROOT, RULES, Disk, archived, instance, meet, opened, scan, 
 from asyncimport.errors import JournalBusyError, JournalError, UsageError
 from asyncimport.journal import HeaderCache, Journal, JournalReader
 from asyncimport.journal.database import LockWait, connect_read_only
-from asyncimport.model import AttachmentBatch, File, FileKind, Ignored, Instance, Resource, ResourceOwner, SubjectReport
+from asyncimport.model.attachments import AttachmentBatch, Resource, ResourceOwner
+from asyncimport.model.files import File, Ignored, Instance
+from asyncimport.model.states import FileKind
+from asyncimport.model.subjects import SubjectReport
 from asyncimport.pacing.shutdown import StoppedError
 
 HERE = Path(__file__).parent.parent / "support"

@@ -25,17 +25,9 @@ from journals import (
 )
 
 from asyncimport.journal import JournalReader
-from asyncimport.model import (
-    Claim,
-    Deleted,
-    Failed,
-    Instance,
-    Outcome,
-    Refusal,
-    Refused,
-    SealedDelivery,
-    Session,
-)
+from asyncimport.model.deliveries import Claim, Deleted, Failed, Outcome, Refused, SealedDelivery
+from asyncimport.model.files import Instance, Session
+from asyncimport.model.states import Refusal
 
 POOL = [session(f"E{n}", subject="s" if n else "S") for n in range(3)]
 

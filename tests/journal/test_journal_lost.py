@@ -14,10 +14,10 @@ from conftest import Commands
 from journals import instance, opened
 
 from asyncimport.journal import Admission, AdoptedFiles, Journal, JournalReader
-from asyncimport.model import ArchivedContent, Files, Stored
+from asyncimport.model.deliveries import ArchivedContent, Stored
 from asyncimport.model.events import Event, OutcomesRecorded, SessionFound
 from asyncimport.model.options import Options
-from asyncimport.model.summary import exit_code
+from asyncimport.model.summary import Files, exit_code
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Fault, Script, Status, TestXnat
 

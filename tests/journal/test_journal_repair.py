@@ -26,22 +26,20 @@ from journals import (
 )
 
 from asyncimport.journal import Journal, JournalReader
-from asyncimport.model import (
+from asyncimport.model.deliveries import (
     Archived,
     Claim,
     Failed,
-    File,
-    FileKind,
     Held,
-    Ignored,
     Incomplete,
     Outcome,
     SealedDelivery,
-    SessionReport,
     Stored,
     Verdict,
 )
-from asyncimport.model.summary import exit_code
+from asyncimport.model.files import File, Ignored
+from asyncimport.model.states import FileKind
+from asyncimport.model.summary import SessionReport, exit_code
 
 E1, E2 = session("E1"), session("E2", subject="S2")
 SOP = "1.2.E1"

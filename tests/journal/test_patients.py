@@ -8,8 +8,9 @@ from builders import image, write
 from conftest import Commands
 
 from asyncimport.journal import Journal, JournalReader
-from asyncimport.model import File, Instance, Patient, Session, Stored
-from asyncimport.routing import is_same_patient, patient_of
+from asyncimport.model.deliveries import Stored
+from asyncimport.model.files import File, Instance, Patient, Session
+from asyncimport.routing.patients import is_same_patient, patient_of
 from asyncimport.testserver import TestXnat
 
 DOE = Patient("1", "doe^john", "19500101")

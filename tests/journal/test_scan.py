@@ -27,16 +27,9 @@ from journals import (
 )
 
 from asyncimport.journal import Journal, JournalReader, VanishedFiles
-from asyncimport.model import (
-    Claim,
-    Failed,
-    File,
-    FileKind,
-    Ignored,
-    Instance,
-    Outcome,
-    Refused,
-)
+from asyncimport.model.deliveries import Claim, Failed, Outcome, Refused
+from asyncimport.model.files import File, Ignored, Instance
+from asyncimport.model.states import FileKind
 
 
 def test_unchanged_files_are_not_read(journal: Journal, disk: Disk) -> None:

@@ -14,12 +14,7 @@ from journals import (
     opened,
 )
 
-from asyncimport.model import (
-    DELIVERY_TRANSITIONS,
-    INSTANCE_TRANSITIONS,
-    DeliveryState,
-    InstanceState,
-)
+from asyncimport.model.states import DELIVERY_TRANSITIONS, INSTANCE_TRANSITIONS, DeliveryState, InstanceState
 
 
 @pytest.fixture

@@ -26,13 +26,8 @@ from journals import (
 )
 
 from asyncimport.journal import Journal, JournalReader
-from asyncimport.model import (
-    File,
-    FileKind,
-    Ignored,
-    Instance,
-    Session,
-)
+from asyncimport.model.files import File, Ignored, Instance, Session
+from asyncimport.model.states import FileKind
 
 
 @pytest.mark.parametrize("batch", [1, 512])

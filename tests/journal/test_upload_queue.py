@@ -30,17 +30,9 @@ from journals import (
 )
 
 from asyncimport.journal import Journal, JournalReader
-from asyncimport.model import (
-    Claim,
-    Failed,
-    File,
-    FileKind,
-    Ignored,
-    Instance,
-    Outcome,
-    Refused,
-    Stored,
-)
+from asyncimport.model.deliveries import Claim, Failed, Outcome, Refused, Stored
+from asyncimport.model.files import File, Ignored, Instance
+from asyncimport.model.states import FileKind
 
 # Claims
 

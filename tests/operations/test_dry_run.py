@@ -16,7 +16,7 @@ import pytest
 from builders import image, write
 from conftest import Commands
 
-from asyncimport.routing import Effect, ProblemCode
+from asyncimport.routing.problems import Effect, ProblemCode
 from asyncimport.testserver import Project, RowStatus, SeriesFilter, TestXnat
 from asyncimport.testserver.site.building import build_document
 

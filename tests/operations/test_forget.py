@@ -19,24 +19,9 @@ from journals import RULES, Disk, archived, instance, meet, send, session, store
 from asyncimport.errors import JournalBusyError, UsageError
 from asyncimport.journal import Journal, JournalReader
 from asyncimport.journal.prune import Pruner
-from asyncimport.model import (
-    Archived,
-    Built,
-    Claim,
-    Failed,
-    File,
-    FileKind,
-    Held,
-    Ignored,
-    Instance,
-    Outcome,
-    Patient,
-    Refusal,
-    Refused,
-    SealedDelivery,
-    Session,
-    Verdict,
-)
+from asyncimport.model.deliveries import Archived, Built, Claim, Failed, Held, Outcome, Refused, SealedDelivery, Verdict
+from asyncimport.model.files import File, Ignored, Instance, Patient, Session
+from asyncimport.model.states import FileKind, Refusal
 from asyncimport.testserver import Fault, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 

@@ -26,7 +26,7 @@ from asyncimport import (
     rules_from,
 )
 from asyncimport.errors import LoginRefusedError
-from asyncimport.model import ResourceOwner
+from asyncimport.model.attachments import ResourceOwner
 from asyncimport.operations.journals import journal_path
 from asyncimport.operations.subjects import read_table
 from asyncimport.reporting.entries import Entry, RunEnded, RunStarted

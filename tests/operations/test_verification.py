@@ -19,7 +19,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from asyncimport.journal import JournalReader
 from asyncimport.journal.database import connect_read_only
-from asyncimport.model import Session
+from asyncimport.model.files import Session
 from asyncimport.model.options import Options, Overwrite
 from asyncimport.model.summary import exit_code
 from asyncimport.operations.comparison import SessionFinding, compare_sessions

@@ -15,18 +15,12 @@ from asyncimport.errors import (
     RefusedError,
     SourceError,
 )
-from asyncimport.model import (
-    Body,
-    Claim,
-    Delivery,
-    File,
-    Instance,
-    Session,
-)
+from asyncimport.model.deliveries import Claim, Delivery
 from asyncimport.model.events import (
     Admitted,
     Event,
 )
+from asyncimport.model.files import Body, File, Instance, Session
 from asyncimport.model.options import Options
 from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pipeline import context

@@ -21,12 +21,7 @@ from asyncimport.errors import (
     TransientError,
     UnavailableError,
 )
-from asyncimport.model import (
-    Claim,
-    Held,
-    SealedDelivery,
-    Verdict,
-)
+from asyncimport.model.deliveries import Claim, Held, SealedDelivery, Verdict
 from asyncimport.model.options import Options, Retry
 from asyncimport.pipeline.images import upload_images
 from asyncimport.testserver import TestXnat

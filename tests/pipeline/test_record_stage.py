@@ -19,9 +19,7 @@ from asyncimport.errors import (
     JournalError,
 )
 from asyncimport.journal import Journal
-from asyncimport.model import (
-    Outcome,
-)
+from asyncimport.model.deliveries import Outcome
 from asyncimport.pipeline.images import upload_images
 
 pytestmark = pytest.mark.anyio

@@ -11,11 +11,7 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
-from asyncimport.model import (
-    Archived,
-    Claim,
-    SealedDelivery,
-)
+from asyncimport.model.deliveries import Archived, Claim, SealedDelivery
 from asyncimport.model.events import (
     Admitted,
     Event,

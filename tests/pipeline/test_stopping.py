@@ -10,10 +10,7 @@ from memory_pipeline import FEW, MemoryDestination, MemorySource, no_wait, run_p
 from asyncimport.errors import (
     TransientError,
 )
-from asyncimport.model import (
-    Claim,
-    SealedDelivery,
-)
+from asyncimport.model.deliveries import Claim, SealedDelivery
 from asyncimport.model.events import (
     Event,
     ScanFinished,

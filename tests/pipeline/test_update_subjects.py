@@ -8,7 +8,7 @@ import anyio.to_thread
 import pytest
 from builders import folder, image, opened, upload, write
 
-from asyncimport.demographics import Demographics
+from asyncimport.demographics.table import Demographics
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.demographics import DemographicsRequest, update_subjects

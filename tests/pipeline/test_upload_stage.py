@@ -20,9 +20,7 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
-from asyncimport.model import (
-    Claim,
-)
+from asyncimport.model.deliveries import Claim
 from asyncimport.model.events import (
     Event,
     RetryScheduled,

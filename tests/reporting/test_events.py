@@ -23,28 +23,18 @@ from builders import claim, upload
 from conftest import Commands
 
 from asyncimport.errors import UnavailableError, UsageError
-from asyncimport.model import (
+from asyncimport.model.attachments import Attachment, AttachmentResult, AttachmentState, Resource, ResourceOwner
+from asyncimport.model.deliveries import (
     Archived,
-    Attachment,
-    AttachmentResult,
-    AttachmentState,
     Built,
     Deleted,
     Failed,
-    File,
-    Files,
     Held,
     Incomplete,
-    Orphan,
     Outcome,
     Postponed,
     Refused,
-    Resource,
-    ResourceOwner,
-    Session,
     Stored,
-    SubjectReport,
-    Summary,
     Withheld,
 )
 from asyncimport.model.events import (
@@ -61,6 +51,9 @@ from asyncimport.model.events import (
     SessionFound,
     Settling,
 )
+from asyncimport.model.files import File, Session
+from asyncimport.model.subjects import SubjectReport
+from asyncimport.model.summary import Files, Orphan, Summary
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted
 from asyncimport.reporting.json_lines import as_json
 from asyncimport.reporting.log import log_lines

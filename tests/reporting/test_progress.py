@@ -4,22 +4,20 @@ from collections.abc import Sequence
 
 import pytest
 
-from asyncimport.model import (
+from asyncimport.model.deliveries import (
     Archived,
     Built,
     Claim,
     Delivery,
     Failed,
-    File,
     Held,
     Incomplete,
-    Instance,
     Outcome,
     Refused,
-    Session,
     Stored,
 )
 from asyncimport.model.events import Admitted, Event, OutcomesRecorded, RetryScheduled, ScanFinished, Scanned, Settling
+from asyncimport.model.files import File, Instance, Session
 from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
 
 SESSION = Session("P", "S", "E", "1.2.3")

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.model import ResourceOwner
+from asyncimport.model.attachments import ResourceOwner
 from asyncimport.model.csv_table import TableIssue
-from asyncimport.routing import AttachRule, check_resource, name_in_resource, name_problem, resource_of
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
+from asyncimport.routing.attachments import AttachRule, check_resource, name_in_resource, name_problem, resource_of
 
 
 def read(text: str, *, project: str = "P", resource: str = "R") -> tuple[list[AttachRow], list[TableIssue]]:

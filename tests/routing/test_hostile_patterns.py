@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asyncimport.dicom import STUDY_FIELDS
-from asyncimport.routing import PathPattern, Router, glob_pattern
 from asyncimport.routing.attachments import AttachRule
+from asyncimport.routing.filters import glob_pattern
 from asyncimport.routing.labels import UnroutableError
+from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
+from asyncimport.routing.router import Router
 from asyncimport.testserver import SeriesFilter, TestXnat
 
 MOST_SECONDS = 10.0

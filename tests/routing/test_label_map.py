@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.routing import LookupTable, UnroutableError
+from asyncimport.routing.label_map import LookupTable
+from asyncimport.routing.labels import UnroutableError
 
 FIELDS = frozenset({"PatientID", "StudyDate", "site"})
 

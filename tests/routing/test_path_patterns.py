@@ -7,7 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.routing import PathPattern, UnroutableError
+from asyncimport.routing.labels import UnroutableError
+from asyncimport.routing.paths import PathPattern
 
 
 def found(pattern: str, path: str, separator: str = "/") -> dict[str, str] | None:

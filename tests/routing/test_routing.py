@@ -11,16 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.model import Session
-from asyncimport.routing import (
-    DEFAULT_SESSION,
-    DEFAULT_SUBJECT,
-    LookupTable,
-    PathPattern,
-    Router,
-    UnroutableError,
-    clean_label,
-)
+from asyncimport.model.files import Session
+from asyncimport.routing.label_map import LookupTable
+from asyncimport.routing.labels import UnroutableError, clean_label
+from asyncimport.routing.paths import PathPattern
+from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 
 KEYWORDS = frozenset({"PatientID", "PatientName", "StudyDate"})
 FIELDS = {"PatientID": "4711", "PatientName": "Röntgen^Wilhelm", "StudyDate": "18951108"}

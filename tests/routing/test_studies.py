@@ -9,17 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.model import Session
-from asyncimport.routing import (
-    ExistingSession,
-    ExistingSessions,
-    LookupTable,
-    PathPattern,
-    Router,
-    Study,
-    UnroutableError,
-    modality_of,
-)
+from asyncimport.model.files import Session
+from asyncimport.routing.existing_sessions import ExistingSession, ExistingSessions
+from asyncimport.routing.label_map import LookupTable
+from asyncimport.routing.labels import UnroutableError
+from asyncimport.routing.paths import PathPattern
+from asyncimport.routing.router import Router
+from asyncimport.routing.studies import Study, modality_of
 
 KEYWORDS = frozenset({"PatientID", "StudyDate", "StudyTime", "StudyDescription"})
 

@@ -10,7 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
-from asyncimport.routing import UnroutableError
+from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.templates import Template
 
 HEADER = dict.fromkeys(["PatientID", "AccessionNumber", "StudyID", "StudyDescription"], "the header")

@@ -29,7 +29,7 @@ from fault_table import (
     action_of,
 )
 
-from asyncimport.model import Outcome
+from asyncimport.model.deliveries import Outcome
 from asyncimport.model.events import Event, OutcomesRecorded, ServerUnavailable
 from asyncimport.testserver import (
     ExpireLogins,

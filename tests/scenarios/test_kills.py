@@ -16,7 +16,7 @@ from anyio.abc import Process
 from builders import states_in, uids_below
 from conftest import Commands, Ended
 
-from asyncimport.model import InstanceState
+from asyncimport.model.states import InstanceState
 from asyncimport.testserver import Fault, Gate, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 

@@ -10,10 +10,10 @@ from conftest import Commands, Ended
 
 from asyncimport.dicom import Identity
 from asyncimport.journal import HeaderCache
-from asyncimport.model import File, Session
+from asyncimport.model.files import File, Session
 from asyncimport.operations.plan import Plan, make_plan
 from asyncimport.operations.plan_draft import PlanRules, draft_plan
-from asyncimport.routing import ExistingSession, ExistingSessions
+from asyncimport.routing.existing_sessions import ExistingSession, ExistingSessions
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.planned_routes import PlannedRoutes, StudyRoutes
 from asyncimport.testserver import TestXnat

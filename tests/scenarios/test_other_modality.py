@@ -14,8 +14,9 @@ from conftest import Commands, Ended
 from journals import instance, opened, stored
 
 from asyncimport.journal import AdoptedFiles, JournalReader
-from asyncimport.model import ArchivedContent, Instance
-from asyncimport.routing import type_conflict
+from asyncimport.model.deliveries import ArchivedContent
+from asyncimport.model.files import Instance
+from asyncimport.routing.studies import type_conflict
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio

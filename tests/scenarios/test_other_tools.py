@@ -15,8 +15,9 @@ import pytest
 from builders import image, logged_in, sop, upload, write
 from conftest import Commands, Ended
 
-from asyncimport.model import Session, Withheld
+from asyncimport.model.deliveries import Withheld
 from asyncimport.model.events import Event, OutcomesRecorded
+from asyncimport.model.files import Session
 from asyncimport.model.options import Options
 from asyncimport.testserver import ArchivedSession, Fault, PrearchiveRow, Reset, RowStatus, Status, Tell, TestXnat
 from asyncimport.xnat.prearchive import PrearchiveRows

@@ -10,7 +10,7 @@ import pytest
 from builders import folder, image, write
 from conftest import Commands, Ended
 
-from asyncimport.model import File
+from asyncimport.model.files import File
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ import pytest
 from builders import SESSION
 from conftest import Commands, Ended
 
-from asyncimport.model import File, Instance, Patient
+from asyncimport.model.files import File, Instance, Patient
 from asyncimport.testserver import Fault, Reset, Status, TestXnat, User
 from asyncimport.testserver.samples import generated
 

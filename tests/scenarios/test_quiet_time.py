@@ -12,7 +12,9 @@ from journals import Disk, archived, instance, opened, scan, session, stored
 
 from asyncimport.dicom import Identity
 from asyncimport.journal import HeaderCache, JournalReader, Unsettled
-from asyncimport.model import File, FileKind, Ignored, Stored
+from asyncimport.model.deliveries import Stored
+from asyncimport.model.files import File, Ignored
+from asyncimport.model.states import FileKind
 from asyncimport.testserver import Fault, Tell, TestXnat
 
 NOW = 1_700_000_000.0

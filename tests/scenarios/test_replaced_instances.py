@@ -12,7 +12,8 @@ from builders import AT_ONCE, body_of, claim, image, logged_in, looked_at, no_sl
 from conftest import Commands
 
 from asyncimport.journal import JournalReader
-from asyncimport.model import Archived, Session
+from asyncimport.model.deliveries import Archived
+from asyncimport.model.files import Session
 from asyncimport.testserver import TestXnat
 from asyncimport.xnat.images import XnatDestination
 

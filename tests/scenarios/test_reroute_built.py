@@ -10,7 +10,7 @@ from builders import image, sop, write
 from conftest import Commands, Ended
 from journals import Disk, instance, opened, scan, sealed_by, session, whole_run
 
-from asyncimport.model import Postponed
+from asyncimport.model.deliveries import Postponed
 from asyncimport.testserver import TestXnat
 
 pytestmark = pytest.mark.anyio

@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from yarl import URL
 
-from asyncimport.demographics import NULL, Demographics
+from asyncimport.demographics.fields import NULL
+from asyncimport.demographics.table import Demographics
 from asyncimport.errors import UnavailableError
 from asyncimport.testserver import Project, Subject, TestXnat, serve
 from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_subjects

@@ -8,8 +8,10 @@ import pytest
 from builders import image, write
 from conftest import Commands
 
-from asyncimport.routing import LookupTable, Router, UnroutableError
+from asyncimport.routing.label_map import LookupTable
+from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.plan_reader import read_plan
+from asyncimport.routing.router import Router
 from asyncimport.testserver import Project, TestXnat
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ import pytest
 from builders import image, logged_in, looked_at, sop, upload, write
 from conftest import Commands
 
-from asyncimport.model import Withheld
+from asyncimport.model.deliveries import Withheld
 from asyncimport.model.events import Event, OutcomesRecorded
 from asyncimport.model.options import Options
 from asyncimport.testserver import Fault, Gateway, PrearchiveRow, Reset, RowStatus, Tell, TestXnat

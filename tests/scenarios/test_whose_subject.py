@@ -9,7 +9,7 @@ from builders import image, sop, write
 from conftest import Commands
 
 from asyncimport.journal import Journal
-from asyncimport.model import File, Instance, Patient, Session
+from asyncimport.model.files import File, Instance, Patient, Session
 from asyncimport.testserver import Fault, Project, Script, Tell, TestXnat
 
 pytestmark = pytest.mark.anyio

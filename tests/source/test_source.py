@@ -22,7 +22,8 @@ from builders import body_of, folder, image, open_files, sop, write
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
-from asyncimport.model import File, FileKind, Ignored, StreamedBody
+from asyncimport.model.files import File, Ignored, StreamedBody
+from asyncimport.model.states import FileKind
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.source.folder import FileSource
 

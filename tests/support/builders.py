@@ -18,9 +18,12 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.journal import Journal, JournalReader
-from asyncimport.model import Claim, Delivery, File, Instance, InstanceState, Orphan, SealedDelivery, Session, Summary
+from asyncimport.model.deliveries import Claim, Delivery, SealedDelivery
 from asyncimport.model.events import Event
+from asyncimport.model.files import File, Instance, Session
 from asyncimport.model.options import Options, Overwrite
+from asyncimport.model.states import InstanceState
+from asyncimport.model.summary import Orphan, Summary
 from asyncimport.operations.comparison import SessionFinding, compare_sessions, verified_sources
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.server import Server
@@ -29,7 +32,7 @@ from asyncimport.operations.upload_request import Retries, UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted
-from asyncimport.routing import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
+from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.client import Client, connect
 from asyncimport.xnat.login import Credentials

@@ -7,7 +7,7 @@ from pathlib import Path
 from builders import image, sop, write
 from fault_table import STAGES, STRUCK, End, Row, Stage
 
-from asyncimport.model import Summary
+from asyncimport.model.summary import Summary
 from asyncimport.testserver import (
     Fault,
     Late,

@@ -6,25 +6,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from asyncimport.journal import Admission, Journal, LockWait, VanishedFiles
-from asyncimport.model import (
+from asyncimport.model.deliveries import (
     Archived,
     Built,
     Claim,
     Deleted,
     Failed,
-    File,
-    FileKind,
     Held,
-    Ignored,
-    Instance,
     Outcome,
-    Refusal,
     Refused,
     SealedDelivery,
-    Session,
     Stored,
     Verdict,
 )
+from asyncimport.model.files import File, Ignored, Instance, Session
+from asyncimport.model.states import FileKind, Refusal
 
 ROOT = "/src"
 RULES: Mapping[str, str] = {"project": "P", "subject": "{PatientID}"}

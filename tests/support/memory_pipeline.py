@@ -18,30 +18,19 @@ from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.errors import (
     SourceError,
 )
-from asyncimport.model import (
-    Archived,
-    ArchivedContent,
-    ArchivedPatient,
-    Body,
-    Claim,
-    Digest,
-    Dropped,
-    File,
-    FileKind,
-    Ignored,
-    SealedDelivery,
-    Session,
-    Summary,
-    Verdict,
-)
+from asyncimport.model.deliveries import Archived, ArchivedContent, Claim, Dropped, SealedDelivery, Verdict
 from asyncimport.model.events import (
     Event,
 )
+from asyncimport.model.files import ArchivedPatient, Body, Digest, File, Ignored, Session
 from asyncimport.model.options import Options
+from asyncimport.model.states import FileKind
+from asyncimport.model.summary import Summary
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import upload_images
-from asyncimport.routing import PathPattern, Router
+from asyncimport.routing.paths import PathPattern
+from asyncimport.routing.router import Router
 
 FEW = Options(workers=4, finalizers=2, settle_seconds=0)
 ONE = Options(workers=1, finalizers=1, settle_seconds=0)

@@ -6,7 +6,14 @@ from typing import Any
 
 from builders import AT_ONCE, folder, logged_in, no_sleep, write
 
-from asyncimport.model import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, Resource, ResourceOwner
+from asyncimport.model.attachments import (
+    Attachment,
+    AttachmentBatch,
+    AttachmentResult,
+    AttachmentState,
+    Resource,
+    ResourceOwner,
+)
 from asyncimport.testserver import (
     ArchivedSession,
     TestXnat,

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from asyncimport.model import Session
 from asyncimport.model.addresses import labels_in_address, labels_match, with_archived_subject
+from asyncimport.model.files import Session
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.identity import row_conflict, session_conflict, subject_conflict
 from asyncimport.xnat.replies.images import Row

@@ -15,7 +15,8 @@ from builders import AT_ONCE, SESSION, image, logged_in, sop, upload, write
 from conftest import Commands
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model import Orphan, Session
+from asyncimport.model.files import Session
+from asyncimport.model.summary import Orphan
 from asyncimport.testserver import Fault, Late, PrearchiveRow, Status, Tell, TestXnat, Timing
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.orphans import delete_orphan

@@ -21,7 +21,7 @@ from resource_builders import (
 )
 
 from asyncimport.errors import LoginRefusedError, TransientError, UnavailableError
-from asyncimport.model import AttachmentBatch, AttachmentResult, ResourceOwner
+from asyncimport.model.attachments import AttachmentBatch, AttachmentResult, ResourceOwner
 from asyncimport.model.events import AttachmentsStored, Event, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop

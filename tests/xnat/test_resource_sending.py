@@ -29,7 +29,7 @@ from resource_builders import (
     md5_hex,
 )
 
-from asyncimport.model import ResourceOwner
+from asyncimport.model.attachments import ResourceOwner
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import (
     PROFILES,

@@ -26,7 +26,7 @@ from resource_builders import (
     md5_hex,
 )
 
-from asyncimport.model import Attachment, AttachmentState
+from asyncimport.model.attachments import Attachment, AttachmentState
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import (
     PROFILES,

@@ -20,7 +20,7 @@ from resource_builders import (
     md5_hex,
 )
 
-from asyncimport.model import AttachmentResult, AttachmentState
+from asyncimport.model.attachments import AttachmentResult, AttachmentState
 from asyncimport.testserver import (
     ArchivedSession,
     Fault,

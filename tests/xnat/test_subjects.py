@@ -14,7 +14,8 @@ from aiohttp import web
 from builders import AT_ONCE, image, listening, logged_in, upload, write
 from yarl import URL
 
-from asyncimport.demographics import NULL, Demographics
+from asyncimport.demographics.fields import NULL
+from asyncimport.demographics.table import Demographics
 from asyncimport.errors import ProjectMissingError, RefusedError, TransientError, UnavailableError
 from asyncimport.testserver import Project, TestXnat, User
 from asyncimport.xnat.client import Client

@@ -5,8 +5,8 @@ row decides the rest: XNAT ignores subject, SOURCE and prevent_auto_commit of la
 or session is compared before anything goes into it, by these functions only.
 """
 
-from asyncimport.model import Session
 from asyncimport.model.addresses import OUR_SOURCE, labels_match
+from asyncimport.model.files import Session
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.images import Row
 
