@@ -13,13 +13,6 @@ from asyncimport.dicom.header import identify
 from asyncimport.dicom.identity import FIELDS, SERIES_FIELDS, STUDY_FIELDS, Identity, NotDicom, Unidentified, Unreadable
 
 __all__ = [
-    "FIELDS",
-    "SERIES_FIELDS",
-    "STUDY_FIELDS",
-    "Identity",
-    "NotDicom",
-    "Unidentified",
-    "Unreadable",
-    "begins_dicom",
+    "FIELDS", "SERIES_FIELDS", "STUDY_FIELDS", "Identity", "NotDicom", "Unidentified", "Unreadable", "begins_dicom",
     "identify",
-]
+]  # fmt: skip

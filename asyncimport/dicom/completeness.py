@@ -47,13 +47,8 @@ _MAX_BEFORE_DATA_SET = 10_000  # a command has thirty, and meta information fift
 _ITEM_NUMBER = ITEM & 0xFFFF
 _SYNTAX = 0x0002_0010
 _BIG_SYNTAX = b"1.2.840.10008.1.2.2"
-_DEFLATED_SYNTAXES = frozenset(
-    {
-        b"1.2.840.10008.1.2.1.99",
-        b"1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
-        b"1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
-    }
-)
+# The last two are JPIP Referenced Deflate and JPIP HTJ2K Referenced Deflate.
+_DEFLATED_SYNTAXES = frozenset({b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.4.95", b"1.2.840.10008.1.2.4.205"})
 _PIXEL_DATA = frozenset({0x7FE0_0008, 0x7FE0_0009, 0x7FE0_0010})  # floats, doubles, integers
 _PIXEL_GROUP = 0x7FE0
 _IMPLICIT_PIXELS = b"\xe0\x7f\x10\0"

@@ -25,16 +25,9 @@ DICOMDIR = "1.2.840.10008.1.3.10"
 MAX_VALUE_BYTES = 64 << 10  # a longer value is not read: a damaged length cannot fill the memory
 LAST_TAG = max(FIELDS.values())  # SeriesNumber
 # The character set applies to names and free texts only, never to UIDs, numbers and these (PS3.5 6.1.2.3).
-_DATES_AND_CODES = (
-    "StudyDate",
-    "StudyTime",
-    "PatientBirthDate",
-    "PatientSex",
-    "Modality",
-    "BodyPartExamined",
-    "SeriesNumber",
-)
-ASCII_FIELDS = frozenset(keyword for keyword in FIELDS if keyword.endswith("UID") or keyword in _DATES_AND_CODES)
+_DATES = ("StudyDate", "StudyTime", "PatientBirthDate")
+_CODES = ("PatientSex", "Modality", "BodyPartExamined", "SeriesNumber")
+ASCII_FIELDS = frozenset(keyword for keyword in FIELDS if keyword.endswith("UID") or keyword in {*_DATES, *_CODES})
 
 _WANTED = {tag: keyword for keyword, tag in FIELDS.items()}
 _WANTED |= {

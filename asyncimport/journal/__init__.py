@@ -30,24 +30,7 @@ from asyncimport.journal.sessions import digest_patient
 from asyncimport.journal.subjects import DueSubject, SessionHeaders
 
 __all__ = [
-    "Admission",
-    "AdoptedFiles",
-    "DueSubject",
-    "Header",
-    "HeaderCache",
-    "Journal",
-    "JournalReader",
-    "LockWait",
-    "NonInstance",
-    "SentFile",
-    "SessionHeaders",
-    "SopUidConflict",
-    "StoredInstance",
-    "StudySummary",
-    "SubjectPatient",
-    "Unsettled",
-    "VanishedFiles",
-    "copy_journal",
-    "digest_patient",
-    "replaced_since",
-]
+    "Admission", "AdoptedFiles", "DueSubject", "Header", "HeaderCache", "Journal", "JournalReader", "LockWait",
+    "NonInstance", "SentFile", "SessionHeaders", "SopUidConflict", "StoredInstance", "StudySummary",
+    "SubjectPatient", "Unsettled", "VanishedFiles", "copy_journal", "digest_patient", "replaced_since",
+]  # fmt: skip

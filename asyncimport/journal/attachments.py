@@ -258,13 +258,8 @@ class AttachmentQueue:
                     (
                         *(one.state, one.reason, refusal if one.state is AttachmentState.REFUSED else None),
                         *(one.md5 is not None, one.attachment.file.size, one.md5),
-                        *(
-                            one.state is AttachmentState.FAILED,
-                            old,
-                            self._run,
-                            self._connection.clock(),
-                            one.attachment.key,
-                        ),
+                        *(one.state is AttachmentState.FAILED, old, self._run),
+                        *(self._connection.clock(), one.attachment.key),
                     ),
                 )
             self._db.execute(

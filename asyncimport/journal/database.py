@@ -247,13 +247,8 @@ def copy_journal(path: Path, into: Path) -> None:
 
 
 def _open_read_only(path: Path, real: Path, how: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{real.absolute().as_uri()}?{how}",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=_READER_SECONDS,
-    )
+    uri = f"{real.absolute().as_uri()}?{how}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_READER_SECONDS)
     try:
         _check_version(connection, path)
     except BaseException:

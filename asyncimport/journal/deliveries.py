@@ -86,20 +86,10 @@ class DeliveryQueue:
             )
         where = Session(project, subject, label, study_uid)
         delivery = Delivery(key, where, number, uri, initial_labels(where, *initial))
-        counted = {"most_files": most_files, "files": files, "expected": expected}
+        counts = {"most_files": most_files, "files": files, "expected": expected}
         before = None if archived_before is None else frozenset[str](json.loads(archived_before))
-        archived = state == "ARCHIVED"
-        return SealedDelivery(
-            delivery,
-            uids,
-            refused,
-            archived,
-            is_open,
-            presumed=presumed,
-            resent=resent,
-            archived_before=before,
-            **counted,
-        )
+        outcome = delivery, uids, refused, state == "ARCHIVED", is_open
+        return SealedDelivery(*outcome, presumed=presumed, resent=resent, archived_before=before, **counts)
 
     def _uids(self, session: int, state: str, which: str = "TRUE") -> frozenset[str]:
         query = f"SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ? AND {which}"  # noqa: S608 - fixed text

@@ -119,12 +119,8 @@ class HeaderCache:
                 else:
                     file, identity = item
                     what = (
-                        FileKind.INSTANCE,
-                        identity.truncated,
-                        identity.sop_uid,
-                        identity.series_uid,
-                        identity.fields.get("Modality", ""),
-                        identity.fields.get("SeriesDescription", ""),
+                        *(FileKind.INSTANCE, identity.truncated, identity.sop_uid, identity.series_uid),
+                        *(identity.fields.get("Modality", ""), identity.fields.get("SeriesDescription", "")),
                         self._variant(identity),
                     )
                 size, mtime_ns, inode, ctime_ns = columns_of(file)
@@ -166,17 +162,10 @@ class HeaderCache:
                 (self._scan,),
             )
             for study_uid, modalities, series, files, size, first, last, position in rows:
-                yield StudySummary(
-                    study_uid,
-                    tuple(sorted(one for one in json.loads(modalities) if one)),
-                    series,
-                    files,
-                    size,
-                    os.fsdecode(os.path.commonpath([os.path.dirname(first), os.path.dirname(last)])),  # noqa: PTH120 - bytes
-                    os.fsdecode(first),
-                    tuple(copies.get(study_uid, ())),
-                    position,
-                )
+                types = tuple(sorted(filter(None, json.loads(modalities))))
+                directory = os.fsdecode(os.path.commonpath([os.path.dirname(first), os.path.dirname(last)]))  # noqa: PTH120 - bytes
+                where = directory, os.fsdecode(first), tuple(copies.get(study_uid, ())), position
+                yield StudySummary(study_uid, types, series, files, size, *where)
 
     def _file_condition(self, *, truncated: bool, is_asked: Callable[[Mapping[str, str], str], bool] | None) -> str:
         is_whole = "" if truncated else "AND f.reason = ''"

@@ -76,13 +76,8 @@ class JournalReader:
     @classmethod
     def of(cls, journal: Journal, *, since: int | None = None) -> Self:
         """Read the files of a run's sources; outcomes before the run `since` (else this one) count as "already"."""
-        return cls(
-            journal.connection.db,
-            journal.path,
-            run=journal.run if since is None else since,
-            began_at=journal.began_at,
-            postponed=journal.state.postponed,
-        )
+        db, run, postponed = journal.connection.db, journal.run if since is None else since, journal.state.postponed
+        return cls(db, journal.path, run=run, began_at=journal.began_at, postponed=postponed)
 
     @classmethod
     @contextmanager

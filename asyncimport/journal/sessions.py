@@ -221,12 +221,8 @@ class Sessions:
             "INSERT INTO session (project, subject, label, study_uid, patient, routed_subject, routed_label) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                session.project,
-                session.subject,
-                session.label,
-                session.study_uid,
-                patient.id,
-                *self._routed_labels(session),
+                *(session.project, session.subject, session.label, session.study_uid),
+                *(patient.id, *self._routed_labels(session)),
             ),
         )
 
