@@ -40,7 +40,6 @@ async def find_address(client: Client, owner: ResourceOwner, policy: RetryPolicy
 
 
 async def _find_subject(client: Client, owner: ResourceOwner, policy: RetryPolicy) -> str:
-    """Return the accession ID of a subject."""
     label = quote(owner.subject, safe="")
     path = f"/data/projects/{owner.project}/subjects?label={label}&columns=ID,label,project&format=json"
     listed = await client.request("GET", path, parse_owners, policy)
@@ -51,7 +50,6 @@ async def _find_subject(client: Client, owner: ResourceOwner, policy: RetryPolic
 
 
 async def _find_session(client: Client, owner: ResourceOwner, policy: RetryPolicy) -> str:
-    """Return the accession ID of a session."""
     archive = Archive(client, policy)
     if owner.session:
         several = f"sessions of this label in project {owner.project} ({owner.session})"

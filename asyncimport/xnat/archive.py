@@ -41,10 +41,7 @@ _MR, _PET = "xnat:mrSessionData", "xnat:petSessionData"
 
 @dataclass(frozen=True, slots=True)
 class FoundSessions:
-    """The archived sessions that a session of ours has become: one, several if XNAT has divided it, or none.
-
-    With a `problem` they are something else in its place.
-    """
+    """The archived sessions that one has become: none, one, or several parts. With a `problem`, something else."""
 
     experiments: tuple[Experiment, ...] = ()
     problem: str | None = None
@@ -80,7 +77,8 @@ class Archive:
         the StudyInstanceUID unless a script changes it (MergePrearcToArchiveSession).
         """
         label = new_label or session.label
-        pet_label = _as_pet(session.label)
+        # At a site that makes PET sessions of PET/MR ones (XNATSessionBuilder).
+        pet_label = re.sub(r"petmr(?!.*petmr)", "PET", session.label, flags=re.IGNORECASE)
         labels = dict.fromkeys((label, pet_label, *_part_labels(session.label).values()))
         listed = await self.list_labelled(session.project, [*labels])
         found = next((one for one in listed if one.label == label), None)
@@ -168,12 +166,11 @@ class Archive:
         resources = await self._client.request("GET", path, parse_scan_resources, self._policy)
         digests: dict[str, str] = {}
         # In a fixed order: of two copies of an instance the same one counts each time.
-        for resource in sorted(resources, key=lambda one: (one.scan, one.label)):
-            label = quote(resource.label, safe="")
-            path = f"{scan_path(experiment.accession, resource.scan)}/resources/{label}?format=xml"
+        for scan, label in sorted(resources):
+            path = f"{scan_path(experiment.accession, scan)}/resources/{quote(label, safe='')}?format=xml"
             digests |= await self._client.request("GET", path, parse_catalog, self._policy)
         now = await self._client.request("GET", f"{base}?format=json", parse_session_item, self._policy)
-        if not now.is_still(experiment, {resource.scan for resource in resources}):
+        if not now.is_still(experiment, {scan for scan, _ in resources}):
             raise SessionChangedError("the session was changed in XNAT while it was read")
         return digests
 
@@ -200,7 +197,7 @@ class Archive:
 
 
 class ArchivedSessions:
-    """The imaging sessions in the archive by project; each project is listed once."""
+    """The imaging sessions in the archive by project; each project is listed once. Raises: TransientError."""
 
     def __init__(self, client: Client, policy: RetryPolicy) -> None:
         self._client = client
@@ -209,10 +206,7 @@ class ArchivedSessions:
         self._projects: dict[str, Sequence[Experiment] | None] = {}
 
     async def list_project(self, project: str) -> Sequence[Experiment] | None:
-        """Return all imaging sessions of a project, as they were at the first call.
-
-        None: XNAT does not show them to this user (ProjSubExptList: 403, 404). Raises: TransientError.
-        """
+        """Return a project's sessions, as of the first call; None: not shown to this user (ProjSubExptList: 403)."""
         async with self._locks.setdefault(project, anyio.Lock()):
             if project not in self._projects:
                 columns = _COLUMNS.replace("&", f",{_PATIENT_COLUMNS}&", 1)
@@ -226,11 +220,6 @@ def scan_path(accession: str, scan: str) -> str:
     """Return the path of a scan, whose ID may be any text (SecureResource.getUrlEncodedParameter decodes it)."""
     name = scan.replace("/", "[SLASH]").replace(",", "[COMMA]")
     return f"/data/experiments/{accession}/scans/{quote(name, safe='')}"
-
-
-def _as_pet(label: str) -> str:
-    """Return the label of a PET/MR session at a site that makes PET sessions of them (XNATSessionBuilder)."""
-    return re.sub(r"petmr(?!.*petmr)", "PET", label, flags=re.IGNORECASE)
 
 
 def _part_labels(label: str) -> dict[str, str]:

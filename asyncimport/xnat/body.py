@@ -41,11 +41,8 @@ async def _stream(
     headers: Mapping[str, str],
     scope: anyio.CancelScope,
 ) -> T:
-    """Send a body while it is read. The file is closed when this ends, in whatever way.
-
-    aiohttp writes bodies in a task of its own, cancels it from outside at any point, and does not wait for it. So our
-    own task reads the file, and aiohttp's only takes the chunks.
-    """
+    """Send a body while it is read. The file is closed when this ends, in whatever way."""
+    # aiohttp writes bodies in a task that it cancels at any point, and does not wait for: so our own reads the file.
     headers = {**headers, "Content-Length": str(body.size)}
     sender, receiver = anyio.create_memory_object_stream[bytes](0)
     try:

@@ -120,10 +120,7 @@ class Client:
             return False
 
     async def download(self, path: str, target: Path, policy: RetryPolicy) -> None:
-        """Write what XNAT has at a path into a file, again from the start while it fails for a time.
-
-        Raises: TransientError, RefusedError if XNAT has nothing there, or too much.
-        """
+        """Write what XNAT has at a path into a file. Raises: TransientError, RefusedError for nothing, or too much."""
 
         async def write(chunks: AsyncIterator[bytes]) -> None:
             async with await anyio.open_file(target, "wb", buffering=0) as file:
@@ -159,10 +156,7 @@ class Client:
         judge: Callable[[Reply], F],
         policy: RetryPolicy,
     ) -> T | F:
-        """Download a file into `consume`, again from the start while it fails for a time.
-
-        `judge` gets a reply of another status than 200.
-        """
+        """Download into `consume`, again from the start while it fails; `judge` gets replies other than 200."""
 
         async def once() -> T | F:
             number = self.login.number

@@ -1,7 +1,7 @@
 """What in the archive conflicts with a session: labels that are IDs, its study elsewhere, patients of its subject."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -82,7 +82,10 @@ class ArchiveConflicts:
         if reason := await self.id_conflict(session) or await self.study_conflict(session):
             raise SessionConflictError(reason)
         found = (await self._index(session.project)).subjects.get(session.subject.lower(), ())
-        return await self._patients(session.project, found) if found else ()
+        if not found:
+            return ()
+        changed = (await self._rules.get(session.project)).patient_fields
+        return [_patient(session.project, one, changed) for one in found]
 
     async def find_session_of_study(self, session: Session) -> Experiment | None:
         """Return the one archived session of the study, if it has another label and the same subject."""
@@ -124,10 +127,6 @@ class ArchiveConflicts:
             sessions = await self._archived.list_project(project) or ()
             self._indexes.setdefault(project, _Index.of(sessions))
         return self._indexes[project]
-
-    async def _patients(self, project: str, sessions: Iterable[Experiment]) -> list[ArchivedPatient]:
-        changed = (await self._rules.get(project)).patient_fields
-        return [_patient(project, one, changed) for one in sessions]
 
     async def _owner(self, label: _Label) -> tuple[str, str] | None:
         """Return project and label of what has an ID; None if this user can see nothing that has it."""

@@ -1,6 +1,6 @@
 """The destination of a dry run: it reads what a run reads, and assumes that every change succeeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -18,7 +18,7 @@ from asyncimport.xnat.finalizer import Finalizer
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.prearchive import Prearchive, PrearchiveRows
 from asyncimport.xnat.replies.images import Row
-from asyncimport.xnat.site import DropRule, SiteRules, explain_drop
+from asyncimport.xnat.site import SiteRules, explain_drop
 from asyncimport.xnat.verification import Progress
 
 
@@ -99,7 +99,6 @@ class DryRunDestination(XnatDestination):
         self._rows = PrearchiveRows(client, is_lasting=True)
         self._identify = identify
         self._numbers = count(1)
-        self._import_rules: dict[str, Sequence[DropRule]] = {}
 
     async def find_existing(self, claim: Claim) -> ArchivedContent | None:
         """Return what the archive has of a claim's session; one listing of its project tells if it has nothing."""
@@ -107,20 +106,15 @@ class DryRunDestination(XnatDestination):
 
     async def _import(self, claim: Claim, _: Body) -> str:
         session = claim.delivery.row_session
-        rules = self._import_rules.get(session.project)
-        if rules is None:
-            rules = self._import_rules[session.project] = (await self._rules.get(session.project)).import_rules
-        if rules:
+        if rules := (await self._rules.get(session.project)).import_rules:
             found = await anyio.to_thread.run_sync(self._identify, claim.instance.file)
             dropped = explain_drop(rules, found.fields if isinstance(found, Identity) else None)
             if dropped is not None and dropped.is_certain:
                 raise RefusedError(f"XNAT does not keep the file: {dropped.rule} rejects it", dropped=True)
-        return claim.delivery.uri or await self._row_for(session)
-
-    async def _row_for(self, session: Session) -> str:
-        """Return the address of the row that the first file of a session would go into."""
-        for row in await self._rows.list_session(session):
-            return row.uri
+        if claim.delivery.uri:
+            return claim.delivery.uri
+        if rows := await self._rows.list_session(session):
+            return rows[0].uri
         uri = f"/prearchive/projects/{session.project}/dry-run-{next(self._numbers)}/{session.label}"
         names = session.project, session.subject, session.label, session.study_uid
         self._begun_rows[uri] = Row("READY", uri, *names, source=self._source)

@@ -158,10 +158,7 @@ class Finalizer:
         return f"{reason}; {advice}; then run this again with `--retry held`"
 
     async def _finish(self, sealed: SealedDelivery, row: Row, progress: Progress, *, is_built: bool) -> Verdict | str:
-        """Build and archive a row, note it in `progress`, and return XNAT's address of the archived session.
-
-        Raises: TransientError, RefusedError.
-        """
+        """Build and archive a row, note it in `progress`, and return XNAT's address of the archived session."""
         delivery, session = sealed.delivery, sealed.delivery.session
         if reason := row_conflict(row, delivery.row_session):
             return Held(delivery, f"{reason}; {CLEAR_ROW} `--retry held`")
@@ -230,12 +227,9 @@ class Finalizer:
         return session_conflict(found, session)
 
     async def _find_elsewhere(self, delivery: Delivery, sent: frozenset[str]) -> str | None:
-        """Say where a lost delivery is, by the SOPInstanceUIDs that were `sent`; None if somebody deleted it.
-
-        A person may move a row to another project, which keeps its timestamp and name (PrearcSessionResource), or
-        archive it under another label. What this user may not see looks like deleted.
-        Raises: TransientError, RefusedError if the archive cannot be read.
-        """
+        """Say where a lost delivery is, by the SOPInstanceUIDs that were `sent`; None if somebody deleted it."""
+        # A person may move a row to another project, which keeps its timestamp and name (PrearcSessionResource), or
+        # archive it under another label. What this user may not see looks like deleted.
         session = delivery.session
         place = (delivery.uri or "").split("/")[-2:]
         try:

@@ -34,7 +34,7 @@ class XnatDestination:
     setting) and `event_reason`, which sites with an audit trail require. `patience` is how many seconds XNAT may work
     on one session, `first_pause` how long to wait before reading its row again (pauses double up to 30 s). `source` is
     what this journal's prearchive rows name as theirs: only these are filled, or with `adopt_rows` those of other
-    journals too. `rules` and `archived` hold what was read from the site before.
+    journals too. `rules` and `archived` hold what was read from the site before. All methods raise TransientError.
     """
 
     finalizer_type = Finalizer
@@ -87,13 +87,10 @@ class XnatDestination:
         )
 
     def _make_import_url(self, session: Session) -> URL:
-        """Return the address that imports into a session.
-
-        `rename`: XNAT names files by their UIDs, so parallel files do not collide and a repeated file overwrites
-        itself. `prevent_auto_commit`: XNAT's idle builder does not archive half a session (SessionXMLRebuilder).
-        `SOURCE`: whose row it is. XNAT reads the last two from the file that makes the row, so all files carry them.
-        `PROJECT_ID`: XNAT ignores `project`.
-        """
+        """Return the address that imports into a session."""
+        # rename: XNAT names files by their UIDs, so parallel ones do not collide, and a repeated one overwrites itself.
+        # prevent_auto_commit: XNAT's idle builder does not archive half a session (SessionXMLRebuilder). SOURCE: whose
+        # row it is. XNAT reads both from the file that makes the row, so all files carry them. PROJECT_ID: it ignores `project`.
         return self._client.url(
             "/data/services/import?import-handler=gradual-DICOM&inbody=true"
             f"&PROJECT_ID={quote(session.project)}&SUBJECT_ID={quote(session.subject)}"
@@ -130,10 +127,7 @@ class XnatDestination:
                 raise TransientError(f"XNAT is working on a prearchive session of this study ({row.status})")
 
     async def _check_first_row(self, delivery: Delivery, uri: str) -> None:
-        """Check the row of the first file: somebody else may have begun it at the same moment.
-
-        Raises: SessionConflictError, TransientError.
-        """
+        """Check the row of the first file: somebody else may have begun it at the same moment."""
         try:
             row = await self._prearchive.read_row(uri)
         except RefusedError:
@@ -157,10 +151,7 @@ class XnatDestination:
     async def find_drop_rules(
         self, session: Session, headers: Sequence[Mapping[str, str] | None], *, archived: bool
     ) -> list[Dropped | None]:
-        """Return the rule that drops each file on import, or when it is archived, by its header fields; None: no rule.
-
-        Fields that are None are not known. Raises: TransientError.
-        """
+        """Return the rule, if any, that drops each file at import or archiving, by its header (None: unknown)."""
         found = await self._rules.get(session.project)
         rules = found.archive_rules if archived else found.import_rules
         # The site's patterns may take some time, within limits.
@@ -200,17 +191,11 @@ class XnatDestination:
         return ArchivedContent(archive_address(session, found.experiments[0]), held, kind, label)
 
     async def archived_patients(self, session: Session) -> Sequence[ArchivedPatient]:
-        """Return the patients in the archived sessions of a session's subject.
-
-        Raises: SessionConflictError if a label of the session is the ID of something else, TransientError.
-        """
+        """Return the patients in the archived sessions of a session's subject. Raises: SessionConflictError."""
         return await self._conflicts.check(session)
 
     async def archived_uids(self, session: Session) -> frozenset[str] | None:
-        """Return the SOPInstanceUIDs that the archive has of a session, where a script changes UIDs; None: none does.
-
-        Raises: TransientError, RefusedError.
-        """
+        """Return the SOPInstanceUIDs that the archive has of a session, if a script changes UIDs, else None."""
         if not (await self._rules.get(session.project)).maps_instances:
             return None
         found = await self._archive.find_session(session)

@@ -56,10 +56,7 @@ class AuthenticatedFacts:
 
 @dataclass(frozen=True, slots=True)
 class ProjectFacts:
-    """What a login shows of a project; `failure` is the error that an upload there would end with.
-
-    `name` is as the user gave it, perhaps an alias.
-    """
+    """What a login shows of a project. `name` is as given, perhaps an alias; `failure` is how an upload would end."""
 
     name: str
     id: str

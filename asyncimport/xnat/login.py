@@ -113,10 +113,7 @@ class Login:
         return _OUTAGE_END_SECONDS if self._transport.monitor.is_on else _END_SECONDS
 
     async def renew(self, number: int | None) -> None:
-        """Log in again, once for all calls whose login of this number expired, or that found none (None).
-
-        Raises: LoginRefusedError, TransientError.
-        """
+        """Log in again, once for all calls of this number (None: none). Raises: LoginRefusedError, TransientError."""
         async with self._renewal:
             if self._refusal is not None:
                 raise LoginRefusedError(str(self._refusal), hint=self._refusal.hint)

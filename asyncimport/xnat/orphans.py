@@ -7,7 +7,6 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -93,11 +92,12 @@ async def delete_orphan(client: Client, orphan: Orphan, policy: RetryPolicy) -> 
     before = await _read_state(prearchive, uri)
     if before is None:
         raise RefusedError("it has no session document that tells what is in it")
-    if before.row.is_receiving or before.row.is_busy or before.row.lastmod != row.lastmod:
-        raise RefusedError(f"files are coming into it ({before.row.status})")
+    built, files = before
+    if built.is_receiving or built.is_busy or built.lastmod != row.lastmod:
+        raise RefusedError(f"files are coming into it ({built.status})")
     found = await _download_uids(client, orphan, policy)
-    if len(found) < before.files:
-        raise RefusedError(f"XNAT sent only {len(found)} of its {before.files} files")
+    if len(found) < files:
+        raise RefusedError(f"XNAT sent only {len(found)} of its {files} files")
     uids = frozenset(found)
     if missing := uids - (await archive.read_digests(orphan.session, there.experiments, uids)).keys():
         raise RefusedError(f"the archive lacks {len(missing):,} of its {len(uids):,} instances")
@@ -106,18 +106,11 @@ async def delete_orphan(client: Client, orphan: Orphan, policy: RetryPolicy) -> 
     await client.request("DELETE", orphan.uri, check_delete, policy)
 
 
-@dataclass(frozen=True, slots=True)
-class _RowState:
-    """A row, and how many files its document names."""
-
-    row: Row
-    files: int
-
-
-async def _read_state(prearchive: Prearchive, uri: str) -> _RowState | None:
+async def _read_state(prearchive: Prearchive, uri: str) -> tuple[Row, int] | None:
+    """Return a row, and how many files its document names."""
     files = await prearchive.count_files(uri)
     row = await prearchive.read_row(uri)
-    return None if row is None or files is None else _RowState(row, files)
+    return None if row is None or files is None else (row, files)
 
 
 async def _download_uids(client: Client, orphan: Orphan, policy: RetryPolicy) -> list[str]:
@@ -167,10 +160,7 @@ def _uids_in(archive: zipfile.ZipFile, content: Path) -> Iterator[str]:
 
 
 def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path, max_bytes: int) -> int:
-    """Unpack a file to its end, where its checksum is compared, keep its beginning, and return its size.
-
-    Raises: RefusedError if it has more than `max_bytes`.
-    """
+    """Unpack a file to its end, where its checksum is compared, keep its beginning, and return its size."""
     size = 0
     with archive.open(info) as member, target.open("wb") as kept:
         while chunk := member.read(_CHUNK_BYTES):

@@ -1,7 +1,6 @@
 """The prearchive: listings of a project, and the calls that read, build and archive one row."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import TypeVar
 from urllib.parse import quote
@@ -31,12 +30,8 @@ T = TypeVar("T")
 _REUSE_FACTOR = 10
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """Rows by StudyInstanceUID and label, and until when they are used, by the loop's clock."""
-
-    rows: Mapping[tuple[str, str], Sequence[Row]]
-    until: float
+# Rows by StudyInstanceUID and label.
+_Rows = Mapping[tuple[str, str], Sequence[Row]]
 
 
 class PrearchiveRows:
@@ -46,7 +41,8 @@ class PrearchiveRows:
         self._client = client
         self._reuse_factor = inf if is_lasting else _REUSE_FACTOR
         self._locks: dict[str, anyio.Lock] = {}
-        self._listings: dict[str, _Listing] = {}
+        self._listings: dict[str, tuple[_Rows, float]] = {}
+        """The rows of a project, and until when they are used, by the loop's clock."""
 
     async def list_session(self, session: Session) -> Sequence[Row]:
         """Return the rows that XNAT would put files of a session into (PrearcDatabase.eitherGetOrCreateSession).
@@ -55,16 +51,16 @@ class PrearchiveRows:
         """
         return (await self.list_project(session.project)).get((session.study_uid, session.label), ())
 
-    async def list_project(self, project: str) -> Mapping[tuple[str, str], Sequence[Row]]:
-        """Return the rows of a project, by StudyInstanceUID and label. Raises: TransientError."""
+    async def list_project(self, project: str) -> _Rows:
+        """Return the rows of a project. Raises: TransientError."""
         async with self._locks.setdefault(project, anyio.Lock()):
-            listing = self._listings.get(project)
-            if listing is None or anyio.current_time() >= listing.until:
-                start = anyio.current_time()
+            rows, until = self._listings.get(project, ({}, -inf))
+            start = anyio.current_time()
+            if start >= until:
                 rows = await self._list(project)
                 end = anyio.current_time()
-                listing = self._listings[project] = _Listing(rows, end + self._reuse_factor * (end - start))
-        return listing.rows
+                self._listings[project] = rows, end + self._reuse_factor * (end - start)
+        return rows
 
     async def _list(self, project: str) -> dict[tuple[str, str], list[Row]]:
         url = self._client.url(f"/data/prearchive/projects/{project}?format=json")
@@ -81,10 +77,7 @@ class PrearchiveRows:
 
 
 class Prearchive:
-    """Reads, builds and archives single rows. All methods raise TransientError and RefusedError.
-
-    `overwrite`, `trigger_pipelines` and `event_reason` are as of XnatDestination.
-    """
+    """Reads, builds and archives rows; options as of XnatDestination. All raise TransientError, RefusedError."""
 
     def __init__(
         self,

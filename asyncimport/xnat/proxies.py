@@ -39,10 +39,7 @@ DIRECT = Proxy(None)
 
 
 def proxy_for(server: URL) -> Proxy:
-    """Return the proxy to a server, by HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, or the system's settings.
-
-    Raises: UsageError, without the address: it may contain a password.
-    """
+    """Return the proxy by HTTP(S)_PROXY, ALL_PROXY, NO_PROXY or the system. Raises: UsageError without the password."""
     host = server.host or ""
     if _is_loopback(host):
         return DIRECT

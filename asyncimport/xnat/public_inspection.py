@@ -42,10 +42,7 @@ _EXPIRATION = re.compile(r'SESSION_EXPIRATION_TIME="?(\d+),(-?\d+)')
 
 @dataclass(frozen=True, slots=True)
 class BodyLimit:
-    """The largest announced body that was accepted, the first that was refused ("" for none), and the refusal's status.
-
-    `status` is 0 if the connection was closed instead.
-    """
+    """The largest body accepted, the first refused ("": none), and the refusal's status (0: the connection closed)."""
 
     passed: str = ""
     refused: str = ""
@@ -90,10 +87,7 @@ class _Guest:
         """The addresses of XNATs that have given us a guest's login."""
 
     async def get(self, base: URL, path: str, method: str = "GET") -> Reply:
-        """Send a request, and return the reply with all headers and the beginning of its body.
-
-        Raises: TransientError, UnavailableError.
-        """
+        """Return the reply with all headers and the beginning of its body. Raises: TransientError, UnavailableError."""
         with time_limit(_TIMEOUTS.reply):
             async with self._transport.open(method, _below(base, path), None, {}) as response:
                 body = (await read_reply(response, MAX_REPLY_BYTES)).text
@@ -101,10 +95,7 @@ class _Guest:
                 return Reply(response.status, headers, body)
 
     async def announce_body(self, base: URL, size: int) -> int | None:
-        """Announce a body, but send none, and return the status of the response, or 100 if the body is asked for.
-
-        0: the connection was closed. None: there was no response.
-        """
+        """Announce a body, but send none. Return the status; 100: it is asked for, 0: closed, None: no response."""
         headers = {"Content-Type": "application/dicom", "Content-Length": str(size), "Expect": "100-continue"}
         is_asked_for = False
 

@@ -45,10 +45,7 @@ class _ChunkedBytes:
 
 
 class ResourceCalls:
-    """Calls on a resource below the path of its owner. All raise TransientError and RefusedError.
-
-    Sites with an audit trail refuse changes without an `event_reason`.
-    """
+    """Calls on a resource, with an `event_reason` for audit trails. All raise TransientError and RefusedError."""
 
     def __init__(
         self, client: Client, policy: RetryPolicy, owner_path: str, resource: Resource, event_reason: str
@@ -77,10 +74,7 @@ class ResourceCalls:
         return await self._client.request("GET", f"{self._path}/files?format=json", parse, policy or self._policy)
 
     async def refresh_and_list(self) -> dict[str, ListedFile]:
-        """Return all files, also those on XNAT's disk that an interrupted transfer, or a race, left in no catalog.
-
-        These stay hidden if the catalog cannot be refreshed (RefreshCatalog).
-        """
+        """Return all files, also those that interruptions or races left in no catalog, if allowed (RefreshCatalog)."""
         query = _query(
             {
                 "resource": f"{self._owner_path.replace('/data/', '/archive/', 1)}/resources/{self._label}",
@@ -98,10 +92,7 @@ class ResourceCalls:
         return await self.list_files()
 
     async def send(self, bodies: Mapping[str, Body], *, file_format: str, content: str, overwrites: bool) -> bool:
-        """Send files in one request, once; several small ones as a zip, which XNAT unpacks.
-
-        Returns True if XNAT kept a file that had such a name. Raises also SourceError.
-        """
+        """Send files in one request, several as a zip; True: XNAT kept one of such a name. Raises also SourceError."""
         options = {
             "inbody": "true",
             "format": file_format,

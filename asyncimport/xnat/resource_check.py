@@ -147,11 +147,8 @@ class FileChecker:
     async def _measure(
         self, listed: ListedFile, known: Mapping[str | None, int | None], *, is_doubtful: bool = False
     ) -> tuple[int, str] | None:
-        """Return size and MD5 of what XNAT has; None if it has nothing, though it lists it.
-
-        The listing is believed unless it is doubtful, has no MD5, or the MD5 of a `known` file with another size.
-        Raises: TransientError, RefusedError if this user may not read the file.
-        """
+        """Return size and MD5 of what XNAT has; None if it has nothing, though it lists it."""
+        # The listing is believed unless it is doubtful, has no MD5, or the MD5 of a `known` file with another size.
         agrees = listed.size is not None and known.get(listed.md5, listed.size) == listed.size
         if listed.md5 and agrees and not is_doubtful:
             if self.depth is Depth.LISTING and listed.size is not None:

@@ -11,10 +11,11 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from asyncimport.errors import RefusedError, SourceError, TransientError, primary_error
+from asyncimport.errors import RefusedError, SourceError, TransientError
 from asyncimport.model.attachments import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, ResourceOwner
 from asyncimport.model.files import Body
 from asyncimport.model.ports import Bytes
+from asyncimport.pacing.parallel import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.addresses import find_address
 from asyncimport.xnat.client import Client
@@ -89,32 +90,17 @@ class Resources:
         self._checker = FileChecker(client, self._policy, depth, self._interrupted, replace, replace_changed)
 
     async def check_files(self, batch: AttachmentBatch) -> dict[int, FileState]:
-        """Return what a resource has of each attachment that was stored in it, by key.
-
-        Raises: TransientError, RefusedError if the archive has no such owner.
-        """
+        """Return what a resource has of each stored attachment, by key. Raises: TransientError, RefusedError."""
         path = await find_address(self._client, batch.resource.owner, self._policy)
         listed = await ResourceCalls(self._client, self._policy, path, batch.resource, "").list_files()
-        states: dict[int, FileState] = {}
-        attachments = iter(batch.attachments)
 
-        async def worker() -> None:
-            for one in attachments:
-                states[one.key] = await self._checker.state(one, listed.get(one.name))
+        async def state(one: Attachment) -> tuple[int, FileState]:
+            return one.key, await self._checker.state(one, listed.get(one.name))
 
-        try:
-            async with anyio.create_task_group() as tasks:
-                for _ in range(_CHECKS):
-                    tasks.start_soon(worker)
-        except BaseExceptionGroup as errors:
-            raise primary_error(errors) from None
-        return states
+        return dict(await map_concurrently(state, batch.attachments, _CHECKS))
 
     async def locate(self, owner: ResourceOwner) -> str:
-        """Return the path of an owner, the same however it is named, and keep it for later calls of `fill`.
-
-        Raises: TransientError, RefusedError if the archive has no such owner.
-        """
+        """Return the one path of an owner, and keep it for `fill`. Raises: TransientError, RefusedError: no owner."""
         self._paths[owner] = path = await find_address(self._client, owner, self._policy)
         return path
 
@@ -123,10 +109,7 @@ class Resources:
         return await self._client.ping()
 
     async def fill(
-        self,
-        batch: AttachmentBatch,
-        source: Bytes,
-        begin: Callable[[Sequence[Attachment]], Awaitable[None]] = _ignore,
+        self, batch: AttachmentBatch, source: Bytes, begin: Callable[[Sequence[Attachment]], Awaitable[None]] = _ignore
     ) -> list[AttachmentResult]:
         """Bring files into a resource, which is created if need be. It may be called again at any time.
 

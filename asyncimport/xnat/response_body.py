@@ -36,10 +36,7 @@ ACCEPT_HEADERS = {"Accept-Encoding": "gzip"}
 
 
 async def read_reply(response: aiohttp.ClientResponse, max_bytes: int) -> Reply:
-    """Read a response; only the beginning of an error or a page.
-
-    Raises: TransientError if anything else is longer than `max_bytes`, or cannot be unpacked.
-    """
+    """Read a response; only the beginning of an error or a page. Raises: TransientError if it is too long or broken."""
     length = response.content_length
     if length is not None and length <= _ERROR_BYTES and "Content-Encoding" not in response.headers:
         # The usual case, for every file.
@@ -56,10 +53,7 @@ async def read_reply(response: aiohttp.ClientResponse, max_bytes: int) -> Reply:
 
 
 async def read_chunks(response: aiohttp.ClientResponse, max_bytes: int | None = None) -> AsyncIterator[bytes]:
-    """Yield the body, unpacked, in chunks of 256 KiB at most.
-
-    Raises: RefusedError if it is longer than `max_bytes`, TransientError if it cannot be unpacked.
-    """
+    """Yield the body, unpacked, in chunks of 256 KiB at most. Raises: TransientError, RefusedError: it is too long."""
     remaining = max_bytes
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     plain = response.content.iter_chunked(_CHUNK_BYTES)

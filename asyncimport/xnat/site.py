@@ -142,16 +142,15 @@ class SiteRules:
 
     async def get(self, project: str) -> FilterInfo:
         """Return what drops or changes the files of a project. Raises: TransientError."""
+        if project in self._projects:
+            return self._projects[project]  # without the lock, which costs a turn of the loop
         async with self._lock:
             if project not in self._projects:
                 self._projects[project] = await _fetch_filter_info(self._client, project, self._policy)
         return self._projects[project]
 
     async def merges_modalities(self) -> bool | None:
-        """Whether the site merges sessions of two data types; by default it does not.
-
-        None: XNAT does not show it, as to anyone but administrators. Raises: TransientError.
-        """
+        """Whether the site merges sessions of two data types; None: not shown, as to all but administrators."""
         async with self._lock:
             if not self._merges:
                 path = "/xapi/siteConfig/preventCrossModalityMerge"
@@ -178,10 +177,7 @@ async def fetch_project_filter(client: Client, project: str, policy: RetryPolicy
 
 
 async def fetch_script(client: Client, path: str, policy: RetryPolicy) -> Script | None:
-    """Return an anonymisation script, an empty one if it is disabled; None if XNAT does not show it.
-
-    Raises: TransientError.
-    """
+    """Return an anonymisation script, an empty one if disabled; None if it is not shown. Raises: TransientError."""
     enabled = await client.request("GET", f"{path}/enabled", parse_flag, policy)
     if not enabled:
         return None if enabled is None else Script("")
@@ -189,24 +185,19 @@ async def fetch_script(client: Client, path: str, policy: RetryPolicy) -> Script
 
 
 async def _fetch_filter_info(client: Client, project: str, policy: RetryPolicy) -> FilterInfo:
-    """Read the series import filters and anonymisation scripts of a project.
-
-    XNAT applies both filters and the site's script to each file that arrives (GradualDicomImporter), and the project's
-    script when it archives a session (PrearcSessionArchiver). Raises: TransientError.
-    """
+    """Read the series import filters and anonymisation scripts of a project."""
+    # XNAT applies both filters and the site's script to each file that arrives (GradualDicomImporter), and the
+    # project's script when it archives a session (PrearcSessionArchiver).
     site_filter = await fetch_site_filter(client, policy)
     project_filter = await fetch_project_filter(client, project, policy)
-    scripts = [
-        await fetch_script(client, path, policy)
-        for path in ("/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}")
-    ]
-    on_import = [
-        _filter_state(_SITE_FILTER, site_filter),
-        _filter_state(_PROJECT_FILTER, project_filter),
-        _script_state(_SITE_SCRIPT, scripts[0]),
-    ]
-    on_archive = [_script_state(_PROJECT_SCRIPT, scripts[1])]
+    site_script = await fetch_script(client, "/xapi/anonymize/site", policy)
+    project_script = await fetch_script(client, f"/xapi/anonymize/projects/{project}", policy)
+    rules = {_SITE_FILTER: site_filter, _PROJECT_FILTER: project_filter, _SITE_SCRIPT: site_script}
+    on_import = [_rule_state(name, rule) for name, rule in rules.items()]
+    on_archive = [_rule_state(_PROJECT_SCRIPT, project_script)]
+    scripts = site_script, project_script
     shown = [script for script in scripts if script is not None]
+    fields = frozenset().union(*(one.patient_fields for one in shown)) if len(shown) == len(scripts) else None
     return FilterInfo(
         _name_of_first(on_import),
         _name_of_first(on_archive),
@@ -214,9 +205,7 @@ async def _fetch_filter_info(client: Client, project: str, policy: RetryPolicy) 
         maps_studies=_any(None if script is None else script.maps_studies for script in scripts),
         import_rules=[rule for is_on, rule in on_import if is_on is not False],
         archive_rules=[rule for is_on, rule in on_archive if is_on is not False],
-        patient_fields=frozenset().union(*(one.patient_fields for one in shown))
-        if len(shown) == len(scripts)
-        else None,
+        patient_fields=fields,
     )
 
 
@@ -224,20 +213,12 @@ async def _fetch_filter_info(client: Client, project: str, policy: RetryPolicy) 
 _RuleState = tuple[bool | None, DropRule]
 
 
-def _filter_state(name: str, found: SeriesFilter | None) -> _RuleState:
-    if found is None:
-        return None, DropRule(name, _cannot_tell)
-    return found.enabled, DropRule(name, partial(filter_drops, found.mode, found.patterns))
-
-
-def _script_state(name: str, script: Script | None) -> _RuleState:
-    if script is None:
-        return None, DropRule(name, _cannot_tell)
-    return script.rejects, DropRule(name, partial(script_rejects, script.text))
-
-
-def _cannot_tell(_: Mapping[str, str]) -> None:
-    pass
+def _rule_state(name: str, rule: SeriesFilter | Script | None) -> _RuleState:
+    if rule is None:
+        return None, DropRule(name, lambda _: None)
+    if isinstance(rule, Script):
+        return rule.rejects, DropRule(name, partial(script_rejects, rule.text))
+    return rule.enabled, DropRule(name, partial(filter_drops, rule.mode, rule.patterns))
 
 
 def _any(flags: Iterable[bool | None]) -> bool | None:

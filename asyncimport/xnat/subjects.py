@@ -15,8 +15,9 @@ import anyio
 
 from asyncimport.demographics.comparison import Changes, Difference, Values, compute_changes, missing_values
 from asyncimport.demographics.table import Demographics
-from asyncimport.errors import RefusedError, TransientError, UnavailableError, primary_error
+from asyncimport.errors import RefusedError, TransientError, UnavailableError
 from asyncimport.model.csv_table import label_problem
+from asyncimport.pacing.parallel import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.subjects import (
@@ -157,17 +158,11 @@ class Subjects:
         self._locks: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
 
     async def find(self, project: str, label: str) -> ListedSubject | None:
-        """Return the subject that the archive step would take for a label; each project is listed once.
-
-        Raises: TransientError, RefusedError.
-        """
+        """Return the subject that the archive step would take for a label. Raises: TransientError, RefusedError."""
         return next(iter((await self._list(project, self._policy)).find(label)), None)
 
     async def find_alike(self, project: str, label: str, accession: str) -> tuple[str, ...]:
-        """Return the labels of others that the archive step cannot tell from a subject; each project is listed once.
-
-        Raises: TransientError, RefusedError.
-        """
+        """Return labels that the archive step cannot tell from this. Raises: TransientError, RefusedError."""
         found = (await self._list(project, self._policy)).find(label)
         return tuple(one.label for one in found if one.accession != accession)
 
@@ -180,10 +175,7 @@ class Subjects:
         self._listings.pop(project, None)
 
     async def update(self, wish: Demographics) -> SubjectUpdated:
-        """Give a subject values, and check that they have arrived. A second call sends nothing.
-
-        Raises: TransientError after the last attempt, RefusedError, UnavailableError.
-        """
+        """Give a subject values, and check them; a second call sends nothing. Raises: TransientError, RefusedError."""
         lock = self._locks.setdefault((wish.project, _key(wish.subject)), anyio.Lock())
         async with lock:
             return await call_with_retries(partial(self._try_update, _Update(wish)), self._policy)
@@ -242,11 +234,8 @@ class Subjects:
         return after
 
     async def _read(self, wish: Demographics) -> SubjectItem | None:
-        """Return the subject as XNAT has it now, by the ID in its project's listing; None if there is none.
-
-        XNAT takes a name for a label or an ID, in an order that differs between its calls, so only the ID is safe.
-        Raises: TransientError if the listing is out of date, RefusedError.
-        """
+        """Return the subject as XNAT has it now, by the ID in its project's listing; None if there is none."""
+        # XNAT takes a name for a label or an ID, in an order that differs between its calls, so only the ID is safe.
         listing = await self._list(wish.project, _ONCE)
         found = listing.find_one(wish.subject)
         if found is None:
@@ -323,36 +312,27 @@ async def update_subjects(
     `report` gets each at once. One that is refused or fails stops no other.
     Raises: UnavailableError if the server goes away; the reported ones are done.
     """
-    outcomes: dict[int, Outcome] = {}
-    waiting = iter(enumerate(wanted))
 
-    async def work() -> None:
-        for place, wish in waiting:
-            outcomes[place] = await _outcome(subjects, wish)
-            report(outcomes[place])
+    async def update(wish: Demographics) -> Outcome:
+        outcome = await _outcome(subjects, wish)
+        report(outcome)
+        return outcome
 
-    try:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(_UPDATES):
-                tasks.start_soon(work)
-    except BaseExceptionGroup as errors:
-        raise primary_error(errors) from None
-    await _find_twins(subjects, outcomes)
-    return [outcomes[place] for place in sorted(outcomes)]
-
-
-async def _find_twins(subjects: Subjects, outcomes: dict[int, Outcome]) -> None:
-    """Note for created subjects whether somebody else has created one of the same label at the same time."""
-    created = {
-        place: one for place, one in outcomes.items() if isinstance(one, SubjectUpdated) and one.created and one.label
-    }
-    for project in {one.project for one in created.values()}:
+    outcomes = await map_concurrently(update, wanted, _UPDATES)
+    # Somebody else may have created subjects of the same labels at the same time.
+    created = [
+        (place, one)
+        for place, one in enumerate(outcomes)
+        if isinstance(one, SubjectUpdated) and one.created and one.label
+    ]
+    for project in {one.project for _, one in created}:
         subjects.forget(project)
     try:
-        for place, one in created.items():
+        for place, one in created:
             outcomes[place] = replace(one, alike=await subjects.find_alike(one.project, one.subject, one.accession))
     except (RefusedError, TransientError) as error:
         raise _away(error) from error
+    return outcomes
 
 
 async def _outcome(subjects: Subjects, wish: Demographics) -> Outcome:

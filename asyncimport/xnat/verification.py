@@ -111,21 +111,16 @@ async def verify(
 
 
 def _surplus(sealed: SealedDelivery, comparison: Comparison) -> int:
-    """Return how many more instances are new in the archive than the delivery brought; 0 if nobody counted.
-
-    A negative number is how many are missing, whatever the number of all says.
-    """
+    """Return how many more instances are new in the archive than were brought (negative: missing); 0: not counted."""
     if sealed.archived_before is None or sealed.expected is None:
         return 0
     return len(comparison.digests.keys() - sealed.archived_before) - (sealed.expected - len(sealed.archived_before))
 
 
 def _is_from_row(found: FoundSessions, delivery: Delivery) -> bool:
-    """Whether all sessions were archived from the row of a delivery, by whomever.
-
-    An archived session keeps the folder of the row that made it (xnat:imageSessionData/prearchivePath): its timestamp
-    and name are those of the row's address. It does not keep those of rows that were merged into it later.
-    """
+    """Whether all sessions were archived from the row of a delivery, by whomever."""
+    # An archived session keeps the folder of the row that made it (xnat:imageSessionData/prearchivePath): timestamp and
+    # name are those of the row's address. It does not keep those of rows that were merged into it later.
     place = (delivery.uri or "").split("/")[-2:]
     paths = [one.prearchive_path.replace("\\", "/").rstrip("/").split("/")[-2:] for one in found.experiments]
     return len(place) == 2 and all(path == place for path in paths)

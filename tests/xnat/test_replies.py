@@ -24,7 +24,6 @@ from asyncimport.errors import (
 from asyncimport.xnat import replies
 from asyncimport.xnat.replies.archive import (
     Experiment,
-    ScanResource,
     SessionItem,
     parse_catalog,
     parse_project_sessions,
@@ -484,10 +483,10 @@ VALUES = [
             title="Resources",
         ),
         [
-            ScanResource("1", "DICOM"),
-            ScanResource("1-MR1", "DICOM"),
-            ScanResource("2", "secondary"),
-            ScanResource("", ""),
+            ("1", "DICOM"),
+            ("1-MR1", "DICOM"),
+            ("2", "secondary"),
+            ("", ""),
         ],
     ),
     ("parse_scan_resources", table(), []),

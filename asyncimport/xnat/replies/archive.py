@@ -48,29 +48,13 @@ class SessionItem:
 
     def is_still(self, before: Experiment, scans: Iterable[str]) -> bool:
         """Whether it is the session that was listed, with these scans. What XNAT does not show is no difference."""
-        pairs = (
-            (self.accession, before.accession),
-            (self.project, before.project),
-            (self.label, before.label),
-            (self.study_uid, before.study_uid),
-            (self.subject_id, before.subject_id),
-        )
+        names = ("accession", "project", "label", "study_uid", "subject_id")
+        pairs = ((getattr(self, name), getattr(before, name)) for name in names)
         return all(now == then or not now or not then for now, then in pairs) and self.scans.issuperset(scans)
 
 
-@dataclass(frozen=True, slots=True)
-class ScanResource:
-    """A resource of a scan that holds DICOM."""
-
-    scan: str
-    label: str
-
-
 def parse_session_item(reply: Reply) -> SessionItem:
-    """Return an archived session as it is now (ExperimentResource, `format=json`).
-
-    Raises: TransientError, SessionChangedError if it is gone, or not shown any more.
-    """
+    """Return an archived session as it is now (ExperimentResource, `format=json`). Raises: SessionChangedError."""
     check(reply)
     if reply.status in {403, 404}:
         raise SessionChangedError(f"the session is not there any more ({reply.status}: {reply.message})")
@@ -87,10 +71,7 @@ def parse_study_sessions(reply: Reply, study_uid: str) -> list[Experiment]:
 
 
 def parse_sessions(reply: Reply, *, is_reliable: bool = False) -> list[Experiment]:
-    """Return the archived sessions of a listing (ProjSubExptList); none if XNAT does not show it.
-
-    Raises: TransientError; with `is_reliable` also if XNAT does not show the listing.
-    """
+    """Return the sessions of a listing (ProjSubExptList). If not shown: none; with `is_reliable`, a TransientError."""
     found = parse_project_sessions(reply)
     if found is None and is_reliable:
         raise TransientError(f"XNAT does not show the project's sessions ({reply.status}: {reply.message})")
@@ -121,23 +102,20 @@ def parse_project_sessions(reply: Reply) -> list[Experiment] | None:
     return found
 
 
-def parse_scan_resources(reply: Reply) -> list[ScanResource]:
-    """Return the resources with DICOM of all scans (CatalogResourceList, `all=true`)."""
+def parse_scan_resources(reply: Reply) -> list[tuple[str, str]]:
+    """Return scan and label of the resources with DICOM of all scans (CatalogResourceList, `all=true`)."""
     check(reply)
     if reply.status == 404:
         return []
     return [
-        ScanResource(row.get("cat_id", ""), row.get("label", ""))
+        (row.get("cat_id", ""), row.get("label", ""))
         for row in parse_rows(reply)
         if row.get("category") == "scans" and (row.get("format") == "DICOM" or row.get("label") == "DICOM")
     ]
 
 
 def parse_catalog(reply: Reply) -> dict[str, str]:
-    """Return the digest of each instance in a resource's catalog (CatalogResource), by SOPInstanceUID.
-
-    It is the MD5 (hexadecimal) of the stored file, "" at sites that compute none.
-    """
+    """Return the MD5 (hexadecimal, or "") of each instance stored in a resource (CatalogResource), by UID."""
     check(reply)
     if reply.status == 404:
         raise SessionChangedError("a catalog of the session is not there any more (404)")

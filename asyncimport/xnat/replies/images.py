@@ -116,10 +116,7 @@ def _parse_stored_uri(reply: Reply, project: str, expected: str | None) -> str:
 
 
 def check_build(reply: Reply) -> None:
-    """Judge the reply to `action=build` (PrearcSessionResource).
-
-    Raises: TransientError if it goes on or the row is gone: look again; RefusedError.
-    """
+    """Judge the reply to `action=build` (PrearcSessionResource). Raises: TransientError: look again; RefusedError."""
     if reply.status == 200 and reply.is_html:
         raise page_error(reply)
     if reply.status == 200:
@@ -164,10 +161,7 @@ def parse_archive_uri(reply: Reply) -> str:
 
 
 def parse_row(reply: Reply) -> Row | None:
-    """Return the prearchive row of a session (PrearcSessionResource, `format=json`); None if it is gone.
-
-    Raises: TransientError, LoginExpiredError, RefusedError if this user may not read it.
-    """
+    """Return a session's row (PrearcSessionResource, `format=json`); None if it is gone. Raises: RefusedError."""
     rows = _rows_of_session(reply)
     if not rows:
         return None
@@ -176,11 +170,9 @@ def parse_row(reply: Reply) -> Row | None:
 
 
 def _min_age_seconds(local: str, date: str) -> float:
-    """Return how many seconds before `date` (of HTTP) a local time of the same server was at least.
-
-    XNAT does not show its time zone, but zones differ by quarters of an hour, so the age is known except for these. A
-    few seconds less than a quarter may be none, by the clock of a proxy.
-    """
+    """Return how many seconds before `date` (of HTTP) a local time of the same server was at least."""
+    # XNAT does not show its time zone, but zones differ by quarters of an hour, so the age is known except for these. A
+    # few seconds less than a quarter may be none, by the clock of a proxy.
     try:
         then, now = datetime.fromisoformat(local), parsedate_to_datetime(date)
     except (ValueError, OverflowError):
@@ -190,10 +182,7 @@ def _min_age_seconds(local: str, date: str) -> float:
 
 
 def parse_file_count(reply: Reply) -> int | None:
-    """Return how many files a prearchive session's document names (PrearcSessionResourcesList); None: no document.
-
-    Raises: TransientError, LoginExpiredError, RefusedError if this user may not read it.
-    """
+    """Return how many files a row's document names (PrearcSessionResourcesList); None: none. Raises: RefusedError."""
     rows = _rows_of_session(reply)
     counts = None if rows is None else [row.get("file_count", "") for row in rows]
     if counts is None or not all(count.isdecimal() and len(count) < 10 for count in counts):
@@ -212,10 +201,7 @@ def _rows_of_session(reply: Reply) -> list[dict[str, str]] | None:
 
 
 def parse_prearchive(reply: Reply) -> list[Row]:
-    """Return the rows of the prearchive (PrearcSessionListResource).
-
-    Raises: TransientError, LoginExpiredError, RefusedError if this user may not read it.
-    """
+    """Return the rows of the prearchive (PrearcSessionListResource). Raises: RefusedError if they are not shown."""
     check(reply)
     if reply.status in {403, 404}:
         raise RefusedError(f"XNAT does not let this user see the prearchive ({reply.status}: {reply.message})")
@@ -238,19 +224,13 @@ def _make_row(row: Mapping[str, str]) -> Row:
 
 
 def raise_download_error(reply: Reply) -> NoReturn:
-    """Judge a reply that should have been a file, of another status than 200.
-
-    Raises: TransientError, LoginExpiredError, RefusedError.
-    """
+    """Judge a reply of another status than 200 that should have been a file. Raises: TransientError, RefusedError."""
     check(reply)
     raise RefusedError(f"XNAT does not send the files ({reply.status}: {reply.message})")
 
 
 def check_delete(reply: Reply) -> None:
-    """Judge the reply to a DELETE of a prearchive session; it may be gone already.
-
-    Raises: TransientError, LoginExpiredError, RefusedError.
-    """
+    """Judge the reply to a DELETE of a prearchive session, which may be gone already. Raises: RefusedError."""
     check(reply)
     if reply.status not in {200, 204, 404}:
         raise RefusedError(f"XNAT did not delete the prearchive session ({reply.status}: {reply.message})")

@@ -20,10 +20,7 @@ _USER = re.compile(r"User '(.*?)' is logged in")
 
 
 def check_login(reply: Reply) -> None:
-    """Judge the reply to a login (UserSession, XnatBasicAuthenticationFilter).
-
-    Raises: LoginRefusedError, UnavailableError if this is not an XNAT, TransientError.
-    """
+    """Judge a login (UserSession, XnatBasicAuthenticationFilter). Raises: LoginRefusedError, UnavailableError."""
     if reply.status == 401:
         raise LoginRefusedError(
             "XNAT refused the user name or password",
@@ -46,10 +43,7 @@ def check_login(reply: Reply) -> None:
 
 
 def check_user(reply: Reply, name: str) -> None:
-    """Check that the login is not a guest's (UserAuth): XNAT answers 200 to anyone's /data/JSESSION.
-
-    Raises: LoginRefusedError, LoginExpiredError, UnavailableError if this is not an XNAT, TransientError.
-    """
+    """Check that the user (UserAuth) is no guest, as anyone may be. Raises: LoginRefusedError, UnavailableError."""
     if reply.status == 200 and (match := _USER.search(reply.head)):
         # An alias token logs in under its owner's name, so another name than `name` is right, but not a guest's.
         if match.group(1).lower() == "guest" != name.lower():

@@ -86,10 +86,7 @@ def parse_files(reply: Reply, resource: str) -> dict[str, ListedFile]:
 
 
 def parse_file_size(reply: Reply) -> int | None:
-    """Return how many bytes XNAT would send of a file (HEAD, FileList); None if it does not say.
-
-    Raises: TransientError.
-    """
+    """Return how many bytes XNAT would send of a file (HEAD, FileList); None if it does not say."""
     if reply.status == 404:
         # Without a body, nothing shows whose 404 it is.
         return None
@@ -99,19 +96,13 @@ def parse_file_size(reply: Reply) -> int | None:
 
 
 def check_absent(reply: Reply) -> None:
-    """Judge a reply that should have been a file: return if XNAT has none, though it may list it.
-
-    Raises: TransientError, RefusedError.
-    """
+    """Judge a reply that should have been a file: return if XNAT has none, though listed. Raises: RefusedError."""
     if not _is_missing(reply, 204, 404):
         raise RefusedError(f"XNAT does not send the file ({reply.status}: {reply.message})", blames_server=True)
 
 
 def _is_missing(reply: Reply, *statuses: int) -> bool:
-    """Whether XNAT says that it has no such thing. Raises: TransientError.
-
-    FileList's own 404 is empty, whatever its content type; a server that is away has a page.
-    """
+    """Whether XNAT says that it has none. FileList's own 404 is empty, of any type; that of a server away is a page."""
     if reply.status in statuses and not reply.text.strip():
         return True
     check(reply)
@@ -126,12 +117,12 @@ def check_refresh(reply: Reply) -> None:
 
 
 def parse_resource_labels(reply: Reply) -> set[str]:
-    """Return the labels of the resources of an owner (CatalogResourceList). Raises: TransientError."""
+    """Return the labels of the resources of an owner (CatalogResourceList)."""
     return _column(reply, "label")
 
 
 def parse_scan_ids(reply: Reply) -> set[str]:
-    """Return the IDs of the scans of a session (ScanList). Raises: TransientError."""
+    """Return the IDs of the scans of a session (ScanList)."""
     return _column(reply, "ID")
 
 

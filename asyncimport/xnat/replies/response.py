@@ -57,10 +57,7 @@ class Reply:
 
 
 def check_truncated(reply: Reply, max_bytes: int) -> Reply:
-    """Return a reply of which only the beginning was read, if it is a page, which that is enough to judge.
-
-    Raises: TransientError. XNAT may have done its part, whatever server answered.
-    """
+    """Return the beginning of a reply if it is a page; else TransientError, for XNAT may have done its part."""
     if not reply.is_html:
         message = f"an answer of more than {max_bytes:,} bytes came, which is none of XNAT's"
         raise TransientError(message, may_have_taken_effect=True)

@@ -60,10 +60,7 @@ def parse_owners(reply: Reply) -> dict[str, tuple[str, str]]:
 
 
 def parse_subject(reply: Reply) -> SubjectItem | None:
-    """Return a subject (SubjectResource, ItemJSONBuilder); None if there is none, or none for this user.
-
-    Raises: TransientError, RefusedError if its demographics have another type.
-    """
+    """Return a subject, if any (SubjectResource, ItemJSONBuilder). Raises: RefusedError for other demographics."""
     if reply.status == 500:
         raise TransientError("XNAT could not show the subject (500)")
     check(reply)
