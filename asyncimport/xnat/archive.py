@@ -140,8 +140,7 @@ class Archive:
     ) -> dict[str, str]:
         """Return XNAT's digest of each instance in archived sessions, by SOPInstanceUID, "" where it has none.
 
-        If instances are `wanted` that these lack, parts that XNAT has made of the session are read too.
-        Raises: SessionChangedError, RefusedError if the archive cannot be read.
+        If these lack any that are `wanted`, parts that XNAT has made of the session are read too. Raises: RefusedError.
         """
         digests: dict[str, str] = {}
         for experiment in experiments:
@@ -158,8 +157,7 @@ class Archive:
 
         Stored bytes differ from those sent, because XNAT anonymises on receipt by default. So a digest proves nothing
         about what was sent; but if it changes, the file has been replaced. At the end the session itself is read: if it
-        has become another, nothing counts.
-        Raises: SessionChangedError, RefusedError if the archive cannot be read.
+        has become another, nothing counts. Raises: SessionChangedError, RefusedError if the archive cannot be read.
         """
         base = f"/data/experiments/{experiment.accession}"
         path = f"{base}/resources?all=true&format=json"

@@ -20,42 +20,26 @@ T = TypeVar("T")
 async def send(
     client: Client, method: str, url: URL, body: Body, parse: Callable[[Reply], T], headers: Mapping[str, str]
 ) -> T:
-    """Send a body once, with its length (XNAT refuses chunked ones), and return what `parse` makes of the reply.
-
-    Raises: TransientError, SourceError if the file is not what was scanned, and the errors of `parse`.
-    """
+    """Send a body once, with its length: XNAT refuses chunked ones. Raises: TransientError, SourceError, as `parse`."""
     if isinstance(body, bytes):
         if client.rate is not None:
             await client.rate.acquire(len(body))
         return await client.call(method, url, parse, data=body, headers=headers, has_deadline=True)
-    with time_limit(client.timeouts.stall) as scope:
-        return await _stream(client, method, url, body, parse, headers, scope)
-
-
-async def _stream(
-    client: Client,
-    method: str,
-    url: URL,
-    body: StreamedBody,
-    parse: Callable[[Reply], T],
-    headers: Mapping[str, str],
-    scope: anyio.CancelScope,
-) -> T:
-    """Send a body while it is read. The file is closed when this ends, in whatever way."""
-    # aiohttp writes bodies in a task that it cancels at any point, and does not wait for: so our own reads the file.
     headers = {**headers, "Content-Length": str(body.size)}
+    # aiohttp writes bodies in a task that it cancels at any point, and does not wait for. So one of ours reads the
+    # file while it is sent, and closes it in whatever way this ends.
     sender, receiver = anyio.create_memory_object_stream[bytes](0)
-    try:
-        with receiver:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_read, body, sender)
-                chunks = _TimedChunks(receiver, scope, client)
-                result = await client.call(method, url, parse, data=chunks, headers=headers)
-                # XNAT may have replied before the end of the body.
-                tasks.cancel_scope.cancel()
-    except BaseExceptionGroup as errors:
-        raise primary_error(errors) from None
-    else:
+    with time_limit(client.timeouts.stall) as scope:
+        try:
+            with receiver:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_read, body, sender)
+                    chunks = _TimedChunks(receiver, scope, client)
+                    result = await client.call(method, url, parse, data=chunks, headers=headers)
+                    # XNAT may have replied before the end of the body.
+                    tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as errors:
+            raise primary_error(errors) from None
         return result
 
 

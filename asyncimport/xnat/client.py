@@ -65,8 +65,7 @@ class Client:
         """Send one request, and return what `parse` makes of the reply, which has `max_bytes` at most.
 
         With `has_deadline` the call has the time of a body and a reply, else the caller limits it.
-        Raises: TransientError if no reply came, LoginExpiredError after the login was renewed (call again), and the
-        errors of `parse`.
+        Raises: TransientError if no reply came, LoginExpiredError after the login was renewed, and as `parse`.
         """
         login = self.login
         if login.is_lost:
@@ -97,10 +96,7 @@ class Client:
         raise expired
 
     async def request(self, method: str, path: str, parse: Callable[[Reply], T], policy: RetryPolicy) -> T:
-        """Send a request without a body, again while it fails for a time, and return what `parse` makes of the reply.
-
-        Raises: TransientError after the last attempt, and the errors of `parse`.
-        """
+        """Send a request without a body, again while it fails for a time. Raises: TransientError, and as `parse`."""
         max_bytes = MAX_LISTING_BYTES if method == "GET" else MAX_REPLY_BYTES
 
         async def once() -> T:
@@ -135,10 +131,7 @@ class Client:
         await self._fetch(path, write, raise_download_error, policy)
 
     async def download_digest(self, path: str, policy: RetryPolicy) -> tuple[int, str] | None:
-        """Download a file of a resource, and return its size and MD5 (hexadecimal); None if XNAT has none.
-
-        Raises: TransientError, RefusedError if this user may not read it, or it is too large.
-        """
+        """Download a file; return size and MD5 (hexadecimal), None: no file. Raises: TransientError, RefusedError."""
 
         async def measure(chunks: AsyncIterator[bytes]) -> tuple[int, str]:
             size, digest = 0, hashlib.md5(usedforsecurity=False)

@@ -58,10 +58,7 @@ class _Index:
 
 
 class ArchiveConflicts:
-    """Compares sessions with the archive before anything is sent. All methods raise TransientError.
-
-    Each project is listed once. Only labels that look like IDs are looked up, many in one request.
-    """
+    """Compares sessions with the archive before anything is sent. All methods raise TransientError."""
 
     def __init__(self, client: Client, archived: ArchivedSessions, rules: SiteRules, policy: RetryPolicy) -> None:
         self._client = client
@@ -74,11 +71,7 @@ class ArchiveConflicts:
         self._owners: dict[_Label, tuple[str, str] | None] = {}
 
     async def check(self, session: Session) -> Sequence[ArchivedPatient]:
-        """Return the patients in the archived sessions of a session's subject; none if XNAT does not show them.
-
-        Raises: SessionConflictError if XNAT would take a label of the session for the ID of something else, or has its
-        study under another label.
-        """
+        """Return the patients in the archived sessions of its subject, if shown. Raises: SessionConflictError."""
         if reason := await self.id_conflict(session) or await self.study_conflict(session):
             raise SessionConflictError(reason)
         found = (await self._index(session.project)).subjects.get(session.subject.lower(), ())

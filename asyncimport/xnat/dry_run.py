@@ -14,12 +14,11 @@ from asyncimport.model.files import Body, File, Ignored, Session
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.finalizer import Finalizer
+from asyncimport.xnat.finalizer import Finalizer, Progress
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.prearchive import Prearchive, PrearchiveRows
 from asyncimport.xnat.replies.images import Row
 from asyncimport.xnat.site import SiteRules, explain_drop
-from asyncimport.xnat.verification import Progress
 
 
 async def _skip_pause(_: float) -> None:

@@ -17,12 +17,11 @@ from asyncimport.xnat.archive import Archive, ArchivedSessions, FoundSessions
 from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.conflicts import ArchiveConflicts
-from asyncimport.xnat.finalizer import CLEAR_ROW, RELABEL, Finalizer
+from asyncimport.xnat.finalizer import CLEAR_ROW, RELABEL, Finalizer, archive_address
 from asyncimport.xnat.prearchive import Prearchive, PrearchiveRows
 from asyncimport.xnat.replies.identity import row_conflict
 from asyncimport.xnat.replies.images import Row, parse_import_uri
 from asyncimport.xnat.site import SiteRules, explain_drop
-from asyncimport.xnat.verification import archive_address
 
 _HEADERS = {"Content-Type": "application/dicom"}
 
@@ -90,7 +89,7 @@ class XnatDestination:
         """Return the address that imports into a session."""
         # rename: XNAT names files by their UIDs, so parallel ones do not collide, and a repeated one overwrites itself.
         # prevent_auto_commit: XNAT's idle builder does not archive half a session (SessionXMLRebuilder). SOURCE: whose
-        # row it is. XNAT reads both from the file that makes the row, so all files carry them. PROJECT_ID: it ignores `project`.
+        # row it is. Both are read from the file that makes the row, so all do so. PROJECT_ID: XNAT ignores `project`.
         return self._client.url(
             "/data/services/import?import-handler=gradual-DICOM&inbody=true"
             f"&PROJECT_ID={quote(session.project)}&SUBJECT_ID={quote(session.subject)}"
@@ -101,9 +100,8 @@ class XnatDestination:
     async def store(self, claim: Claim, body: Body) -> str:
         """Import one file, once, and return the prearchive URI that it went to.
 
-        Before the first file of a delivery, the rows that it could go into are checked; after it, the row that it
-        went to. Raises: TransientError, NothingStoredError, SessionConflictError, RefusedError,
-        SourceError if the file is not what was scanned.
+        Before the first file of a delivery, the rows that it could go into are checked; after it, the row it went to.
+        Raises: NothingStoredError, SessionConflictError, RefusedError, SourceError if the file is not what was scanned.
         """
         is_first = claim.delivery.uri is None
         if is_first:
@@ -203,8 +201,5 @@ class XnatDestination:
         return frozenset(await self._archive.read_digests(session, found.experiments))
 
     async def finalize(self, sealed: SealedDelivery) -> Verdict:
-        """Build, archive and verify a delivery. It may be called again at any time, also after a kill.
-
-        Raises: TransientError if the server is away, or a step failed as often as any call may.
-        """
+        """Build, archive and verify a delivery; again at any time, also after a kill. Raises: TransientError."""
         return await self._finalizer.finalize(sealed)

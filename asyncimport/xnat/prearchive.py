@@ -45,10 +45,7 @@ class PrearchiveRows:
         """The rows of a project, and until when they are used, by the loop's clock."""
 
     async def list_session(self, session: Session) -> Sequence[Row]:
-        """Return the rows that XNAT would put files of a session into (PrearcDatabase.eitherGetOrCreateSession).
-
-        They are as they were a moment ago; none if this user may not list them. Raises: TransientError.
-        """
+        """Return a moment ago's rows that XNAT would put a session's files into; none if they are not shown."""
         return (await self.list_project(session.project)).get((session.study_uid, session.label), ())
 
     async def list_project(self, project: str) -> _Rows:

@@ -1,4 +1,4 @@
-"""The calls on one resource: create it, list its files, send files into it."""
+"""The address of a resource's owner, and the calls on one resource: create it, list its files, send files into it."""
 
 import io
 import zipfile
@@ -9,11 +9,13 @@ from urllib.parse import quote, urlencode
 import anyio.to_thread
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model.attachments import Resource
-from asyncimport.model.files import Body
+from asyncimport.model.attachments import Resource, ResourceOwner
+from asyncimport.model.files import Body, Session
 from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.xnat.archive import Archive, scan_path
 from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.replies.identity import subject_conflict
 from asyncimport.xnat.replies.resources import (
     ListedFile,
     check_creation,
@@ -21,7 +23,74 @@ from asyncimport.xnat.replies.resources import (
     is_duplicate,
     parse_files,
     parse_resource_labels,
+    parse_scan_ids,
 )
+from asyncimport.xnat.replies.subjects import parse_owners
+
+
+async def find_address(client: Client, owner: ResourceOwner, policy: RetryPolicy) -> str:
+    """Return the one path of an owner, all of whose names must match. Raises: TransientError, RefusedError."""
+    # XNAT takes a name in an address for a label or an ID, in an order that differs between its classes; some look for
+    # an ID in all projects (ExperimentResource, SubjectResource, XNATTemplate). Only a project's listing, filtered by
+    # label, knows just labels; only an address without a project knows just IDs.
+    if owner.session or owner.study_uid:
+        accession = await _find_session(client, owner, policy)
+        path = f"/data/experiments/{accession}"
+        if not owner.scan:
+            return path
+        # XNAT takes types and patterns for scans too, and looks elsewhere if there is no such scan.
+        if owner.scan not in await client.request("GET", f"{path}/scans?format=json", parse_scan_ids, policy):
+            raise RefusedError(f"the session has no scan {owner.scan}")
+        return scan_path(accession, owner.scan)
+    if owner.subject:
+        return f"/data/subjects/{await _find_subject(client, owner, policy)}"
+    return f"/data/projects/{owner.project}"
+
+
+async def _find_subject(client: Client, owner: ResourceOwner, policy: RetryPolicy) -> str:
+    label = quote(owner.subject, safe="")
+    path = f"/data/projects/{owner.project}/subjects?label={label}&columns=ID,label,project&format=json"
+    listed = await client.request("GET", path, parse_owners, policy)
+    projects = {accession: project for accession, (project, shown) in listed.items() if shown == owner.subject}
+    if not projects:
+        raise RefusedError(f"the archive has no such subject in project {owner.project} ({owner.subject})")
+    return _only_own(projects, owner, f"subjects of this label in project {owner.project} ({owner.subject})")
+
+
+async def _find_session(client: Client, owner: ResourceOwner, policy: RetryPolicy) -> str:
+    archive = Archive(client, policy)
+    if owner.session:
+        several = f"sessions of this label in project {owner.project} ({owner.session})"
+        labelled = await archive.list_labelled(owner.project, [owner.session])
+        labelled = [one for one in labelled if one.label == owner.session]
+        found = [one for one in labelled if not owner.study_uid or one.study_uid in {"", owner.study_uid}]
+        if not found:
+            what = "such session of this study" if labelled else "such session"
+            raise RefusedError(f"the archive has no {what} in project {owner.project} ({owner.session})")
+    else:
+        of_study = f"of study {owner.study_uid} in project {owner.project}"
+        several = f"sessions {of_study}"
+        found = await archive.list_study(owner.project, owner.study_uid)
+        if not found:
+            raise RefusedError(f"the archive has no session {of_study}")
+    accession = _only_own({one.accession: one.project for one in found}, owner, several)
+    subject = next(one.subject for one in found if one.accession == accession)
+    wanted = Session(owner.project, owner.subject, owner.session, owner.study_uid)
+    if owner.subject and (problem := subject_conflict(subject, wanted)):
+        raise RefusedError(problem)
+    return accession
+
+
+def _only_own(projects: Mapping[str, str], owner: ResourceOwner, several: str) -> str:
+    """Return the one accession ID that belongs to the owner's project; "" is a project that XNAT does not show."""
+    own = [accession for accession, project in projects.items() if project in {"", owner.project}]
+    if len(own) == 1:
+        return own[0]
+    if own:
+        raise RefusedError(f"the archive has {len(own)} {several}")
+    others = ", ".join(sorted(set(projects.values())))
+    raise RefusedError(f"it belongs to another project, which shares it: attach it there ({others})")
+
 
 ONCE = RetryPolicy(attempts=1)
 # aiohttp warns of larger bodies in one piece, which block everything else.

@@ -60,7 +60,7 @@ def refuse(attachment: Attachment, reason: str, *, blames_server: bool = True) -
 
 @dataclass(slots=True)
 class FileChecker:
-    """Compares files with what a resource lists. `replace` and `replace_changed` are as of Resources.
+    """Compares files with a resource; `replace` and `replace_changed` are as of Resources. Raises: TransientError.
 
     `interrupted` has the attachments, by key, of which an interrupted transfer of ours may have left the beginning:
     True if XNAT listed the MD5 of all bytes before, which then proves nothing.
@@ -91,7 +91,6 @@ class FileChecker:
         """Compare an upload with what the resource lists under its name; None if it is to be sent.
 
         Only our own is overwritten: an earlier state of the file, if asked, or the beginning of this one.
-        Raises: TransientError.
         """
         attachment, size = upload.attachment, upload.attachment.file.size
         is_changed = attachment.previous not in {None, upload.md5}

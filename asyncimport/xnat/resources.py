@@ -17,10 +17,9 @@ from asyncimport.model.files import Body
 from asyncimport.model.ports import Bytes
 from asyncimport.pacing.parallel import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat.addresses import find_address
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.resources import ListedFile
-from asyncimport.xnat.resource_calls import ONCE, ResourceCalls
+from asyncimport.xnat.resource_calls import ONCE, ResourceCalls, find_address
 from asyncimport.xnat.resource_check import Depth, FileChecker, FileState, Upload, refuse
 
 # Files up to this size are sent together in zips: each request makes XNAT rewrite the whole catalog.
@@ -30,7 +29,6 @@ _ZIP_BYTES = 8 << 20
 # Files of a resource that are checked at once.
 _CHECKS = 4
 _NOTHING_STORED = "XNAT answered 200 and stored nothing; this user may not be allowed to edit here"
-_NO_RESOURCE = "the resource would be made"
 _HIDDEN = (
     "XNAT keeps a file of this name that its catalog does not list; refresh the catalog, or replace the file with "
     "`asyncimport attach --replace`"
@@ -113,8 +111,7 @@ class Resources:
     ) -> list[AttachmentResult]:
         """Bring files into a resource, which is created if need be. It may be called again at any time.
 
-        `begin` gets the attachments before they are sent. In a dry run they are PENDING instead.
-        Raises: TransientError if the server is away, FatalError.
+        `begin` gets attachments before they are sent; a dry run makes them PENDING. Raises: TransientError, FatalError.
         """
         results: list[AttachmentResult] = []
         uploads: list[Upload] = []
@@ -143,7 +140,8 @@ class Resources:
     async def _fill(self, fill: _Fill, uploads: list[Upload]) -> None:
         """List, and send what is missing. Raises: TransientError, RefusedError for all that has no result."""
         if self._dry_run and not await fill.calls.exists():
-            fill.results += [AttachmentResult(one.attachment, AttachmentState.PENDING, _NO_RESOURCE) for one in uploads]
+            reason = "the resource would be made"
+            fill.results += [AttachmentResult(one.attachment, AttachmentState.PENDING, reason) for one in uploads]
             return
         try:
             listed = await fill.calls.list_files(ONCE)

@@ -8,8 +8,7 @@
 | an error, a page  | 64 KiB          | its beginning has the status, the heading and the form's address      |
 | headers           | 1 MB            | aiohttp's own limits: 128 of 8 kB                                     |
 
-A reply must arrive within the time limit of its call. A file may take as long as it makes progress, at
-MIN_BYTES_PER_SECOND or more.
+A reply must arrive within the time limit of its call. A file may take as long as it makes MIN_BYTES_PER_SECOND.
 """
 
 import zlib
@@ -19,7 +18,7 @@ import aiohttp
 import anyio.lowlevel
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.xnat.replies.response import Reply, check_truncated
+from asyncimport.xnat.replies.response import Reply
 
 MAX_REPLY_BYTES = 1 << 20
 MAX_LISTING_BYTES = 256 << 20
@@ -48,7 +47,11 @@ async def read_reply(response: aiohttp.ClientResponse, max_bytes: int) -> Reply:
         if is_error and len(body) >= _ERROR_BYTES:
             break
         if len(body) > max_bytes:
-            return check_truncated(_reply(response, bytes(body[:_ERROR_BYTES])), max_bytes)
+            del body[_ERROR_BYTES:]
+            if not _reply(response, bytes(body)).is_html:
+                message = f"an answer of more than {max_bytes:,} bytes came, which is none of XNAT's"
+                raise TransientError(message, may_have_taken_effect=True)
+            break
     return _reply(response, bytes(body))
 
 

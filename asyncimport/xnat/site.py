@@ -93,10 +93,7 @@ class _CachedVerdictError(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class DropRule:
-    """A filter or script that drops files: its name, and whether it drops a file with these header fields.
-
-    `drops` returns None where it cannot tell, as for a rule that XNAT does not show.
-    """
+    """A filter or script: its name, and whether it drops a file with these header fields (None: it cannot tell)."""
 
     name: str
     drops: Callable[[Mapping[str, str]], bool | None] = field(repr=False, compare=False)

@@ -309,8 +309,7 @@ async def update_subjects(
 ) -> list[Outcome]:
     """Update subjects, several at once, and return the result of each, in their order.
 
-    `report` gets each at once. One that is refused or fails stops no other.
-    Raises: UnavailableError if the server goes away; the reported ones are done.
+    `report` gets each at once. One that fails stops no other. Raises: UnavailableError; the reported ones are done.
     """
 
     async def update(wish: Demographics) -> Outcome:

@@ -14,8 +14,7 @@ _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 def tls_context(ca_bundle: Path | None, proxy: Proxy = DIRECT, *, verify: bool) -> ssl.SSLContext | bool:
     """Return whom to trust, as aiohttp takes it: a bundle, the environment's, the system (True) or anyone (False).
 
-    Without `verify` any server is trusted, but not any proxy, which gets a password of its own.
-    Raises: UsageError if the bundle cannot be read.
+    Without `verify` any server is trusted, but not any proxy, which gets a password of its own. Raises: UsageError.
     """
     if verify:
         return _load_bundle(ca_bundle) or True

@@ -64,8 +64,7 @@ class Row:
 def parse_import_uri(reply: Reply, project: str, expected: str | None) -> str:
     """Return the prearchive URI (without /data) that an imported file went to (Importer, GradualDicomImporter).
 
-    `expected` is the URI of the delivery's first file.
-    Raises: TransientError, LoginExpiredError, NothingStoredError, RefusedError.
+    `expected` is the URI of the delivery's first file. Raises: NothingStoredError, RefusedError.
     """
     if expected is not None and reply.status == 200 and reply.text.strip() == f"/data{expected}":
         # The usual case, for every file; its project was checked with the first file.
@@ -131,8 +130,7 @@ def parse_archive_uri(reply: Reply) -> str:
     """Return the archive URI in the reply of /data/services/archive (Archiver, QueueBasedImageCommit).
 
     303 is success too (auto-archive projects); its Location may name another host, so it is read but never followed.
-    Conflicts are 500 with text, before 1.7 they are 409. Raises: TransientError if it goes on: look again;
-    MergeRefusedError, RefusedError.
+    Conflicts are 500 with text, before 1.7 they are 409. Raises: TransientError: look again; MergeRefusedError.
     """
     if reply.status in {200, 301, 303} and not (reply.status == 200 and reply.is_html):
         # A Location has host and context path in front; the body has not.

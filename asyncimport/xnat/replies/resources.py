@@ -22,10 +22,7 @@ class ListedFile:
 
 
 def check_creation(reply: Reply) -> bool:
-    """Judge the reply to the creation of a resource (CatalogResource): False if it existed already.
-
-    Raises: TransientError, RefusedError if this user may not create it, or it has no owner.
-    """
+    """Judge the creation of a resource (CatalogResource): False if it existed already. Raises: RefusedError."""
     if reply.status == 409:
         return False
     check(reply)
@@ -39,8 +36,7 @@ def check_creation(reply: Reply) -> bool:
 def is_duplicate(reply: Reply) -> bool:
     """Judge the reply to a sent file (FileList): whether XNAT kept an older file of this name instead.
 
-    An empty 200 proves nothing: XNAT also answers so to a user who may not edit, and stores nothing.
-    Raises: TransientError, RefusedError.
+    An empty 200 proves nothing: XNAT also answers so to a user who may not edit. Raises: RefusedError.
     """
     if reply.status == 200 and (found := _has_duplicates(reply)) is not None:
         # Before `check`, because XNAT labels this JSON as HTML.
@@ -67,8 +63,7 @@ def _has_duplicates(reply: Reply) -> bool | None:
 def parse_files(reply: Reply, resource: str) -> dict[str, ListedFile]:
     """Return the files of a resource (FileList) by their paths in it.
 
-    For a missing resource XNAT lists nothing, or the files of its owner, which are left out, or answers 404.
-    Raises: TransientError, RefusedError.
+    For a missing one XNAT lists nothing, or its owner's files, which are left out, or says 404. Raises: RefusedError.
     """
     if _is_missing(reply, 404):
         return {}

@@ -56,14 +56,6 @@ class Reply:
         return "".join(filter(str.isprintable, words))[:300] or f"status {self.status}"
 
 
-def check_truncated(reply: Reply, max_bytes: int) -> Reply:
-    """Return the beginning of a reply if it is a page; else TransientError, for XNAT may have done its part."""
-    if not reply.is_html:
-        message = f"an answer of more than {max_bytes:,} bytes came, which is none of XNAT's"
-        raise TransientError(message, may_have_taken_effect=True)
-    return reply
-
-
 def check(reply: Reply, *, server_errors: bool = True) -> None:
     """Raise what any reply can mean: an expired login, overload, a gateway's page. The caller judges the rest.
 
@@ -98,8 +90,7 @@ def check(reply: Reply, *, server_errors: bool = True) -> None:
 def redirect_error(reply: Reply, *, at_login: bool = False) -> TransientError | LoginRefusedError | UnavailableError:
     """Return the error of a redirect, which is never followed.
 
-    During a run, a temporary one leads to a page that says when the server is back. At a login it shows that the
-    address is not XNAT's.
+    A temporary one leads to a page that says when the server is back; at a login, the address is not XNAT's.
     """
     if is_login_page(reply):
         return LoginExpiredError(f"XNAT no longer knows the login ({reply.status})")

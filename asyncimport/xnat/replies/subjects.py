@@ -27,10 +27,7 @@ class ListedSubject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectItem:
-    """A subject as XNAT shows it, with the values of its fields as text, which the repr does not show.
-
-    `project` owns it, and `label` is its label there; projects that share it may have another.
-    """
+    """A subject as XNAT shows it. `project` owns it, and `label` is its label there. The repr shows no values."""
 
     accession: str
     label: str
@@ -49,10 +46,7 @@ def parse_subjects(reply: Reply) -> list[ListedSubject]:
 
 
 def parse_owners(reply: Reply) -> dict[str, tuple[str, str]]:
-    """Return project and label by accession ID of a site's listing (SubjectListResource, ExperimentListResource).
-
-    A listing that XNAT does not show counts as empty. Raises: TransientError.
-    """
+    """Return project and label by accession ID (SubjectListResource, ExperimentListResource); empty if not shown."""
     check(reply)
     if reply.status != 200:
         return {}
@@ -97,8 +91,7 @@ def parse_saved_subject(reply: Reply, sent: Collection[str] = (), *, is_new: boo
     """Return the accession ID in the reply to a PUT on a subject (SubjectResource).
 
     For an `is_new` one, which a POST on the list creates (ProjectSubjectList), the reply is an address. A refusal names
-    those of the `sent` fields that XNAT complains of.
-    Raises: TransientError, RefusedError; `whole_session` means the whole project.
+    those of the `sent` fields that XNAT complains of. Raises: RefusedError; `whole_session` means the whole project.
     """
     if reply.status == 403:
         what = next((word for word in ("create", "edit") if f"insufficient {word} " in reply.message), "change")
