@@ -33,6 +33,12 @@ _COMMANDS: Mapping[str, str] = {
     "testserver": "Run the embedded test XNAT on this machine.",
     "demo": "Move sample files into a test XNAT on this machine.",
 }
+# Typer's own tracebacks show the values of variables, such as passwords and patients' data.
+_SETTINGS: Mapping[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["--help", "-h"]},
+}
 
 
 class _Commands(Mapping[str, Any]):
@@ -43,12 +49,7 @@ class _Commands(Mapping[str, Any]):
             raise KeyError(name)
         from asyncimport.cli.profiles import ProfiledCommand
 
-        single = typer.Typer(
-            pretty_exceptions_enable=False,
-            rich_markup_mode=None,
-            add_completion=False,
-            context_settings={"help_option_names": ["--help", "-h"]},
-        )
+        single = typer.Typer(add_completion=False, **_SETTINGS)
         single.command(name, cls=ProfiledCommand)(getattr(import_module(f"asyncimport.cli.{name}"), name))
         return get_command(single)
 
@@ -76,15 +77,7 @@ class _Group(TyperGroup):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-# Typer's own tracebacks show the values of variables, such as passwords and patients' data.
-app = typer.Typer(
-    name="asyncimport",
-    cls=_Group,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["--help", "-h"]},
-)
+app = typer.Typer(name="asyncimport", cls=_Group, no_args_is_help=True, **_SETTINGS)
 
 
 def _version(is_given: bool) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude
 from asyncimport.cli.options import Place, ResultScreen
-from asyncimport.cli.output import session_json, session_name, show_lines, show_other_journals
+from asyncimport.cli.output import session_name, show_lines, show_other_journals
 from asyncimport.cli.parameters import command
 from asyncimport.errors import UsageError
 from asyncimport.journal.prune import PruneItem
@@ -21,6 +21,7 @@ from asyncimport.model.options import ForgetOptions, JournalOptions
 from asyncimport.model.texts import plain
 from asyncimport.operations.forget import ForgetRequest, ForgetResult, prune_journal
 from asyncimport.operations.journals import select_journal
+from asyncimport.reporting.entries import session_names
 from asyncimport.reporting.progress import human_bytes
 
 _NOTHING = "nothing was forgotten"
@@ -98,7 +99,7 @@ def _line(item: PruneItem) -> str:
 def _item_json(item: PruneItem) -> dict[str, object]:
     no_session: dict[str, object] = dict.fromkeys(("project", "subject", "session", "study_uid"))
     return {
-        **(session_json(item.session) if item.session else no_session),
+        **(session_names(item.session) if item.session else no_session),
         "whole": item.is_whole,
         "state": item.state,
         "files": item.files,

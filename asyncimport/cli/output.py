@@ -26,6 +26,7 @@ from asyncimport.model.summary import (
     is_unverified,
 )
 from asyncimport.model.texts import plain
+from asyncimport.reporting.entries import session_names
 from asyncimport.reporting.progress import human_bytes, human_seconds
 
 _SHOWN = 20
@@ -129,16 +130,6 @@ def _counts(counts: Files | AttachmentCounts | SubjectCounts) -> dict[str, int]:
     return {name: getattr(counts, name) for name in ("found", *counts.__dataclass_fields__)}
 
 
-def session_json(session: Session) -> dict[str, object]:
-    """Return which session this is, for JSON."""
-    return {
-        "project": session.project,
-        "subject": session.subject,
-        "session": session.label,
-        "study_uid": session.study_uid,
-    }
-
-
 def session_name(session: Session) -> str:
     """Return the labels of a session, for people."""
     return f"{session.project} / {session.subject} / {session.label}"
@@ -147,7 +138,7 @@ def session_name(session: Session) -> str:
 def orphan_json(orphan: Orphan) -> dict[str, object]:
     """Return an orphan for JSON."""
     where = {"uri": orphan.uri, "status": orphan.status, "created": orphan.created}
-    return {**session_json(orphan.session), **where}
+    return {**session_names(orphan.session), **where}
 
 
 def show_orphans(console: Console, orphans: Sequence[Orphan]) -> None:
@@ -160,7 +151,7 @@ def show_orphans(console: Console, orphans: Sequence[Orphan]) -> None:
 
 def _detail(report: SessionReport) -> dict[str, object]:
     return {
-        **session_json(report.session),
+        **session_names(report.session),
         "files": report.files,
         "state": report.state,
         "uri": report.uri,

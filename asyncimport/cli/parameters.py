@@ -9,7 +9,6 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from asyncimport.cli.spellings import variables_of
 from asyncimport.model.option import option_of
 
 
@@ -96,3 +95,36 @@ def _value(one: "Field[Any]", value: Any) -> Any:
     if declared is not None and declared.form is not None and isinstance(value, str):
         return declared.form.read(value, declared.names[0])
     return tuple(value or ()) if get_origin(one.type) is Sequence else value
+
+
+FORMER: Mapping[str, str] = {
+    "--quiet-period": "--settle-time",
+    "--quiet-time": "--min-age",
+    "--max-outage": "--outage-timeout",
+    "--limit": "--max-sessions",
+    "--map": "--label-map",
+    "--merge-patients": "--allow-mixed-patients",
+    "--scan-first": "--check-first",
+    "--strays": "--orphans",
+    "--remove-strays": "--delete-orphans",
+    "--since": "--study-since",
+    "--reroute": "--relabel",
+}
+"""Former spellings of options, which still work and are on no page, with the present ones."""
+
+
+def replace_former(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with present spellings."""
+    end = words.index("--") if "--" in words else len(words)
+    return [*map(_replace_former, words[:end]), *words[end:]]
+
+
+def _replace_former(word: str) -> str:
+    name, equals, value = word.partition("=")
+    return f"{FORMER.get(name, name)}{equals}{value}"
+
+
+def variables_of(option: str) -> list[str]:
+    """Return the environment variables of an option: ASYNCIMPORT_MIN_AGE and ASYNCIMPORT_QUIET_TIME for --min-age."""
+    names = [option, *(former for former, now in FORMER.items() if now == option)]
+    return [f"ASYNCIMPORT_{name.lstrip('-').replace('-', '_').upper()}" for name in names]

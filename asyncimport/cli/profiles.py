@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from asyncimport.cli.options import ChosenProfile, Connection
 from asyncimport.cli.output import consoles, failure_json, show_error, write_json
-from asyncimport.cli.spellings import FORMER, replace_former
+from asyncimport.cli.parameters import FORMER, replace_former
 from asyncimport.cli.values import without_pydantic
 from asyncimport.credentials.hosts import check_host, check_no_secret, same_server
 from asyncimport.credentials.keyring_store import stored_login

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude
 from asyncimport.cli.options import Place, Screen
-from asyncimport.cli.output import session_json, show_other_journals, show_summary, summary_json, time_text
+from asyncimport.cli.output import show_other_journals, show_summary, summary_json, time_text
 from asyncimport.cli.parameters import command
 from asyncimport.journal.reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
@@ -26,6 +26,7 @@ from asyncimport.model.options import JournalOptions
 from asyncimport.model.texts import plain
 from asyncimport.operations.journals import select_journal
 from asyncimport.operations.status import SessionFiles, StatusRequest, StatusResult, read_status
+from asyncimport.reporting.entries import session_names
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing.plan_file import escape_cell
 
@@ -100,7 +101,7 @@ def _write_journal_csv(_: Console, result: StatusResult) -> None:
     assert result.summary is not None  # noqa: S101 - of the journal as a whole
     names = ("state", "files", "size", "uri", "verified", "reason")
     rows = (
-        [*session_json(one.session).values(), *(getattr(one, name) for name in names)]
+        [*session_names(one.session).values(), *(getattr(one, name) for name in names)]
         for one in result.summary.sessions
     )
     headings = ("project", "subject", "session", "study_uid", "state", "files", "bytes", "uri", "verified", "reason")

@@ -1,8 +1,9 @@
-"""What an upload shows while it runs, and at its end."""
+"""What an upload shows and records while it runs, and what it shows at its end."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -12,7 +13,6 @@ from rich.text import Text
 from asyncimport.cli.conclusion import conclude
 from asyncimport.cli.options import LogOptions, ProgressScreen
 from asyncimport.cli.output import show_error, show_orphans, show_summary, summary_json
-from asyncimport.cli.recording import recorder
 from asyncimport.cli.running import progress, run_operation
 from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model.events import Notice, ServerUnavailable
@@ -20,8 +20,11 @@ from asyncimport.model.summary import Orphan, Summary
 from asyncimport.model.texts import plain
 from asyncimport.operations.observer import Observer
 from asyncimport.operations.result import Result
-from asyncimport.reporting.entries import Entry, RunEnded, RunStarted
+from asyncimport.reporting.entries import Entry, LineFormat, RunEnded, RunStarted
+from asyncimport.reporting.json_lines import as_json
+from asyncimport.reporting.log import log_lines
 from asyncimport.reporting.progress import Totals, human_seconds
+from asyncimport.reporting.writer import Recorder, append_lines
 from asyncimport.system.collector import resume
 
 if TYPE_CHECKING:
@@ -123,6 +126,38 @@ def _concerns(summary: Summary, orphans: Sequence[Orphan]) -> Sequence[object]:
     sessions = [one for one in summary.sessions if one.state in {"held", "open"}]
     # Excluded files are being written, or were not asked for.
     return (*sessions, *(one for one in summary.problems if one.kind != "excluded"), *orphans)
+
+
+@contextmanager
+def recorder(err: Console, log: LogOptions) -> Iterator[Callable[[Entry], None]]:
+    """Yield a function that records an entry. It never waits, and its errors do not stop the run.
+
+    Raises: UsageError when a file cannot be opened.
+    """
+    with ExitStack() as stack:
+        recorders = []
+
+        def append(path: Path, option: str, line_format: LineFormat) -> None:
+            def complain(why: str) -> None:
+                err.print(Text(f"{option} {plain(str(path))} {why}; the upload goes on"))
+
+            write = stack.enter_context(append_lines(path, option))
+            recorders.append(stack.enter_context(Recorder(line_format, write, complain)))
+
+        if log.events is not None:
+            append(log.events, "--events", as_json)
+        if log.log_file is not None:
+            append(log.log_file, "--log-file", log_lines(names=log.verbose))
+        if log.verbose:
+            # An error of standard error has no place to go.
+            one = Recorder(log_lines(names=True), lambda lines: err.print(Text(lines), end=""), lambda _: None)
+            recorders.append(stack.enter_context(one))
+
+        def record(entry: Entry) -> None:
+            for recorder in recorders:
+                recorder.note(entry)
+
+        yield record
 
 
 def run_upload(screen: ProgressScreen, request: "UploadRequest", log: LogOptions) -> "UploadResult":

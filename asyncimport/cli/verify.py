@@ -11,13 +11,14 @@ from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Connection, ResultScreen
-from asyncimport.cli.output import orphan_json, session_json, session_name, show_other_journals
+from asyncimport.cli.output import orphan_json, session_name, show_other_journals
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import run_operation
 from asyncimport.model.options import JournalOptions, VerifyOptions
 from asyncimport.model.texts import plain
 from asyncimport.operations.journals import journal_server, select_journal
+from asyncimport.reporting.entries import session_names
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _json(result: "VerifyResult", *, host: str, others: Sequence[Path]) -> dict[
         "other_journals": [plain(str(one)) for one in others],
         "details": [
             {
-                **session_json(one.session),
+                **session_names(one.session),
                 "files": one.files,
                 "missing": len(one.missing),
                 "verified": one.verified,

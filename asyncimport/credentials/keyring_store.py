@@ -30,8 +30,7 @@ def check_keyring() -> str:
         return str(_backend().name)
     except ImportError as error:
         raise UsageError(
-            f"there is no keyring for passwords ({error})",
-            hint=f"pip install 'asyncimport[keyring]', or {_INSTEAD}",
+            f"there is no keyring for passwords ({error})", hint=f"pip install 'asyncimport[keyring]', or {_INSTEAD}"
         ) from None
 
 
@@ -80,9 +79,12 @@ def stored_login(user: str, host: str) -> tuple[str, str] | None:
         return None
     except KeyringError as error:
         raise UsageError(f"the keyring does not open: {_text_of(error)}", hint=_INSTEAD) from None
-    if token:
-        return _login(user, _token(token))
-    return (user, password) if password else None
+    if not token:
+        return (user, password) if password else None
+    found = _token(token)
+    if found.expires is not None and found.expires < time.time():
+        raise UsageError(f"the token of {user} has expired", hint="get another with `asyncimport login --token`")
+    return found.alias, found.secret
 
 
 def _token(text: str) -> Token:
@@ -94,12 +96,6 @@ def _token(text: str) -> Token:
         raise UsageError(
             "the token in the keyring is malformed", hint="get one with `asyncimport login --token`"
         ) from None
-
-
-def _login(user: str, token: Token) -> tuple[str, str]:
-    if token.expires is not None and token.expires < time.time():
-        raise UsageError(f"the token of {user} has expired", hint="get another with `asyncimport login --token`")
-    return token.alias, token.secret
 
 
 def store_secret(user: str, host: str, secret: str | Token) -> None:

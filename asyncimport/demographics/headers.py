@@ -4,15 +4,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 
-from asyncimport.demographics.fields import (
-    BIRTH,
-    FIELDS,
-    Field,
-    field_of,
-    has_reference,
-    local_day,
-    plausible_date,
-)
+from asyncimport.demographics.fields import BIRTH, FIELDS, Field, field_of, has_reference, local_day, plausible_date
 from asyncimport.errors import UsageError
 
 _SEXES = {"M": "male", "F": "female", "O": "other"}

@@ -8,7 +8,7 @@ from asyncimport.demographics.fields import BIRTH
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.rows import file_of
 from asyncimport.model.files import File
-from asyncimport.model.subjects import SubjectReport
+from asyncimport.model.summary import SubjectReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from asyncimport.errors import UsageError
 from asyncimport.model.record import record
 
 # XNAT stores labels in columns of 255 characters.
-_LONGEST_LABEL = 255
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-LABELS = f"labels are letters, digits, '_' and '-', {_LONGEST_LABEL} at most; nothing is cleaned silently"
+LONGEST_LABEL = 255
+UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+LABELS = f"labels are letters, digits, '_' and '-', {LONGEST_LABEL} at most; nothing is cleaned silently"
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -145,9 +145,9 @@ def escape_controls(text: str) -> str:
 
 def label_problem(text: str) -> str:
     """Return why a text cannot be a label, or ""."""
-    if found := _UNSAFE.search(text):
+    if found := UNSAFE.search(text):
         return f"the character {character(found[0])}"
-    return f"{len(text)} characters" if len(text) > _LONGEST_LABEL else ""
+    return f"{len(text)} characters" if len(text) > LONGEST_LABEL else ""
 
 
 def character(one: str) -> str:

@@ -3,7 +3,7 @@
 from asyncimport.model.attachments import AttachmentResult, Resource
 from asyncimport.model.deliveries import Claim, Outcome, Verdict
 from asyncimport.model.record import record
-from asyncimport.model.subjects import SubjectReport
+from asyncimport.model.summary import SubjectReport
 
 
 @record

@@ -81,8 +81,7 @@ def option_of(one: Any) -> Option | None:
 def invalid(name: str, value: object, valid: str) -> UsageError:
     """Return the error for a value of an option, with those that are valid."""
     return UsageError(
-        f"invalid {name} '{value}': {valid}",
-        hint="correct the option, its environment variable or the profile",
+        f"invalid {name} '{value}': {valid}", hint="correct the option, its environment variable or the profile"
     )
 
 

@@ -68,9 +68,9 @@ class Retry(StrEnum):
 def _workers_of(text: str, name: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal():
-        raise _invalid_workers(text, name)
-    return int(text)
+    if text.isdecimal():
+        return int(text)
+    raise _invalid_workers(text, name)
 
 
 def _invalid_workers(value: object, name: str = "--workers") -> UsageError:

@@ -1,5 +1,6 @@
 """States, and every legal change of them."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -53,30 +54,17 @@ class DeliveryState(StrEnum):
 # to lack it, and becomes refused if a script may have dropped it there. ARCHIVED and DELETED are final: later files of
 # the session go into another delivery. An open delivery ends if somebody else archives or deletes its row, and one that
 # stands for instances found in the archive needs no row. A seal is never broken: HELD returns to SEALED, not to OPEN.
-INSTANCE_TRANSITIONS = frozenset(
-    {
-        (InstanceState.PENDING, InstanceState.STORED),
-        (InstanceState.PENDING, InstanceState.REFUSED),
-        (InstanceState.PENDING, InstanceState.FAILED),
-        (InstanceState.FAILED, InstanceState.PENDING),
-        (InstanceState.REFUSED, InstanceState.PENDING),
-        (InstanceState.STORED, InstanceState.PENDING),
-        (InstanceState.STORED, InstanceState.REFUSED),
-    }
-)
-
-
-DELIVERY_TRANSITIONS = frozenset(
-    {
-        (DeliveryState.OPEN, DeliveryState.SEALED),
-        (DeliveryState.OPEN, DeliveryState.HELD),
-        (DeliveryState.OPEN, DeliveryState.ARCHIVED),
-        (DeliveryState.OPEN, DeliveryState.DELETED),
-        (DeliveryState.SEALED, DeliveryState.DELETED),
-        (DeliveryState.SEALED, DeliveryState.BUILT),
-        (DeliveryState.SEALED, DeliveryState.ARCHIVED),
-        (DeliveryState.SEALED, DeliveryState.HELD),
-        (DeliveryState.BUILT, DeliveryState.SEALED),
-        (DeliveryState.HELD, DeliveryState.SEALED),
-    }
-)
+_INSTANCES: Mapping[InstanceState, tuple[InstanceState, ...]] = {
+    InstanceState.PENDING: (InstanceState.STORED, InstanceState.REFUSED, InstanceState.FAILED),
+    InstanceState.FAILED: (InstanceState.PENDING,),
+    InstanceState.REFUSED: (InstanceState.PENDING,),
+    InstanceState.STORED: (InstanceState.PENDING, InstanceState.REFUSED),
+}
+_DELIVERIES: Mapping[DeliveryState, tuple[DeliveryState, ...]] = {
+    DeliveryState.OPEN: (DeliveryState.SEALED, DeliveryState.HELD, DeliveryState.ARCHIVED, DeliveryState.DELETED),
+    DeliveryState.SEALED: (DeliveryState.DELETED, DeliveryState.BUILT, DeliveryState.ARCHIVED, DeliveryState.HELD),
+    DeliveryState.BUILT: (DeliveryState.SEALED,),
+    DeliveryState.HELD: (DeliveryState.SEALED,),
+}
+INSTANCE_TRANSITIONS = frozenset((before, after) for before, states in _INSTANCES.items() for after in states)
+DELIVERY_TRANSITIONS = frozenset((before, after) for before, states in _DELIVERIES.items() for after in states)

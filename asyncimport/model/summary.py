@@ -25,16 +25,8 @@ class Files:
     @property
     def found(self) -> int:
         """DICOM instances that can be sent, whatever became of them."""
-        return (
-            self.duplicate
-            + self.skipped
-            + self.already_stored
-            + self.already_refused
-            + self.stored
-            + self.refused
-            + self.failed
-            + self.left
-        )
+        found: int = sum(astuple(self))
+        return found - self.not_dicom - self.unreadable
 
 
 @record
@@ -68,6 +60,23 @@ class SubjectCounts:
     def found(self) -> int:
         """All of them."""
         return sum(astuple(self))
+
+
+@record
+class SubjectReport:
+    """What became of a subject's demographics; `state` is stored, refused (all or a part) or failed.
+
+    `written` fields were sent and have arrived. XNAT has another value of `kept` ones, which stays. `taken` fields come
+    from headers.
+    """
+
+    project: str
+    subject: str
+    state: str
+    written: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    reason: str | None = None
 
 
 NOTHING_STORED = "XNAT kept none of its files"

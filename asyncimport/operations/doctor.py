@@ -80,11 +80,7 @@ def run_checks(facts: Facts) -> list[Finding]:
 
 
 async def collect_facts(
-    facts: Facts,
-    credentials: Credentials | None = None,
-    projects: Sequence[str] = (),
-    *,
-    ca_bundle: Path | None = None,
+    facts: Facts, credentials: Credentials | None = None, projects: Sequence[str] = (), *, ca_bundle: Path | None = None
 ) -> Facts:
     """Find out as much as possible, and add it to the facts. A failure is a fact too."""
     if facts.bad_address is not None:

@@ -6,13 +6,7 @@ from dataclasses import replace
 from asyncimport.errors import AsyncimportError
 from asyncimport.journal import SubjectPatient, digest_patient
 from asyncimport.model.files import Patient, Session
-from asyncimport.operations.plan_draft import (
-    COMPARE_PATIENTS,
-    CONSTANT_FIELDS,
-    PlanRules,
-    StudyDraft,
-    study_problem,
-)
+from asyncimport.operations.plan_draft import COMPARE_PATIENTS, CONSTANT_FIELDS, PlanRules, StudyDraft, study_problem
 from asyncimport.routing.existing_sessions import ExistingSessions, label_conflict, matching_session
 from asyncimport.routing.patients import is_same_patient, merge_patients, patient_conflict
 from asyncimport.routing.plan_binding import FoundStudy, differences, nearest_study

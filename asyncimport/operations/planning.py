@@ -16,8 +16,7 @@ from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.scan import scan_and_plan
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.routing.filters import EVERYTHING, StudyFilter
-from asyncimport.routing.plan_file import PlanRow, write_plan
-from asyncimport.routing.plan_split import split
+from asyncimport.routing.plan_file import PlanRow, split, write_plan
 from asyncimport.routing.problems import PlanProblem, ProblemCode, exit_code_of
 from asyncimport.routing.router import Router
 from asyncimport.source.folder import FileSource

@@ -15,7 +15,7 @@ from asyncimport.journal import DueSubject, Journal, SessionHeaders
 from asyncimport.model.events import Event, Notice
 from asyncimport.model.files import File, Ignored
 from asyncimport.model.options import Options
-from asyncimport.model.subjects import SubjectReport
+from asyncimport.model.summary import SubjectReport
 from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.pipeline.workers import Done, Workers
 from asyncimport.xnat.subjects import SubjectUpdated

@@ -33,8 +33,7 @@ from asyncimport.model.events import (
     SessionFound,
     Settling,
 )
-from asyncimport.model.subjects import SubjectReport
-from asyncimport.model.summary import Orphan, Summary
+from asyncimport.model.summary import Orphan, SubjectReport, Summary
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, session_names, text_of_path
 
 

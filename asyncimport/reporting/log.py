@@ -27,8 +27,7 @@ from asyncimport.model.events import (
     ServerUnavailable,
     SessionFound,
 )
-from asyncimport.model.subjects import SubjectReport
-from asyncimport.model.summary import Orphan
+from asyncimport.model.summary import Orphan, SubjectReport
 from asyncimport.reporting.entries import Entry, EventsLost, LineFormat, RunEnded, RunStarted, text_of_path
 
 _STATUS = re.compile(r"\d{3}")

@@ -4,9 +4,9 @@ import fnmatch
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from asyncimport.model.files import Session
+from asyncimport.model.ports import Routes
 from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 
@@ -79,23 +79,10 @@ EVERYTHING = StudyFilter()
 """The filter that selects all files."""
 
 
-class _Routes(Protocol):
-    @property
-    def rules(self) -> Mapping[str, str]: ...
-
-    @property
-    def needs_path(self) -> bool: ...
-
-    @property
-    def session_depth(self) -> int | None: ...
-
-    def route(self, study_uid: str, fields: Mapping[str, str], path: str = "") -> Session: ...
-
-
 class FilteredRoutes:
     """Rules that route only selected files. The filter is not one of the rules: the next run may have another."""
 
-    def __init__(self, routes: _Routes, study_filter: StudyFilter) -> None:
+    def __init__(self, routes: Routes, study_filter: StudyFilter) -> None:
         self._routes = routes
         self._filter = study_filter
         self.rules = routes.rules

@@ -2,13 +2,10 @@
 
 import re
 
+from asyncimport.model.csv_table import LONGEST_LABEL, UNSAFE
 from asyncimport.model.files import Session
 from asyncimport.model.texts import nfc
 
-# XNAT stores labels in columns of 255 characters.
-LONGEST_LABEL = 255
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _PROJECT_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{LONGEST_LABEL}}}")
 
 
@@ -42,7 +39,7 @@ def clean_label(text: str) -> str:
     Import takes labels verbatim and the archive step cleans them later (OmUtils.cleanValue), so a session with an
     unclean label would get another name.
     """
-    return _UNSAFE.sub("_", nfc(text.strip()))
+    return UNSAFE.sub("_", nfc(text.strip()))
 
 
 def label_of(text: str) -> str:

@@ -2,22 +2,17 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import (
-    LABELS,
-    character,
-    label_problem,
-    normalized,
-    records,
-    text_of,
-)
+from asyncimport.model.csv_table import LABELS, character, label_problem, normalized, records, text_of
 from asyncimport.model.texts import nfc
 from asyncimport.routing.plan_file import COLUMN_OF, COLUMNS, UID, Key, PlanRow, cell_needs_escape, day_of
 
 _NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)?E[+-]?[0-9]+|[0-9]+[.,][0-9]*|[0-9]+", re.IGNORECASE)
 # A number with an exponent, as Excel writes long numbers, or with `.0`, as pandas writes columns with gaps.
 _SHORTENED = re.compile(r"[0-9]+(?:[.,][0-9]+)?E[+-][0-9]+|[0-9]+[.,]0+", re.IGNORECASE)
+_TEXTS = [name for name in COLUMNS if name not in {"study_date", "series", "files", "bytes", "action"}]
 _SHOWN = 10
 _AS_TEXT = "import all columns into the spreadsheet as text, or write an apostrophe in front of the cell"
 _COPY_UID = "copy the StudyInstanceUID from the plan or the header"
@@ -83,9 +78,8 @@ class _Problems:
         """Raise UsageError if there are problems."""
         if not self._texts:
             return
-        texts, rest = self._texts[:_SHOWN], len(self._texts) - _SHOWN
-        if rest > 0:
-            texts.append(f"and {rest} more")
+        rest = len(self._texts) - _SHOWN
+        texts = [*self._texts[:_SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
         raise UsageError("the plan has errors: " + "; ".join(texts), hint="; ".join(self._hints))
 
 
@@ -119,10 +113,8 @@ class _Header:
         wanted = ["subject_label", "session_label", *([] if has_project else ["project_id"])]
         lacking = [_described(column) for column in wanted if column not in self.places]
         # Without a UID, an accession number identifies a study, or a patient and a date.
-        if not self.places.keys() & {"study_uid", "accession_number"} and not self.places.keys() >= {
-            "patient_id",
-            "study_date",
-        }:
+        places = self.places.keys()
+        if not (places & {"study_uid", "accession_number"} or places >= {"patient_id", "study_date"}):
             keys = ", ".join(_described(column) for column in ("study_uid", "accession_number"))
             lacking.append(f"{keys}, or both {_described('patient_id')} and {_described('study_date')}")
         if not lacking:
@@ -168,26 +160,11 @@ class _Reader:
                     self._check_label(column)
         if not self._sound:
             return None
-        return PlanRow(
-            study_uid=self._value("study_uid"),
-            project_id=self._value("project_id") or project,
-            subject_label=self._value("subject_label"),
-            session_label=self._value("session_label"),
-            study_date=date,
-            modalities=self._value("modalities"),
-            series=_count(self._value("series")),
-            files=_count(self._value("files")),
-            bytes=_count(self._value("bytes")),
-            source=self._value("source"),
-            problems=self._value("problems"),
-            skip=skip,
-            accession_number=self._value("accession_number"),
-            patient_id=self._value("patient_id"),
-            issuer=self._value("issuer"),
-            choice=self._value("choice"),
-            line=self._line,
-            extra={name: _unescape("", self._at(place)) for name, place in self._header.extras.items()},
-        )
+        values: dict[str, Any] = {name: self._value(name) for name in _TEXTS}
+        values |= {name: _count(self._value(name)) for name in ("series", "files", "bytes")}
+        values["project_id"] = values["project_id"] or project
+        extra = {name: _unescape("", self._at(place)) for name, place in self._header.extras.items()}
+        return PlanRow(**values, study_date=date, skip=skip, line=self._line, extra=extra)
 
     def _at(self, place: int) -> str:
         return self._cells[place] if place < len(self._cells) else ""
@@ -234,22 +211,19 @@ class _Reader:
         day = day_of(date)
         if day is None:
             self._wrong("study_date", "not a date", "write dates as YYYYMMDD or YYYY-MM-DD")
-            return date
-        return day
+        return day or date
 
     def _check_number(self, column: str) -> bool:
-        if not _SHORTENED.fullmatch(self._raw(column)):
-            return True
-        self._wrong(column, "a number that a spreadsheet or pandas has changed", _AS_TEXT)
-        return False
+        is_shortened = _SHORTENED.fullmatch(self._raw(column)) is not None
+        if is_shortened:
+            self._wrong(column, "a number that a spreadsheet or pandas has changed", _AS_TEXT)
+        return not is_shortened
 
     def _check_label(self, column: str) -> None:
         value = self._value(column)
         if not value:
             self._wrong(column, "empty", LABELS if column != "project_id" else "give a project for all rows with -P")
-        elif not self._check_number(column):
-            return
-        elif issue := label_problem(value):
+        elif self._check_number(column) and (issue := label_problem(value)):
             self._wrong(column, issue, LABELS)
 
 

@@ -6,17 +6,12 @@ from copy import copy
 from functools import lru_cache, partial
 
 from asyncimport.errors import UsageError
+from asyncimport.model.csv_table import LONGEST_LABEL
 from asyncimport.model.files import Session
 from asyncimport.model.texts import nfc
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.label_map import LookupTable
-from asyncimport.routing.labels import (
-    LONGEST_LABEL,
-    DisputedError,
-    UnroutableError,
-    is_project_id,
-    label_of,
-)
+from asyncimport.routing.labels import DisputedError, UnroutableError, is_project_id, label_of
 from asyncimport.routing.numbering import NumberedStudy, Numbering
 from asyncimport.routing.paths import PathPattern
 from asyncimport.routing.studies import WHOLE_STUDY, Study, is_dated, modality_of, sort_key
@@ -278,8 +273,7 @@ def _label_template(text: str, option: str, places: Mapping[str, str]) -> Templa
             label_of(template.render({}))
         except UnroutableError as error:
             raise UsageError(
-                f"{option} {text!r}: {error}",
-                hint=f"give letters, digits, '_' and '-', {LONGEST_LABEL} at most",
+                f"{option} {text!r}: {error}", hint=f"give letters, digits, '_' and '-', {LONGEST_LABEL} at most"
             ) from None
     return template
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from asyncimport.errors import UsageError
+from asyncimport.model.csv_table import LONGEST_LABEL
 from asyncimport.model.texts import nfc
-from asyncimport.routing.labels import LONGEST_LABEL, UnroutableError, clean_label
+from asyncimport.routing.labels import UnroutableError, clean_label
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
 
 # Returns None if the value does not match.

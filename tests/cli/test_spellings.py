@@ -7,7 +7,7 @@ from conftest import Commands
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncimport.cli.spellings import FORMER, replace_former, variables_of
+from asyncimport.cli.parameters import FORMER, replace_former, variables_of
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,7 @@ from asyncimport.journal.database import LockWait, connect_read_only
 from asyncimport.model.attachments import AttachmentBatch, Resource, ResourceOwner
 from asyncimport.model.files import File, Ignored, Instance
 from asyncimport.model.states import FileKind
-from asyncimport.model.subjects import SubjectReport
+from asyncimport.model.summary import SubjectReport
 from asyncimport.pacing.shutdown import StoppedError
 
 HERE = Path(__file__).parent.parent / "support"

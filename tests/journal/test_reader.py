@@ -31,8 +31,7 @@ from asyncimport.journal import Journal, JournalReader
 from asyncimport.model.deliveries import Built, Claim, Outcome, Refused, SealedDelivery, Verdict
 from asyncimport.model.files import File, Ignored
 from asyncimport.model.states import FileKind, Refusal
-from asyncimport.model.subjects import SubjectReport
-from asyncimport.model.summary import NOTHING_STORED, Files, Problem, SessionReport, Summary
+from asyncimport.model.summary import NOTHING_STORED, Files, Problem, SessionReport, SubjectReport, Summary
 
 E1, E2, E3 = session("E1"), session("E2", subject="S2"), session("E3", subject="S3")
 

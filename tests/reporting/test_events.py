@@ -52,8 +52,7 @@ from asyncimport.model.events import (
     Settling,
 )
 from asyncimport.model.files import File, Session
-from asyncimport.model.subjects import SubjectReport
-from asyncimport.model.summary import Files, Orphan, Summary
+from asyncimport.model.summary import Files, Orphan, SubjectReport, Summary
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted
 from asyncimport.reporting.json_lines import as_json
 from asyncimport.reporting.log import log_lines

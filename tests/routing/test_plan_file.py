@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from asyncimport.errors import UsageError
 from asyncimport.model.texts import nfc
-from asyncimport.routing.plan_file import Key, KeyKind, PlanRow, write_plan
+from asyncimport.routing.plan_file import Key, KeyKind, PlanRow, split, write_plan
 from asyncimport.routing.plan_reader import read_plan
-from asyncimport.routing.plan_split import split
 
 UID = "1.2.840.113619.2.55.3"
 ROW = PlanRow(f"{UID}.1", "P", "S1", "S1_MR1")

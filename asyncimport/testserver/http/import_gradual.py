@@ -42,11 +42,7 @@ class Destination:
 
 
 async def import_object(
-    context: RequestContext,
-    params: Mapping[str, str],
-    body: Body,
-    name: str,
-    names: ParameterNames = _GRADUAL_NAMES,
+    context: RequestContext, params: Mapping[str, str], body: Body, name: str, names: ParameterNames = _GRADUAL_NAMES
 ) -> PrearchiveRow | None:
     """Store one instance (org.nrg.xnat.archive.GradualDicomImporter.call) and return its row.
 

@@ -79,9 +79,7 @@ _DATA = (
     _route("services/validate-archive", POST=validation.validate_archive),
     _route("services/dicomdump", GET=dicom_dump.dicom_dump),
     _route(
-        "prearchive(?:/projects(?:/(?P<projects>[^/]+))?)?",
-        GET=prearchive.listing,
-        PUT=validation.refresh_prearchive,
+        "prearchive(?:/projects(?:/(?P<projects>[^/]+))?)?", GET=prearchive.listing, PUT=validation.refresh_prearchive
     ),
     _route("prearchive/experiments", GET=validation.recent_rows),
     _route("user/cache/resources", GET=user_cache.get_cached),

@@ -169,10 +169,7 @@ async def _read_files(context: RequestContext, name: str, kind: str) -> tuple[li
     if not files:
         method = context.request.method
         raise HttpError(400, f"You tried to {method} to this service, but didn't provide any data.")
-    params = {
-        **context.params,
-        **{part.name: escape_parameter(part.text) for part in parts if part not in files},
-    }
+    params = {**context.params, **{part.name: escape_parameter(part.text) for part in parts if part not in files}}
     uploaded = [_UploadedFile(name or part.filename or "upload.dat", Body.of(part.data)) for part in files]
     return await _unpack(context, uploaded, params), params
 
