@@ -71,6 +71,16 @@ class Ended:
         return json.loads(self.out)
 
 
+async def output(process: Process, seconds: float = 40.0) -> Ended:
+    """Wait for the end of a command, for some seconds at the most."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with anyio.fail_after(seconds):
+        out = b"".join([piece async for piece in process.stdout])
+        err = b"".join([piece async for piece in process.stderr])
+        return Ended(await process.wait(), out.decode(), err.decode())
+
+
 class Commands:
     """Runs `asyncimport` as users do: as a process, with nothing of this process's surroundings.
 
@@ -158,6 +168,13 @@ def commands(tmp_path: Path, fork_server: ForkServer | None) -> Commands:
     home = tmp_path / "home"
     home.mkdir()
     return Commands(home, fork_server)
+
+
+@pytest.fixture
+def ready(url: str, commands: Commands) -> Commands:
+    """Let the commands find the test XNAT."""
+    commands.login(url)
+    return commands
 
 
 @pytest.fixture

@@ -20,13 +20,6 @@ TABLE = "subject_label,sex,birth_date,handedness\nS1,F,1970-01-31,r\nS2,m,,\n"
 
 
 @pytest.fixture
-def ready(url: str, commands: Commands) -> Commands:
-    """Let the commands find the test XNAT."""
-    commands.login(url)
-    return commands
-
-
-@pytest.fixture
 def table(tmp_path: Path) -> Path:
     """Write a table of two subjects."""
     path = tmp_path / "subjects.csv"

@@ -10,10 +10,10 @@ from pathlib import Path
 import anyio
 import filelock
 import pytest
-from anyio.abc import ByteReceiveStream, Process
+from anyio.abc import ByteReceiveStream
 from anyio.streams.text import TextReceiveStream
 from builders import image, sop, write
-from conftest import Commands, Ended
+from conftest import Commands, output
 
 from asyncimport.testserver import Fault, Status, Tell, TestXnat, User, serve
 
@@ -73,16 +73,6 @@ async def test_a_watch_uploads_new_studies_until_it_is_stopped(
     assert xnat.live_logins("demo") == 0
 
 
-async def output(process: Process) -> Ended:
-    """Wait for the end of a command."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with anyio.fail_after(60):
-        out = b"".join([piece async for piece in process.stdout])
-        err = b"".join([piece async for piece in process.stderr])
-        return Ended(await process.wait(), out.decode(), err.decode())
-
-
 async def after(xnat: TestXnat, runs: int) -> None:
     """Wait for this many more runs of a watch."""
     event = anyio.Event()
@@ -117,7 +107,7 @@ async def test_a_watch_logs_in_once_and_writes_one_object(
         xnat.expire_logins()
         await after(xnat, 3)
         process.send_signal(number)
-        ended = await output(process)
+        ended = await output(process, 60.0)
     assert ended.code == 128 + number
     summary = ended.json
     assert summary["exit_code"] == 128 + number
@@ -148,7 +138,7 @@ async def test_idle_runs_write_nothing(xnat: TestXnat, url: str, commands: Comma
     async with commands.start("upload", place, "-P", "demo", "--partial", "archive", *QUICK) as process:
         await after(xnat, 6)
         process.send_signal(signal.SIGTERM)
-        ended = await output(process)
+        ended = await output(process, 60.0)
     assert ended.code == 143
     assert ended.out.count("3 DICOM files") + ended.out.count("2 DICOM files") == 1, ended.out
     assert ended.err.splitlines() == [
@@ -175,7 +165,7 @@ async def test_a_study_without_a_label_does_not_block_others(
             await archived.wait()
         await after(xnat, 3)
         process.send_signal(signal.SIGTERM)
-        ended = await output(process)
+        ended = await output(process, 60.0)
     assert ended.code == 143
     assert {one.label for one in xnat.archived} == {"P2_20200102", "P3_20200102"}
     assert ended.out.count("skipped: 1 x study 1.2.1") == 2, "with each summary of what was new"
@@ -277,7 +267,7 @@ async def test_a_refused_login_ends_a_watch(xnat: TestXnat, url: str, commands: 
         await after(xnat, 3)
         xnat.add_user(User("demo", "another"))
         xnat.expire_logins()
-        ended = await output(process)
+        ended = await output(process, 60.0)
     assert (ended.code, ended.json["exit_code"], ended.json["files"]["stored"]) == (3, 3, 2)
     assert "refused" in ended.json["error"]["message"]
     tried = xnat.count["login"]

@@ -325,6 +325,15 @@ def test_a_locked_header_cache_is_not_replaced(tmp_path: Path) -> None:
 ANOTHER = 65534
 
 
+def check_refused(path: Path, match: str) -> JournalError:
+    """Check that a run and a reader refuse a journal, and return the error of the run."""
+    with pytest.raises(JournalError, match=match) as error:
+        opened(path)
+    with pytest.raises(JournalError, match=match), JournalReader.open(path):
+        pass
+    return error.value
+
+
 @pytest.mark.parametrize("beside", ["", "-wal", "-shm", "-journal", ".lock"])
 def test_a_journal_of_another_user(path: Path, beside: str) -> None:
     """It would decide what is sent and deleted; so would another user's log next to ours."""
@@ -334,11 +343,7 @@ def test_a_journal_of_another_user(path: Path, beside: str) -> None:
     planted = path.with_name(f"{path.name}{beside}")
     planted.touch()
     os.chown(planted, ANOTHER, ANOTHER)
-    with pytest.raises(JournalError, match="is not used: it belongs to ") as error:
-        opened(path)
-    assert error.value.hint
-    with pytest.raises(JournalError, match="is not used"), JournalReader.open(path):
-        pass
+    assert check_refused(path, "is not used: it belongs to ").hint
 
 
 def test_another_users_link_leads_to_no_journal(path: Path, tmp_path: Path) -> None:
@@ -349,10 +354,7 @@ def test_another_users_link_leads_to_no_journal(path: Path, tmp_path: Path) -> N
     link = tmp_path / "link.journal"
     link.symlink_to(path)
     os.chown(link, ANOTHER, ANOTHER, follow_symlinks=False)
-    with pytest.raises(JournalError, match="the link belongs to "):
-        opened(link)
-    with pytest.raises(JournalError, match="the link belongs to "), JournalReader.open(link):
-        pass
+    check_refused(link, "the link belongs to ")
 
 
 def test_a_journal_that_others_can_write_to(path: Path) -> None:
@@ -371,10 +373,7 @@ def test_a_directory_that_everybody_can_write_to(path: Path) -> None:
     """SQLite would read files that anybody put next to the journal."""
     opened(path).close()
     path.parent.chmod(0o1777)
-    with pytest.raises(JournalError, match="everybody may write to its directory"):
-        opened(path)
-    with pytest.raises(JournalError, match="everybody may write to its directory"), JournalReader.open(path):
-        pass
+    check_refused(path, "everybody may write to its directory")
 
 
 def test_a_lock_file_that_is_a_link(path: Path, tmp_path: Path) -> None:
@@ -395,10 +394,7 @@ def test_a_file_that_is_no_database(path: Path) -> None:
     """It is named, and left as it is."""
     path.parent.mkdir()
     path.write_bytes(b"%PDF-1.7" * 1000)
-    with pytest.raises(JournalError, match="not a database"):
-        opened(path)
-    with pytest.raises(JournalError, match="not a database"), JournalReader.open(path):
-        pass
+    check_refused(path, "not a database")
     assert path.read_bytes() == b"%PDF-1.7" * 1000
 
 
@@ -408,11 +404,7 @@ def test_the_database_of_another_program(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE file (key INTEGER)")
     before = path.read_bytes()
-    with pytest.raises(JournalError, match="is not a journal of asyncimport") as error:
-        opened(path)
-    assert error.value.hint == "name another file with --journal"
-    with pytest.raises(JournalError, match="is not a journal of asyncimport"), JournalReader.open(path):
-        pass
+    assert check_refused(path, "is not a journal of asyncimport").hint == "name another file with --journal"
     assert path.read_bytes() == before
 
 
@@ -421,10 +413,7 @@ def test_a_journal_of_another_version(filled: Path, version: int) -> None:
     """The error names both versions, and the journal is left as it is."""
     with closing(sqlite3.connect(filled)) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
-    with pytest.raises(JournalError, match=rf"is of version {version}, this program writes version 1"):
-        opened(filled)
-    with pytest.raises(JournalError, match=f"is of version {version}"), JournalReader.open(filled):
-        pass
+    check_refused(filled, rf"is of version {version}, this program writes version 1")
     with closing(sqlite3.connect(filled)) as connection:
         assert connection.execute("SELECT count(*) FROM instance").fetchone() == (2_000,)
 
@@ -437,11 +426,7 @@ def test_a_journal_of_an_unreleased_version(filled: Path, version: int) -> None:
         connection.execute(f"PRAGMA user_version = {version}")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     before = filled.read_bytes()
-    with pytest.raises(JournalError, match="was written by an unreleased version of asyncimport") as error:
-        opened(filled)
-    assert "--journal" in error.value.hint
-    with pytest.raises(JournalError, match="was written by an unreleased version"), JournalReader.open(filled):
-        pass
+    assert "--journal" in check_refused(filled, "was written by an unreleased version of asyncimport").hint
     assert filled.read_bytes() == before
 
 

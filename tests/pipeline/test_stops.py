@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from anyio.abc import Process
-from conftest import Commands, Ended
+from conftest import Commands, Ended, output
 
 from asyncimport.testserver import Fault, Stall, Tell, TestXnat, Timing, add_session
 from asyncimport.testserver.samples import generated
@@ -24,16 +24,6 @@ pytestmark = [
 ]
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
-
-
-async def ended(process: Process) -> Ended:
-    """Wait for the end of a command."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with anyio.fail_after(40):
-        out = b"".join([piece async for piece in process.stdout])
-        err = b"".join([piece async for piece in process.stderr])
-        return Ended(await process.wait(), out.decode(), err.decode())
 
 
 def sending(process: Process, number: signal.Signals) -> Tell:
@@ -57,7 +47,7 @@ async def test_verify(xnat: TestXnat, uploaded: Commands, number: signal.Signals
     """During login and comparison: the results so far are reported, and the login is ended."""
     async with uploaded.start("verify", "-o", "json") as process:
         xnat.faults.add(Fault(kind, sending(process, number), nth=nth))
-        done = await ended(process)
+        done = await output(process)
     assert (done.code, done.json["exit_code"]) == (128 + number, 128 + number), done.err
     assert "stopped" in done.err
     assert xnat.live_logins("demo") == 0
@@ -75,7 +65,7 @@ async def test_verify_that_repairs(xnat: TestXnat, uploaded: Commands, tmp_path:
     before = xnat.count["import"]
     async with uploaded.start("verify", "--repair", "--safe-to-delete", tmp_path / "safe", "-o", "json") as process:
         xnat.faults.add(Fault("import", sending(process, number)))
-        done = await ended(process)
+        done = await output(process)
     assert done.code == 128 + number, done.err
     assert xnat.live_logins("demo") == 0
     assert not (tmp_path / "safe").exists()
@@ -91,7 +81,7 @@ async def test_doctor(xnat: TestXnat, url: str, commands: Commands, number: sign
     commands.login(url)
     async with commands.start("doctor", "-P", "demo", "-o", "json") as process:
         xnat.faults.add(Fault("listing", sending(process, number), path="projects/demo"))
-        done = await ended(process)
+        done = await output(process)
     assert (done.code, done.json["exit_code"]) == (128 + number, 128 + number), done.err
     assert xnat.live_logins("demo") == 0
 
@@ -111,7 +101,7 @@ async def test_attach(
     table.write_text("path,session_label,resource\n" + "".join(f"{one}.txt,E,R{one}\n" for one in range(30)))
     async with commands.start("attach", "--table", table, "-P", "demo", "-o", "json") as process:
         xnat.faults.add(Fault(kind, sending(process, number), nth=nth))
-        done = await ended(process)
+        done = await output(process)
     assert (done.code, done.json["exit_code"]) == (128 + number, 128 + number), done.err
     there = sum(bool(resource.files) for resource in session.own_resources.values())
     assert done.json["attachments"]["left"] == 30 - there > 0
@@ -131,7 +121,7 @@ async def test_before_anything_begins(
         # To open it waits for a reader.
         with await anyio.to_thread.run_sync(lambda: pipe.open("wb")):
             process.send_signal(number)
-            done = await ended(process)
+            done = await output(process)
     assert done.code == 128 + number, done.err
     assert "Traceback" not in done.err
     assert xnat.count["login"] == 0
@@ -152,7 +142,7 @@ async def test_a_server_that_does_not_answer(
 
             xnat.faults.add(Fault("login", Tell(hang)))
             with anyio.fail_after(20):
-                assert (await ended(process)).code == 128 + number
+                assert (await output(process)).code == 128 + number
 
 
 @contextmanager
@@ -174,7 +164,7 @@ async def stopped_while_it_waits(process: Process, number: signal.Signals, times
                 said += await process.stderr.receive()
             process.send_signal(number)
     with anyio.fail_after(15):
-        return await ended(process)
+        return await output(process)
 
 
 @pytest.mark.parametrize(

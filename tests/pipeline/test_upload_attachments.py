@@ -68,13 +68,6 @@ def tree(tmp_path: Path) -> Path:
     return place
 
 
-@pytest.fixture
-def ready(url: str, commands: Commands) -> Commands:
-    """Let the commands find the test XNAT."""
-    commands.login(url)
-    return commands
-
-
 async def upload(commands: Commands, tree: Path, *options: str | os.PathLike[str]) -> Ended:
     """Run the command for JSON, and check that the counts add up."""
     ended = await commands("upload", tree, "-P", "demo", "-q", "-o", "json", *options)

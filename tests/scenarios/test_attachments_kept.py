@@ -43,13 +43,6 @@ def tree(tmp_path: Path) -> Path:
     return place
 
 
-@pytest.fixture
-def ready(url: str, commands: Commands) -> Commands:
-    """Let the commands find the test XNAT."""
-    commands.login(url)
-    return commands
-
-
 async def upload(commands: Commands, tree: Path, *options: str | os.PathLike[str]) -> Ended:
     """Run it for JSON."""
     return await commands("upload", tree, "-P", "demo", "-q", "-o", "json", *options)

@@ -26,13 +26,6 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
 
 
-@pytest.fixture
-def ready(url: str, commands: Commands) -> Commands:
-    """Let the commands find the test XNAT."""
-    commands.login(url)
-    return commands
-
-
 async def upload(commands: Commands, *words: str | Path) -> Ended:
     """Run it for JSON."""
     return await commands("upload", *words, "-P", "demo", "-q", "-o", "json")

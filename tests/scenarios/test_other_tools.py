@@ -12,7 +12,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from builders import image, logged_in, sop, upload, write
+from builders import add_row, image, logged_in, sop, upload, write
 from conftest import Commands, Ended
 
 from asyncimport.model.deliveries import Withheld
@@ -154,32 +154,9 @@ async def test_a_session_that_was_moved_to_another_subject_proves_nothing(
 
 def begin(xnat: TestXnat, session: int = 1, **other: object) -> PrearchiveRow:
     """Let another tool begin a row of one of the sessions, by default as an uploader would."""
-    label, study = f"P{session}_20200102", f"1.2.{session}"
-    now = xnat.now()
-    row = PrearchiveRow(
-        project="demo",
-        timestamp=f"20260101_00000000{session}",
-        folder=label,
-        name=label,
-        study_uid=study,
-        subject=f"P{session}",
-        patient_name="",
-        scan_date="",
-        autoarchive="Manual",
-        prevent_anon=False,
-        prevent_auto_commit=True,
-        source="uploader",
-        visit="",
-        protocol="",
-        timezone="",
-        uploaded=now,
-        lastmod=now,
-        touched=xnat.clock(),
-    )
-    for name, value in other.items():
-        setattr(row, name, value)
-    xnat.add_row(row)
-    return row
+    label, study, subject = f"P{session}_20200102", f"1.2.{session}", f"P{session}"
+    values = {"timestamp": f"20260101_00000000{session}", "study_uid": study, "subject": subject} | other
+    return add_row(xnat, label, **values)
 
 
 SCANNER: dict[str, object] = {"source": "", "prevent_auto_commit": False}

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import anyio
 import pytest
-from builders import image, logged_in, looked_at, sop, upload, write
+from builders import add_row, image, logged_in, looked_at, sop, upload, write
 from conftest import Commands
 
 from asyncimport.model.deliveries import Withheld
 from asyncimport.model.events import Event, OutcomesRecorded
 from asyncimport.model.options import Options
-from asyncimport.testserver import Fault, Gateway, PrearchiveRow, Reset, RowStatus, Tell, TestXnat
+from asyncimport.testserver import Fault, Gateway, Reset, RowStatus, Tell, TestXnat
 from asyncimport.xnat.replies.images import parse_archive_uri
 
 pytestmark = pytest.mark.anyio
@@ -109,28 +109,7 @@ async def test_rows_are_adopted_on_purpose(
 
 def begin(xnat: TestXnat, source: str) -> None:
     """Let another upload begin the row of the session."""
-    now = xnat.now()
-    row = PrearchiveRow(
-        project="demo",
-        timestamp="20260101_000000001",
-        folder=LABEL,
-        name=LABEL,
-        study_uid="1.2.1",
-        subject="P1",
-        patient_name="",
-        scan_date="",
-        autoarchive="Manual",
-        prevent_anon=False,
-        prevent_auto_commit=True,
-        source=source,
-        visit="",
-        protocol="",
-        timezone="",
-        uploaded=now,
-        lastmod=now,
-        touched=xnat.clock(),
-    )
-    xnat.add_row(row)
+    add_row(xnat, LABEL, study_uid="1.2.1", subject="P1", source=source)
 
 
 async def test_two_uploads_that_begin_in_the_same_moment(xnat: TestXnat, url: str, two: Path, tmp_path: Path) -> None:

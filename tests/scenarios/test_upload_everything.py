@@ -42,13 +42,6 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def ready(url: str, commands: Commands) -> Commands:
-    """Let the commands find the test XNAT."""
-    commands.login(url)
-    return commands
-
-
 async def upload(commands: Commands, tree: Path, *options: str | Path) -> Ended:
     """Run it for JSON."""
     return await commands("upload", tree, "-P", "demo", "-q", "-o", "json", *options)

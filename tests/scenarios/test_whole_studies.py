@@ -39,13 +39,6 @@ def planned(path: Path, *rows: dict[str, str]) -> Path:
     return path
 
 
-@pytest.fixture
-def ready(url: str, commands: Commands) -> Commands:
-    """Let the commands find the test XNAT."""
-    commands.login(url)
-    return commands
-
-
 async def upload(commands: Commands, source: Path, *words: str | Path) -> Ended:
     """Run it for JSON."""
     return await commands("upload", source, "-P", "demo", "-q", "-o", "json", *words)

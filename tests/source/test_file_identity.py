@@ -22,13 +22,6 @@ WORDS = ("-P", "demo", "-o", "json")
 
 
 @pytest.fixture
-def ready(commands: Commands, url: str) -> Commands:
-    """Give commands that are logged in."""
-    commands.login(url)
-    return commands
-
-
-@pytest.fixture
 def visit(tmp_path: Path) -> Path:
     """Write a session of four instances."""
     place = tmp_path / "visit"

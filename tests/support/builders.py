@@ -34,6 +34,7 @@ from asyncimport.pacing.shutdown import Stop
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted
 from asyncimport.routing.router import DEFAULT_SESSION, DEFAULT_SUBJECT, Router
 from asyncimport.source.folder import FileSource
+from asyncimport.testserver import PrearchiveRow, TestXnat
 from asyncimport.xnat.client import Client, connect
 from asyncimport.xnat.login import Credentials
 from asyncimport.xnat.transport import Timeouts
@@ -284,3 +285,29 @@ async def looked_at(url: str, journal: Path) -> tuple[list[SessionFinding], set[
         return found, await anyio.to_thread.run_sync(safe, found)
     finally:
         await anyio.to_thread.run_sync(reading.__exit__, None, None, None)
+
+
+def add_row(xnat: TestXnat, label: str, **values: Any) -> PrearchiveRow:
+    """Put a row into the prearchive, by default as another uploader begins it now."""
+    now = xnat.now()
+    row: dict[str, Any] = {
+        "project": "demo",
+        "timestamp": "20260101_000000001",
+        "folder": label,
+        "name": label,
+        "patient_name": "",
+        "scan_date": "",
+        "autoarchive": "Manual",
+        "prevent_anon": False,
+        "prevent_auto_commit": True,
+        "source": "uploader",
+        "visit": "",
+        "protocol": "",
+        "timezone": "",
+        "uploaded": now,
+        "lastmod": now,
+        "touched": xnat.clock(),
+    }
+    added = PrearchiveRow(**row | values)
+    xnat.add_row(added)
+    return added

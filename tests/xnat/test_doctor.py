@@ -18,7 +18,7 @@ import anyio.to_thread
 import pytest
 import trustme
 from aiohttp import ClientError, web
-from builders import DEMO, image, listening, write
+from builders import DEMO, add_row, image, listening, write
 from conftest import Commands
 from forward_proxy import forward_proxy, serve_tls
 from nginx import NGINX, nginx_proxy, tls_settings
@@ -28,7 +28,6 @@ from asyncimport.operations.findings import Facts, Finding, Status, exit_code
 from asyncimport.testserver import (
     PROFILES,
     Fault,
-    PrearchiveRow,
     Project,
     RowStatus,
     Script,
@@ -86,28 +85,19 @@ def check_untouched(xnat: TestXnat) -> None:
 def put(xnat: TestXnat, status: RowStatus, *, days: float = 0.0, project: str | None = "demo") -> None:
     """Put a session into the prearchive that is some days old."""
     came = datetime.now() - timedelta(days=days)  # noqa: DTZ005 - as XNAT has it
-    xnat.add_row(
-        PrearchiveRow(
-            project=project,
-            timestamp=f"20260131_1200001{len(xnat.prearchive):02}",
-            folder=SECRET,
-            name=SECRET,
-            study_uid=f"1.2.{len(xnat.prearchive)}",
-            subject=SECRET,
-            patient_name=SECRET,
-            scan_date="",
-            autoarchive="",
-            prevent_anon=False,
-            prevent_auto_commit=True,
-            source="uploader",
-            visit="",
-            protocol="",
-            timezone="",
-            uploaded=came,
-            lastmod=came,
-            touched=0.0,
-            status=status,
-        )
+    add_row(
+        xnat,
+        SECRET,
+        project=project,
+        timestamp=f"20260131_1200001{len(xnat.prearchive):02}",
+        study_uid=f"1.2.{len(xnat.prearchive)}",
+        subject=SECRET,
+        patient_name=SECRET,
+        autoarchive="",
+        uploaded=came,
+        lastmod=came,
+        touched=0.0,
+        status=status,
     )
 
 

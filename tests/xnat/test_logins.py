@@ -12,9 +12,8 @@ import aiohttp
 import anyio
 import pytest
 from aiohttp import web
-from anyio.abc import Process
 from builders import AT_ONCE, listening, logged_in, uids_below, upload
-from conftest import Commands, Ended
+from conftest import Commands, Ended, output
 from yarl import URL
 
 from asyncimport.errors import LoginRefusedError
@@ -130,16 +129,6 @@ async def test_expired_logins_do_not_add_up(xnat: TestXnat, url: str, commands: 
     assert xnat.sop_uids() == await uids_below(tree)
     assert 1 <= census.most <= 2
     assert xnat.live_logins("demo") == 0
-
-
-async def output(process: Process) -> Ended:
-    """Wait for the end of a command."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    with anyio.fail_after(40):
-        out = b"".join([piece async for piece in process.stdout])
-        err = b"".join([piece async for piece in process.stderr])
-        return Ended(await process.wait(), out.decode(), err.decode())
 
 
 STOPS = [
