@@ -15,7 +15,7 @@ from rich.text import Text
 
 from asyncimport.cli.options import LogOptions, ProgressScreen
 from asyncimport.cli.parameters import command
-from asyncimport.cli.testserver import XnatVersion
+from asyncimport.cli.testserver import VersionOptions, XnatVersion
 from asyncimport.errors import UnavailableError
 from asyncimport.model.option import option
 from asyncimport.reporting.progress import human_bytes
@@ -29,18 +29,17 @@ class DemoOptions:
     keep: bool = option(
         "--keep", default=False, help="Leave server, files and journal there until Ctrl-C, to try more."
     )
-    xnat: XnatVersion | None = option("--xnat", help="Let the test XNAT behave like this version.")
 
 
 @command(omit={"output"})
-def demo(*, options: DemoOptions, screen: ProgressScreen) -> None:
+def demo(*, version: VersionOptions, options: DemoOptions, screen: ProgressScreen) -> None:
     """Move 2,000 sample files into a test XNAT on this machine: no arguments, no XNAT, half a minute."""
     out, _ = screen.consoles
     with tempfile.TemporaryDirectory(prefix="asyncimport-demo-") as name:
         directory = Path(name)
         expected = _write_samples(out, directory / "files")
         try:
-            with _server(directory / "xnat", options.xnat) as url:
+            with _server(directory / "xnat", version.xnat) as url:
                 _write(out, f"\n2. A test XNAT has started in a process of its own; {url} shows what arrives.")
                 _write(
                     out,

@@ -49,6 +49,13 @@ class XnatVersion(enum.StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VersionOptions:
+    """Which XNAT the test XNAT behaves like."""
+
+    xnat: XnatVersion | None = option("--xnat", help="Let the test XNAT behave like this version; else like 1.8.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerOptions:
     """How the test server runs."""
 
@@ -56,7 +63,6 @@ class ServerOptions:
     directory: Path | None = option(
         "--directory", help="Keep the files here; by default they go when the server stops."
     )
-    xnat: XnatVersion | None = option("--xnat", help="Behave like this version; 1.8 if neither this nor --config says.")
     context: str | None = rare("--context", help="Context path; old XNATs have /xnat.")
     config: Path | None = rare(
         "--config", help="JSON file with users, projects, settings, service times and faults; --schema describes it."
@@ -74,7 +80,7 @@ class ServerOptions:
 
 
 @command()
-def testserver(*, options: ServerOptions, screen: ResultScreen) -> None:
+def testserver(*, version: VersionOptions, options: ServerOptions, screen: ResultScreen) -> None:
     """Run the embedded test XNAT on this machine. User, password and project are all `demo`."""
     from asyncimport.testserver import SiteConfig, config_schema, faults_from, read_config
 
@@ -93,7 +99,7 @@ def testserver(*, options: ServerOptions, screen: ResultScreen) -> None:
         if options.record is not None and options.of is not None:
             serve, says = _recorder(options.record, options.of, options.port), {"records": options.of}
         else:
-            xnat = config.make(directory, xnat=options.xnat)
+            xnat = config.make(directory, xnat=version.xnat)
             for fault in faults:
                 xnat.faults.add(fault)
             if options.compare is not None:
