@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asyncimport.errors import AsyncimportError
     from asyncimport.operations.attach import AttachRequest, AttachResult, attach
-    from asyncimport.operations.blocking import run_sync
     from asyncimport.operations.doctor import DoctorRequest, DoctorResult, doctor
     from asyncimport.operations.dry_run import DryRunResult, dry_run
     from asyncimport.operations.forget import ForgetRequest, ForgetResult, forget
-    from asyncimport.operations.observer import Observer
     from asyncimport.operations.planning import PlanRequest, PlanResult, plan
+    from asyncimport.operations.result import Observer, run_sync
     from asyncimport.operations.rules import plan_from, rules_from
     from asyncimport.operations.server import Server
     from asyncimport.operations.status import StatusRequest, StatusResult, status
@@ -76,12 +75,11 @@ __version__ = "0.1.0"
 _MODULES = {
     "errors": ["AsyncimportError"],
     "operations.attach": ["AttachRequest", "AttachResult", "attach"],
-    "operations.blocking": ["run_sync"],
     "operations.doctor": ["DoctorRequest", "DoctorResult", "doctor"],
     "operations.dry_run": ["DryRunResult", "dry_run"],
     "operations.forget": ["ForgetRequest", "ForgetResult", "forget"],
-    "operations.observer": ["Observer"],
     "operations.planning": ["PlanRequest", "PlanResult", "plan"],
+    "operations.result": ["Observer", "run_sync"],
     "operations.rules": ["plan_from", "rules_from"],
     "operations.server": ["Server"],
     "operations.status": ["StatusRequest", "StatusResult", "status"],

@@ -19,7 +19,7 @@ from asyncimport.model.texts import plain
 
 if TYPE_CHECKING:
     from asyncimport.operations.doctor import DoctorResult
-    from asyncimport.operations.findings import Finding
+    from asyncimport.operations.server_checks import Finding
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "red", "unknown": "dim"}
 

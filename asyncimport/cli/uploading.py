@@ -18,8 +18,7 @@ from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model.events import Notice, ServerUnavailable
 from asyncimport.model.summary import Orphan, Summary
 from asyncimport.model.texts import plain
-from asyncimport.operations.observer import Observer
-from asyncimport.operations.result import Result
+from asyncimport.operations.result import Observer, Result
 from asyncimport.reporting.entries import Entry, LineFormat, RunEnded, RunStarted
 from asyncimport.reporting.json_lines import as_json
 from asyncimport.reporting.log import log_lines

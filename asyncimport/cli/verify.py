@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 @command()
 def verify(*, options: VerifyOptions, connection: Connection, journal: JournalOptions, screen: ResultScreen) -> None:
     """Check that the archive still holds every instance that was stored, by SOPInstanceUID."""
-    from asyncimport.operations.verify import VerifyRequest, check_place
+    from asyncimport.operations.verify import VerifyRequest
     from asyncimport.operations.verify import verify as carry_out
+    from asyncimport.system.output_files import check_option
 
     _, err = screen.consoles
     path, project, others = select_journal(connection.host, connection.project, journal.state_dir, journal.journal)
     show_other_journals(err, connection.project, others)
     server = server_from(replace(connection, host=connection.host or journal_server(path)))
     if options.safe_to_delete is not None:
-        check_place(options.safe_to_delete)
+        check_option("--safe-to-delete", options.safe_to_delete)
     request = VerifyRequest(server=server, journal=path, project=project, **vars(options))
     result = run_operation(partial(carry_out, request, report=lambda text: err.print(Text(plain(text)))))
     conclude(

@@ -16,10 +16,9 @@ from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.files import File
 from asyncimport.model.options import AttachOptions, Options
 from asyncimport.model.texts import plain
-from asyncimport.operations.projects import find_project_ids
 from asyncimport.operations.result import Result, ended_in
-from asyncimport.operations.server import Server
-from asyncimport.pacing.parallel import map_concurrently
+from asyncimport.operations.server import Server, find_project_ids
+from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.attachments import InMemoryQueue, upload_attachments
 from asyncimport.source.folder import FileSource
@@ -82,10 +81,7 @@ class AttachResult(Result):
 async def attach(
     request: AttachRequest, *, report: Callable[[AttachResult], None] = lambda _: None, stop: Stop | None = None
 ) -> AttachResult:
-    """Put files into resources, and check that they arrived. Files that are there already are not sent again.
-
-    `report` gets the result so far after each batch.
-    """
+    """Put files into resources that lack them, and check them. `report` gets the result so far after each batch."""
     stop = stop or Stop()
     result = AttachResult(dry_run=request.dry_run, batches=request.batches, issues=request.issues)
 
@@ -115,10 +111,7 @@ async def attach(
 
 
 async def _open_batches(client: Client, result: AttachResult) -> list[AttachmentBatch]:
-    """Return the batches of projects that are open to this user, under their IDs; refuse the others.
-
-    Raises: ProjectMissingError, ProjectReadOnlyError when the only project is closed, UnavailableError.
-    """
+    """Return the batches of projects that are open to this user, under their IDs; refuse the others."""
     names = dict.fromkeys(one.resource.owner.project for one in result.batches)
     ids = await find_project_ids(names, partial(check_project, client))
     batches = []
@@ -136,11 +129,7 @@ async def _open_batches(client: Client, result: AttachResult) -> list[Attachment
 async def _locate(
     resources: Resources, batches: Sequence[AttachmentBatch], result: AttachResult
 ) -> list[AttachmentBatch]:
-    """Look up the owners of the resources, and return what can be sent; the rest is refused, or fails.
-
-    An owner may be named in several ways, such as a session with or without its subject. Of two files for one address
-    and name, the second is refused, even if files may be replaced. Raises: UnavailableError.
-    """
+    """Look up the owners, and return what can be sent; refuse the rest, also the second of two files of one name."""
 
     async def locate(owner: ResourceOwner) -> str | RefusedError | TransientError:
         try:

@@ -15,7 +15,7 @@ from asyncimport.journal import JournalReader, SentFile, replaced_since
 from asyncimport.model.attachments import Attachment, AttachmentBatch
 from asyncimport.model.files import Algorithm, Digest, File, Session
 from asyncimport.model.summary import Orphan, SessionReport
-from asyncimport.pacing.parallel import map_concurrently
+from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.source.bytes_on_disk import has_digest
 from asyncimport.system.mounts import DeviceCache
@@ -102,11 +102,10 @@ async def _finding(
             if report.state == "held":
                 return SessionFinding(session, files, None, report.reason)
             return SessionFinding(session, files, None, "the archive has no session of this label and study", uids)
-        there, compared = await archive.compare(session, there, uids, report.expected)
-        if compared is None:
+        there, found = await archive.compare(session, there, uids, report.expected)
+        if found is None:
             gone = "the session was removed from the archive during the comparison"
             return SessionFinding(session, files, None, there.problem or gone)
-        found = compared
         dropping = (await rules.get(session.project)).on_archive if found.missing else None
     except (SessionChangedError, RefusedError) as error:
         return SessionFinding(session, files, None, str(error))
@@ -148,11 +147,7 @@ class ResourceFinding:
 async def compare_resources(
     client: Client, reader: JournalReader, policy: RetryPolicy, *, reads_bytes: bool = False
 ) -> list[ResourceFinding]:
-    """Compare the resources that attachments were stored in: name, size and MD5, and the size of what XNAT returns.
-
-    The bytes are read where the site has no MD5, or lists another size; with `reads_bytes`, always.
-    Raises: UnavailableError.
-    """
+    """Compare resources by name, size and MD5, or by their bytes where XNAT has no MD5. Raises: UnavailableError."""
     batches = await anyio.to_thread.run_sync(reader.stored_attachment_batches)
     resources = Resources(client, policy=policy, depth=Depth.BYTES if reads_bytes else Depth.SIZE)
     return await map_concurrently(partial(_compare_resource, resources), batches, _AT_A_TIME)
@@ -179,10 +174,7 @@ async def _compare_resource(resources: Resources, batch: AttachmentBatch) -> Res
 
 @dataclass(frozen=True, slots=True)
 class SubjectFinding:
-    """A subject whose demographics were stored: its `fields`, those with other values in the archive, and the problem.
-
-    `missing` are values that the archive has lost. The repr does not show them.
-    """
+    """A subject of which `fields` were stored: those `differing` in the archive, and the values that it has lost."""
 
     project: str
     subject: str
@@ -193,10 +185,7 @@ class SubjectFinding:
 
 
 async def compare_subjects(client: Client, reader: JournalReader, policy: RetryPolicy) -> list[SubjectFinding]:
-    """Compare what was said of subjects with what the archive has.
-
-    Raises: UnavailableError when the server goes away meanwhile.
-    """
+    """Compare what was said of subjects with what the archive has. Raises: UnavailableError."""
     restored = await anyio.to_thread.run_sync(reader.subject_demographics)
     demographics = [Demographics(subject, values, project) for project, subject, values in restored if values]
     findings = []
@@ -224,10 +213,7 @@ async def restore_subjects(client: Client, findings: Sequence[SubjectFinding], p
 
 
 async def orphans_of(client: Client, reader: JournalReader) -> list[Orphan]:
-    """Find the prearchive rows of the journal's sessions that are not its deliveries.
-
-    Raises: TransientError, RefusedError when this user may not list them.
-    """
+    """Find the prearchive rows of our sessions that are no delivery of ours. Raises: TransientError, RefusedError."""
     deliveries = await anyio.to_thread.run_sync(reader.deliveries)
     source = (await anyio.to_thread.run_sync(reader.metadata)).get("source")
     # At the address of an archived or deleted delivery there is nothing, or a later row.

@@ -7,9 +7,8 @@ from time import time
 
 from asyncimport.credentials.hosts import check_host
 from asyncimport.errors import FatalError, UsageError
-from asyncimport.operations.findings import Facts, Finding, exit_code
 from asyncimport.operations.result import Result, ended_in
-from asyncimport.operations.server_checks import check_connection, check_login
+from asyncimport.operations.server_checks import Facts, Finding, check_connection, check_login, exit_code
 from asyncimport.operations.site_checks import check_projects, check_site
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from asyncimport.model.files import Session
 from asyncimport.model.summary import NOTHING_STORED, Problem, SessionReport, Summary
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.plan_draft import COMPARE_PATIENTS
@@ -68,13 +67,16 @@ def apply_rehearsal(
         elif report.state in _ARRIVES and uid not in disputed and not (errors and is_refused):
             dropped.update(errors)
             found += _moved(row, report, known[uid])
-            row = _arriving(row, report.session, is_sent=bool(errors) or not row.skip)
+            project, subject, label = report.session.project, report.session.subject, report.session.label
+            skip = row.skip and not errors
+            row = replace(row, project_id=project, subject_label=subject, session_label=label, skip=skip)
         else:
             found += (more := [*_unfinished(row, report, known[uid])])
             if any(one.is_error for one in more):
                 dropped.update(one for one in known[uid] if one.code in _MERGES)
             row = replace(row, skip=row.skip or report.state == "held")
-        rows.append(_without_codes(row, {one.code for one in known[uid] if one in dropped}))
+        codes = {one.code for one in known[uid] if one in dropped}
+        rows.append(replace(row, problems=" ".join(word for word in row.problems.split() if word not in codes)))
     for uid, others in reports.items():
         found += (problem for other in others for problem in _unfinished(None, other, known[uid]))
     found += _doubts(notices, {row.study_uid: row for row in plan.rows})
@@ -102,16 +104,6 @@ def _study_skipped(row: PlanRow, why: Problem) -> PlanProblem:
     text, _, advice = why.reason.partition(":")[2].strip().partition("; ")
     advice = advice or _FILES["skipped"][1]
     return PlanProblem(ProblemCode.STUDY_SKIPPED, text, advice, row.study_uid, why.files, why.example)
-
-
-def _arriving(row: PlanRow, session: Session, *, is_sent: bool) -> PlanRow:
-    """Return the row of a study that goes into a session, whatever the plan has against it."""
-    project, subject, label = session.project, session.subject, session.label
-    return replace(row, project_id=project, subject_label=subject, session_label=label, skip=not is_sent)
-
-
-def _without_codes(row: PlanRow, codes: Collection[str]) -> PlanRow:
-    return replace(row, problems=" ".join(word for word in row.problems.split() if word not in codes))
 
 
 def _moved(row: PlanRow, report: SessionReport, known: Sequence[PlanProblem]) -> Iterator[PlanProblem]:

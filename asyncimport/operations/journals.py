@@ -62,10 +62,7 @@ def _readable(text: str) -> str:
 def select_journal(
     host: str | None, project: str | None, state_dir: Path | None, journal: Path | None
 ) -> tuple[Path, str | None, list[Path]]:
-    """Return the journal, the project if it is one of several in it, and other journals with sessions of the project.
-
-    Raises: UsageError, JournalError.
-    """
+    """Return the journal, the project if it is a part, and others that have it. Raises: UsageError, JournalError."""
     path = find_journal(host, project, state_dir, journal)
     if not project:
         return path, None, []

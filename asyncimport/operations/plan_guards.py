@@ -101,10 +101,7 @@ def _owners(drafts: Iterable[StudyDraft], sessions: ExistingSessions) -> Mapping
 
 
 def _suffixed_labels(drafts: Iterable[StudyDraft], sessions: ExistingSessions) -> Mapping[str, str | None]:
-    """Return a label for each study, with a suffix where another study has it; None where its owner is unknown.
-
-    A study that has a session keeps its label. The drafts are in the order of their dates.
-    """
+    """Return a label for each study, with a suffix where another study has it; None where its owner is unknown."""
     labels: dict[str, str | None] = {}
     last: dict[tuple[str, str], int] = {}
     taken: set[tuple[str, str]] = set()
@@ -160,10 +157,7 @@ class _PatientRegister:
                 self._ids.setdefault((one.project, one.patient.id), []).append(entry)
 
     def add_study(self, session: Session, patients: frozenset[Patient]) -> tuple[ProblemCode | None, str]:
-        """Add the patients of a study, or return a code and what keeps one of them out; or a warning.
-
-        A patient whom the subject has already is never kept out, as in the run (`journal/sessions.py`).
-        """
+        """Add a study's patients, or return a code and why one is kept out, as `journal/sessions.py` does; or warn."""
         here = self._subjects.setdefault((session.project, session.subject.lower()), [])
         ours = sorted(map(digest_patient, patients), key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
         strangers = [patient for patient in ours if not any(is_same_patient(one, patient) for _, one in here)]

@@ -1,26 +1,39 @@
-"""Scan a source, and say which session each study would become, with every problem. Nothing is sent."""
+"""Scan a source, and say which session each study would become, with every problem. Nothing is sent.
 
-from collections.abc import Sequence
+An upload makes its plan here too, before anything is sent.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from asyncimport.errors import UsageError
+from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
 from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, StateOptions
-from asyncimport.operations.observer import Observer
-from asyncimport.operations.plan import Plan
-from asyncimport.operations.plan_draft import PlanRules
-from asyncimport.operations.result import Result, ended_in
-from asyncimport.operations.scan import scan_and_plan
-from asyncimport.pacing.shutdown import Stop
+from asyncimport.operations.journals import state_directory
+from asyncimport.operations.plan import Plan, make_plan
+from asyncimport.operations.plan_draft import PlanRules, draft_plan, scan_headers
+from asyncimport.operations.result import Observer, Result, ended_in
+from asyncimport.operations.server import ProjectIds
+from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
+from asyncimport.reporting.progress import Totals
+from asyncimport.routing.attachments import AttachRule, resource_of
+from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.filters import EVERYTHING, StudyFilter
 from asyncimport.routing.plan_file import PlanRow, split, write_plan
 from asyncimport.routing.problems import PlanProblem, ProblemCode, exit_code_of
 from asyncimport.routing.router import Router
 from asyncimport.source.folder import FileSource
-from asyncimport.system.output_files import check_output, output_errors, replacing
+from asyncimport.system.output_files import check_option, output_errors, replacing
+from asyncimport.system.threads import opened_in_thread
 
 _LABELS_BY_SOURCE = PlanProblem(
     ProblemCode.LABELS_BY_SOURCE,
@@ -67,8 +80,10 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
         if request.parts > 1 and request.out_file is None:
             raise UsageError("--split needs a file to write to", hint="name it with --out")
         targets = _targets(request.out_file, request.parts) if request.out_file else []
-        await anyio.to_thread.run_sync(_check_targets, targets)
-        source = await anyio.to_thread.run_sync(_source, request)
+        for target in targets:
+            await anyio.to_thread.run_sync(check_option, "--out", target)
+        opened = partial(FileSource, request.sources, exclude=request.exclude, follow_links=request.follow_links)
+        source = await anyio.to_thread.run_sync(partial(opened, ignore_archives=request.ignore_archives))
         rules = PlanRules(
             routes=request.routes,
             study_filter=request.study_filter,
@@ -85,15 +100,6 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
             await anyio.to_thread.run_sync(lambda: _write(targets, parts, force=request.force))
             result.plan, result.written = found, targets
     return result
-
-
-def _source(request: PlanRequest) -> FileSource:
-    return FileSource(
-        request.sources,
-        ignore_archives=request.ignore_archives,
-        follow_links=request.follow_links,
-        exclude=request.exclude,
-    )
 
 
 def _completed(request: PlanRequest, found: Plan) -> Plan:
@@ -114,13 +120,6 @@ def _targets(path: Path, parts: int) -> list[Path]:
     return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, parts + 1)]
 
 
-def _check_targets(targets: Sequence[Path]) -> None:
-    """Check, before the scan, that plans can be written there. Raises: UsageError."""
-    for target in targets:
-        with output_errors("--out", target):
-            check_output(target)
-
-
 def _write(targets: Sequence[Path], parts: Sequence[Sequence[PlanRow]], *, force: bool) -> None:
     """Write a plan or its parts: all of them, or none if one would replace another plan. Raises: UsageError."""
     contents = [(target, write_plan(rows).encode("utf-8-sig")) for target, rows in zip(targets, parts, strict=True)]
@@ -136,3 +135,67 @@ def _write(targets: Sequence[Path], parts: Sequence[Sequence[PlanRow]], *, force
     for target, content in contents:
         with output_errors("--out", target), replacing(target) as file:
             file.write(content)
+
+
+async def _no_ids(_: Sequence[str]) -> ProjectIds:
+    return {}
+
+
+async def _no_sessions(_: Mapping[str, str]) -> ExistingSessions:
+    return NO_SESSIONS
+
+
+async def scan_and_plan(
+    source: FileSource,
+    rules: PlanRules,
+    state_dir: Path | None,
+    observer: Observer,
+    *,
+    stop: Stop,
+    attach: Sequence[AttachRule] = (),
+    known_patients: Iterable[SubjectPatient] = (),
+    find_projects: Callable[[Sequence[str]], Awaitable[ProjectIds]] = _no_ids,
+    find_sessions: Callable[[Mapping[str, str]], Awaitable[ExistingSessions]] = _no_sessions,
+) -> Plan | None:
+    """Scan a source into the header cache and make a plan; None if it was stopped.
+
+    `find_sessions` gets the IDs of the open projects by name. `known_patients` are those that the journal has.
+    """
+    lock_wait = LockWait(report=observer.tell, deadline=partial(stop.wait_deadline, LOCK_SECONDS))
+    # While another program has locked the cache, a stop ends the wait.
+    with suppress(StoppedError):
+        async with opened_in_thread(partial(HeaderCache, header_cache_path(source, state_dir), lock_wait)) as cache:
+            totals = Totals()
+            with stop.immediate_scope():
+                async with observer.progress(totals):
+                    await scan_headers(source, cache, totals.note)
+            if stop.requested:
+                return None
+            min_age = rules.min_age
+            unsettled = await anyio.to_thread.run_sync(cache.unsettled, time.time(), min_age) if min_age else None
+            draft_by = partial(draft_plan, cache, rules, relative=source.relative)
+            draft = await anyio.to_thread.run_sync(draft_by)
+            ids = await find_projects(draft.projects)
+            named = {name: ids.get(name, name) for name in draft.projects}
+            sessions = await find_sessions({name: one for name, one in named.items() if isinstance(one, str)})
+            if rules.routes.needs_whole_study and sessions != NO_SESSIONS:
+                draft = await anyio.to_thread.run_sync(partial(draft_by, sessions=sessions))
+            make = partial(
+                make_plan,
+                cache,
+                draft,
+                rules,
+                project_ids=ids,
+                sessions=sessions,
+                known_patients=known_patients,
+                unsettled=unsettled,
+                resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),
+            )
+            return await anyio.to_thread.run_sync(make)
+    return None
+
+
+def header_cache_path(source: FileSource, state_dir: Path | None) -> Path:
+    """Return the header cache of a source."""
+    digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return state_directory(state_dir) / f"scan-{digest}.survey"

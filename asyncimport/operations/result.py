@@ -1,12 +1,19 @@
-"""What every operation returns, also after an error or a stop."""
+"""What every operation returns, also after an error or a stop, what it reports, and how it runs without a loop."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
+
+from anyio.from_thread import start_blocking_portal
 
 from asyncimport.errors import AsyncimportError
 from asyncimport.pacing.shutdown import Stop
+from asyncimport.reporting.entries import Entry
+from asyncimport.reporting.progress import Totals
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,3 +53,36 @@ def ended_in(result: Result, stop: Stop) -> Iterator[None]:
         result.error = error
     finally:
         result.signal = stop.signal if stop.requested else None
+
+
+class Observer:
+    """Receives reports, on the loop. Methods must not block. These ignore everything; override what you need."""
+
+    def note(self, entry: Entry) -> None:
+        """Take note of what happened: of all events of a run, between its `RunStarted` and its `RunEnded`."""
+
+    def tell(self, text: str) -> None:
+        """Receive a message for a person."""
+
+    def progress(self, totals: Totals) -> AbstractAsyncContextManager[None]:
+        """Show totals while the block runs. They change meanwhile."""
+        del totals
+        return nullcontext()
+
+    def run_ended(self, result: Result, seconds: float) -> None:
+        """Receive the result of one run of a watch, and how long it took."""
+
+
+def run_sync(operation: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run an operation on a loop in a thread of its own, and wait for its end: `run_sync(upload, request)`.
+
+    Ctrl-C ends the wait at once. The same operation resumes the next time.
+    """
+    with start_blocking_portal() as portal:
+        future = portal.start_task_soon(lambda: operation(*args, **kwargs))
+        try:
+            return future.result()
+        except BaseException:
+            # Otherwise the portal waits for the operation.
+            future.cancel()
+            raise

@@ -26,10 +26,7 @@ def rules_from(
     no_project: str | None = None,
     encoding: str = "",
 ) -> Router:
-    """Make rules of templates, a path pattern and a lookup table; `no_project` is the default project.
-
-    Raises: UsageError.
-    """
+    """Make rules; `no_project` is the default project. Raises: UsageError."""
     keywords = frozenset(STUDY_FIELDS)
     paths = None if path_pattern is None else PathPattern.parse(path_pattern)
     fields = set() if paths is None else set(paths.fields)
@@ -63,10 +60,7 @@ def choice_text(modality: str | None, since: str | None, include: Sequence[str] 
 
 
 def study_filter_for(rows: Sequence[PlanRow], study_filter: StudyFilter) -> StudyFilter:
-    """Return the filter of parts of studies that a plan was made with, or else the filter of this run.
-
-    Raises: UsageError when rows have several, or this run has another one.
-    """
+    """Return the filter of parts of studies that a plan was made with, or else this run's. Raises: UsageError."""
     lines = {row.choice.strip(): row.line for row in rows if not row.skip}
     if not any(lines):
         return study_filter

@@ -1,9 +1,11 @@
-"""Which XNAT, and which login."""
+"""Which XNAT, which login, and the IDs of the projects that a command names."""
 
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.xnat.client import Client, connect
 from asyncimport.xnat.login import Credentials
@@ -30,10 +32,7 @@ class Server:
         max_rate: float | None = None,
         monitor: OutageMonitor | None = None,
     ) -> AbstractAsyncContextManager[Client]:
-        """Log in, and out at the end; see `xnat.client.connect`.
-
-        Raises: LoginRefusedError, UnavailableError, UsageError.
-        """
+        """Log in, and out at the end. Raises: LoginRefusedError, UnavailableError, UsageError."""
         return connect(
             self.host,
             self.credentials,
@@ -44,3 +43,23 @@ class Server:
             ca_bundle=self.ca_bundle,
             verify=self.verify_certificate,
         )
+
+
+ProjectIds = Mapping[str, str | AsyncimportError]
+"""The ID of each project, or why it is closed to this user, by the name that it was given."""
+
+
+async def find_project_ids(names: Collection[str], find: Callable[[str], Awaitable[str]]) -> ProjectIds:
+    """Return the ID of each project, or why it is closed.
+
+    Raises: ProjectMissingError, ProjectReadOnlyError when the only project is closed, UnavailableError.
+    """
+    ids: dict[str, str | AsyncimportError] = {}
+    for name in names:
+        try:
+            ids[name] = await find(name)
+        except (ProjectMissingError, ProjectReadOnlyError) as error:
+            if len(names) == 1:
+                raise
+            ids[name] = error
+    return ids

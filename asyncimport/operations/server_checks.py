@@ -1,15 +1,84 @@
-"""Checks of the connection to a server and of the login. Pure."""
+"""The facts about a server, the findings of its checks, and the checks of the connection and of the login. Pure.
+
+Only what would end or spoil an upload is an error; its exit code is that of the upload. What this user may not ask is
+unknown, which is no error.
+"""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from math import ceil
 
-from asyncimport.errors import LoginRefusedError
+from asyncimport.errors import FatalError, LoginRefusedError, UsageError
 from asyncimport.model.options import AUTO_CEILING
-from asyncimport.operations.findings import Facts, Finding, Status, failed_check, number_in, unknown_check
-from asyncimport.xnat.inspection import AuthenticatedFacts, Fact, Unknown
+from asyncimport.xnat.inspection import AuthenticatedFacts, Fact, ProjectFacts, Unknown
 from asyncimport.xnat.public_inspection import BodyLimit, PublicFacts
+
+# The order in which an upload meets errors: of the command, the network, the login, the project; 9 is a held session.
+_EXIT_CODES = (2, 4, 3, 5, 6, 9)
+
+
+class Status(StrEnum):
+    """The result of a check."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found, what it means, and what to change; `about` is a project, or "" for the site."""
+
+    code: str
+    status: Status
+    found: str
+    meaning: str = ""
+    hint: str = ""
+    about: str = ""
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All facts; None if not tried."""
+
+    host: str
+    now: float
+    bad_address: UsageError | None = None
+    unencrypted: UsageError | None = None
+    insecure: bool = False
+    public: PublicFacts | None = None
+    no_login: FatalError | None = None
+    authenticated: AuthenticatedFacts | None = None
+    projects: Sequence[ProjectFacts] = ()
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """Return 0, or the code of the first error that `upload` would meet."""
+    codes = {finding.exit_code for finding in findings if finding.status is Status.ERROR}
+    return next((code for code in _EXIT_CODES if code in codes), max(codes, default=0))
+
+
+def failed_check(code: str, error: FatalError, *, meaning: str = "", hint: str = "", about: str = "") -> Finding:
+    """Return the finding of a check that failed with an error."""
+    return Finding(code, Status.ERROR, str(error), meaning, hint or error.hint, about, error.exit_code)
+
+
+def unknown_check(code: str, what: str, unknown: Unknown, about: str = "") -> Finding:
+    """Return the finding of a check that was not possible."""
+    return Finding(code, Status.UNKNOWN, f"{what}: not known", unknown.reason, about=about)
+
+
+def number_in(fact: Fact[str]) -> int | None:
+    """Return a setting as a number; None if it is unknown or not a number."""
+    if isinstance(fact, Unknown) or not re.fullmatch(r"-?\d{1,9}", fact):
+        return None
+    return int(fact)
+
 
 # XNAT's own default of concurrentMaxSessions (SiteConfigPreferences).
 _MOST_LOGINS = 1000
@@ -18,9 +87,6 @@ _SHORT_IDLE = 300.0
 _SOON = timedelta(days=30)
 # The most that one XNAT imports: each file passes one lock and one SELECT (PrearcDatabase).
 _FILES_A_SECOND = 100
-
-
-# --- the connection
 
 
 def check_connection(facts: Facts) -> Iterator[Finding]:
@@ -34,9 +100,8 @@ def check_connection(facts: Facts) -> Iterator[Finding]:
         yield _address(facts.host, public)
     yield _encryption(facts)
     if public.stage == "certificate" and public.failure is not None:
-        yield failed_check(
-            "certificate", public.failure, meaning="no login is sent, because the server may be an impostor"
-        )
+        meaning = "no login is sent, because the server may be an impostor"
+        yield failed_check("certificate", public.failure, meaning=meaning)
     elif facts.host.startswith("https:") and public.failure is None:
         yield _certificate(facts, public)
     if public.stage == "proxy" and public.failure is not None:
@@ -115,13 +180,9 @@ def _version(facts: Facts, public: PublicFacts) -> Finding:
     if match is None:
         return Finding("version", Status.UNKNOWN, "XNAT does not show its version")
     if (int(match[1]), int(match[2])) < (1, 7):
-        return Finding(
-            "version",
-            Status.WARNING,
-            f"XNAT {version}",
-            "it does not show its filters and scripts, and merges into a session only with --overwrite append",
-            "try a small part first, or have XNAT upgraded",
-        )
+        meaning = "it does not show its filters and scripts, and merges into a session only with --overwrite append"
+        hint = "try a small part first, or have XNAT upgraded"
+        return Finding("version", Status.WARNING, f"XNAT {version}", meaning, hint)
     return Finding("version", Status.OK, f"XNAT {version}")
 
 
@@ -129,21 +190,16 @@ def _clock(ahead: float) -> Finding:
     if abs(ahead) <= _SKEW:
         return Finding("clock", Status.OK, "the server's clock agrees with this machine's")
     found = f"the server's clock is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
-    return Finding(
-        "clock", Status.WARNING, found, "times of receipts and of XNAT's logs will differ", "set both clocks by NTP"
-    )
+    meaning = "times of receipts and of XNAT's logs will differ"
+    return Finding("clock", Status.WARNING, found, meaning, "set both clocks by NTP")
 
 
 def _round_trip(seconds: float) -> Finding:
     found = f"a round trip takes {seconds * 1000:,.{0 if seconds > 0.01 else 1}f} ms"
     wanted = ceil(seconds * _FILES_A_SECOND)
     if wanted <= AUTO_CEILING:
-        return Finding(
-            "round-trip",
-            Status.OK,
-            found,
-            f"--workers auto finds the number of uploads in flight ({AUTO_CEILING} at most)",
-        )
+        meaning = f"--workers auto finds the number of uploads in flight ({AUTO_CEILING} at most)"
+        return Finding("round-trip", Status.OK, found, meaning)
     meaning = f"{AUTO_CEILING} uploads in flight send {AUTO_CEILING / seconds:,.0f} small files a second at most"
     return Finding("round-trip", Status.WARNING, found, meaning, "run nearer to the server")
 
@@ -155,16 +211,9 @@ def _body(fact: Fact[BodyLimit]) -> Finding:
         return Finding("body-size", Status.OK, f"files of {fact.passed} get through")
     answer = "413" if fact.status else "the connection is closed"
     between = f"between {fact.passed} and {fact.refused}" if fact.passed else f"below {fact.refused}"
-    return Finding(
-        "body-size",
-        Status.WARNING,
-        f"the largest file that gets through is {between} ({answer})",
-        "a proxy in front of XNAT will refuse larger files",
-        "raise its limit: client_max_body_size of nginx, LimitRequestBody of Apache",
-    )
-
-
-# --- the login
+    found = f"the largest file that gets through is {between} ({answer})"
+    hint = "raise its limit: client_max_body_size of nginx, LimitRequestBody of Apache"
+    return Finding("body-size", Status.WARNING, found, "a proxy in front of XNAT will refuse larger files", hint)
 
 
 def check_login(facts: Facts) -> Iterator[Finding]:
@@ -172,12 +221,9 @@ def check_login(facts: Facts) -> Iterator[Finding]:
     public = facts.public
     if facts.no_login is not None:
         if public is not None and public.sign_on and not isinstance(facts.no_login, LoginRefusedError):
-            yield failed_check(
-                "login",
-                facts.no_login,
-                meaning=f"a login is led to {public.sign_on}: single sign-on, perhaps",
-                hint="ask for an address for programs that accepts user and password, or a token",
-            )
+            meaning = f"a login is led to {public.sign_on}: single sign-on, perhaps"
+            hint = "ask for an address for programs that accepts user and password, or a token"
+            yield failed_check("login", facts.no_login, meaning=meaning, hint=hint)
         else:
             yield failed_check("login", facts.no_login)
     if facts.authenticated is None:

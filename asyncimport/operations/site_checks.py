@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from asyncimport.operations.findings import Facts, Finding, Status, failed_check, number_in, unknown_check
+from asyncimport.operations.server_checks import Facts, Finding, Status, failed_check, number_in, unknown_check
 from asyncimport.xnat.inspection import Fact, ProjectFacts, Unknown
 from asyncimport.xnat.replies.identity import is_our_source
 from asyncimport.xnat.replies.images import Row
@@ -15,9 +15,6 @@ _DEFAULT_FILE_NAMES = "${StudyInstanceUID}-${SeriesNumber}-${InstanceNumber}-${H
 _SHORT_ARCHIVING = 60
 # The server's time zone is unknown, so a day more or less proves nothing.
 _STALE = timedelta(days=2)
-
-
-# --- the site
 
 
 def check_site(facts: Facts) -> Iterator[Finding]:
@@ -43,14 +40,9 @@ def _filter(fact: Fact[SeriesFilter], about: str = "") -> Finding:
         "blacklist": f"drops each series whose description matches one of {patterns}",
         "whitelist": f"drops each series whose description matches none of {patterns}",
     }.get(fact.mode, f"is enabled, with {patterns}")
-    return Finding(
-        "series-filter",
-        Status.WARNING,
-        f"a series import filter {drops}",
-        "XNAT accepts these files and drops them; a summary counts them as refused",
-        "have it switched off for the migration, or expect refused files",
-        about,
-    )
+    meaning = "XNAT accepts these files and drops them; a summary counts them as refused"
+    hint = "have it switched off for the migration, or expect refused files"
+    return Finding("series-filter", Status.WARNING, f"a series import filter {drops}", meaning, hint, about)
 
 
 def _script(fact: Fact[Script | None], about: str = "") -> Finding:
@@ -98,10 +90,9 @@ def _idle_builder(fact: Fact[str]) -> Finding:
         return unknown_check("idle-builder", "when XNAT builds an idle session", unknown)
     found = f"XNAT builds a session that has been idle for {minutes} min"
     if minutes < 1:
+        meaning = "sessions of other senders are built before they are complete"
         hint = "have sessionXmlRebuilderInterval set to 5, XNAT's default"
-        return Finding(
-            "idle-builder", Status.WARNING, found, "sessions of other senders are built before they are complete", hint
-        )
+        return Finding("idle-builder", Status.WARNING, found, meaning, hint)
     return Finding("idle-builder", Status.OK, found, "it does not affect the sessions of asyncimport")
 
 
@@ -135,13 +126,10 @@ def _prearchive(facts: Facts, fact: Fact[list[Row]]) -> Finding:
             return Finding("prearchive", Status.OK, found)
         meaning = "an upload sends nothing into these, and holds its sessions of the same studies"
         return Finding("prearchive", Status.OK, f"{found}, {others:,} of them begun by other tools", meaning)
-    return Finding(
-        "prearchive",
-        Status.WARNING,
-        f"of {len(rows):,} sessions in the prearchive {stuck:,} are in conflict or error, {stale:,} began days ago",
-        "files of the same studies may go into them, or make second sessions",
-        "remove them in XNAT's prearchive; `asyncimport verify --orphans` finds those of an upload",
-    )
+    found = f"of {len(rows):,} sessions in the prearchive {stuck:,} are in conflict or error, {stale:,} began days ago"
+    meaning = "files of the same studies may go into them, or make second sessions"
+    hint = "remove them in XNAT's prearchive; `asyncimport verify --orphans` finds those of an upload"
+    return Finding("prearchive", Status.WARNING, found, meaning, hint)
 
 
 def _is_stale(uploaded: str, now: float) -> bool:
@@ -150,9 +138,6 @@ def _is_stale(uploaded: str, now: float) -> bool:
     except ValueError:
         return False
     return datetime.fromtimestamp(now) - began > _STALE  # noqa: DTZ006 - XNAT's time has no zone either
-
-
-# --- the projects
 
 
 def check_projects(facts: Facts) -> Iterator[Finding]:
@@ -199,14 +184,10 @@ def _prearchive_code(fact: Fact[str], about: str) -> Finding:
             meaning = "an upload still archives them in a separate step, and leaves them with --no-archive"
             return Finding("prearchive-code", Status.OK, "4: XNAT archives by itself", meaning, about=about)
         case "5":
-            return Finding(
-                "prearchive-code",
-                Status.WARNING,
-                "5: XNAT archives by itself, and overwrites",
-                "files in the archive are replaced without a question",
-                "have the project's prearchive setting changed to 0 or 4, unless that is wanted",
-                about,
-            )
+            found = "5: XNAT archives by itself, and overwrites"
+            meaning = "files in the archive are replaced without a question"
+            hint = "have the project's prearchive setting changed to 0 or 4, unless that is wanted"
+            return Finding("prearchive-code", Status.WARNING, found, meaning, hint, about)
         case _:
             found = f"{fact}: a code without a meaning in XNAT" if number_in(fact) is not None else "it is not a number"
             hint = "have the project's prearchive setting changed to 0 or 4"
@@ -217,14 +198,10 @@ def _automation(project: ProjectFacts) -> Finding:
     fact = {"pipelines": project.pipelines, "subscriptions of the event service": project.subscriptions}
     counts = {what: count for what, count in fact.items() if not isinstance(count, Unknown)}
     if any(counts.values()):
-        return Finding(
-            "automation",
-            Status.WARNING,
-            ", ".join(f"{count:,} {what}" for what, count in counts.items() if count),
-            "those that start by themselves start for every archived session",
-            "switch them off for the migration, unless that is wanted",
-            project.name,
-        )
+        found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        meaning = "those that start by themselves start for every archived session"
+        hint = "switch them off for the migration, unless that is wanted"
+        return Finding("automation", Status.WARNING, found, meaning, hint, project.name)
     for unknown in fact.values():
         if isinstance(unknown, Unknown):
             return unknown_check("automation", "what starts when a session is archived", unknown, project.name)

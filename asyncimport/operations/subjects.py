@@ -11,9 +11,8 @@ from asyncimport.demographics.table import Demographics, read_subjects
 from asyncimport.errors import ProjectReadOnlyError, UsageError
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.options import SubjectsOptions
-from asyncimport.operations.projects import find_project_ids
 from asyncimport.operations.result import Result, ended_in
-from asyncimport.operations.server import Server
+from asyncimport.operations.server import Server, find_project_ids
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.xnat.client import Client
@@ -44,19 +43,14 @@ class SubjectsResult(Result):
     @property
     def findings_code(self) -> int:
         """Return 8 if a row is wrong, or a subject was refused, failed, or was created twice at the same time."""
-        is_flawed = any(not issue.is_warning for issue in self.issues)
-        return 8 if is_flawed or any(map(_is_problem, self.outcomes)) else 0
+        problems = (isinstance(one, SubjectError) or (one.created and one.alike) for one in self.outcomes)
+        return 8 if any(problems) or any(not issue.is_warning for issue in self.issues) else 0
 
     def counts(self) -> dict[str, int]:
         """Return the numbers of subjects that were created, updated and so on; `left` were not tried."""
         states = Counter(one.state for one in self.outcomes)
         counts = {"total": len(self.rows), **{state: states[state] for state in _STATES}}
         return {**counts, "left": len(self.rows) - len(self.outcomes)}
-
-
-def _is_problem(one: SubjectUpdated | SubjectError) -> bool:
-    """Whether the subject was not written, or somebody else created one with its label at the same time."""
-    return isinstance(one, SubjectError) or (one.created and bool(one.alike))
 
 
 def read_table(
@@ -117,10 +111,7 @@ async def subjects(
 async def _open_projects(
     client: Client, rows: Sequence[Demographics], policy: RetryPolicy, report: Callable[[SubjectError], None]
 ) -> dict[str, str]:
-    """Return the IDs of the projects that exist, by their names in the rows, and refuse the rows of the others.
-
-    Raises: ProjectMissingError when the only project is missing, UnavailableError.
-    """
+    """Return the IDs of the projects that exist, by their names in the rows, and refuse the rows of the others."""
     names = dict.fromkeys(row.project for row in rows)
     ids = await find_project_ids(names, lambda name: find_project(client, name, policy))
     for row in rows:

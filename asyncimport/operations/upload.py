@@ -1,8 +1,8 @@
 """Uploads: from a request over scan, login and pipeline to a summary."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import anyio.to_thread
@@ -11,34 +11,22 @@ from asyncimport.errors import FatalError, RefusedError, TransientError
 from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model.events import Event, ServerUnavailable
 from asyncimport.model.summary import Orphan
+from asyncimport.operations import upload_steps
 from asyncimport.operations.comparison import orphans_of
 from asyncimport.operations.decision import decide
-from asyncimport.operations.observer import Observer
-from asyncimport.operations.result import ended_in
+from asyncimport.operations.result import Observer, ended_in
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
-from asyncimport.operations.upload_steps import (
-    Run,
-    no_dicom_error,
-    open_journal,
-    prepare_options,
-    run_started,
-    send_attachments,
-    send_images,
-    set_demographics,
-)
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.entries import RunEnded
-from asyncimport.reporting.receipts import check_receipts, write_receipts
+from asyncimport.reporting.receipts import write_receipts
+from asyncimport.system.output_files import check_option
 from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.client import Client
 
 
 async def upload(request: UploadRequest, *, report: Observer | None = None, stop: Stop | None = None) -> UploadResult:
-    """Scan, send, build, archive, verify; send attachments and set demographics, if the request has any.
-
-    A source without DICOM is an error.
-    """
+    """Scan, send, build, archive, verify, attach, set demographics. A source without DICOM is an error."""
     observer, stop = report or Observer(), stop or Stop()
     result = UploadResult(issues=request.issues)
     async with open_uploader(request, observer, stop) as uploader:
@@ -57,9 +45,10 @@ async def open_uploader(request: UploadRequest, observer: Observer, stop: Stop) 
             observer.tell("--max-duration is over: what is in flight may finish (30 s at most)")
             stop.request()
 
-    with _call_after(request.max_duration_seconds, end):
-        async with AsyncExitStack() as stack:
-            yield Uploader(request, observer, stop, stack)
+    async with AsyncExitStack() as stack:
+        if request.max_duration_seconds is not None:
+            stack.callback(asyncio.get_running_loop().call_later(request.max_duration_seconds, end).cancel)
+        yield Uploader(request, observer, stop, stack)
 
 
 class Uploader:
@@ -99,7 +88,7 @@ class Uploader:
     async def _run(self, result: UploadResult, *, is_watch: bool) -> None:
         request, stop = self._request, self._stop
         if request.receipts is not None:
-            await anyio.to_thread.run_sync(check_receipts, request.receipts)
+            await anyio.to_thread.run_sync(check_option, "--receipts", request.receipts)
         source = await anyio.to_thread.run_sync(request.source)
         self._report = partial(self._note, result)
         async with self._monitor.guard():
@@ -111,14 +100,16 @@ class Uploader:
         if not is_watch:
             decision.check()
         lock_wait = LockWait(report=self._tell, deadline=partial(stop.wait_deadline, LOCK_SECONDS))
-        async with opened_in_thread(partial(open_journal, request, decision, decision.journal, lock_wait)) as journal:
+        async with opened_in_thread(
+            partial(upload_steps.open_journal, request, decision, decision.journal, lock_wait)
+        ) as journal:
             result.run = str(journal.run)
             self._first_run = self._first_run or journal.run
-            self._observer.note(run_started(request, result.run, decision))
+            self._observer.note(upload_steps.run_started(request, result.run, decision))
             if request.project and request.project != decision.rules.get("project"):
                 await anyio.to_thread.run_sync(journal.note_alias, request.project)
-            options = await anyio.to_thread.run_sync(prepare_options, request, decision, journal)
-            run = Run(request, options, source, decision, client, journal, self._report, stop)
+            options = await anyio.to_thread.run_sync(upload_steps.prepare_options, request, decision, journal)
+            run = upload_steps.Run(request, options, source, decision, client, journal, self._report, stop)
             try:
                 # Even if another program had locked the journal until the stop, the journal can be read.
                 with suppress(StoppedError):
@@ -130,19 +121,19 @@ class Uploader:
             result.summary = await anyio.to_thread.run_sync(reader.summary)
             result.signal = self._signal
             if result.error is None and result.signal is None and not is_watch:
-                result.error = no_dicom_error(result.summary, decision.plan, source)
+                result.error = upload_steps.no_dicom_error(result.summary, decision.plan, source)
             for orphan in result.orphans or ():
                 self._observer.note(orphan)
             await anyio.to_thread.run_sync(journal.end_run, result.exit_code)
             if request.receipts is not None:
                 await anyio.to_thread.run_sync(write_receipts, request.receipts, reader)
 
-    async def _send(self, run: Run, result: UploadResult) -> None:
+    async def _send(self, run: upload_steps.Run, result: UploadResult) -> None:
         """Send everything, then look for orphans."""
         async with self._observer.progress(result.totals):
-            await send_images(run)
-            await send_attachments(run)
-            result.issues += await set_demographics(run)
+            await upload_steps.send_images(run)
+            await upload_steps.send_attachments(run)
+            result.issues += await upload_steps.set_demographics(run)
         if not run.stop.requested:
             with run.stop.immediate_scope():
                 result.orphans = await self._find_orphans(run.client, run.journal)
@@ -180,16 +171,3 @@ class Uploader:
         if text not in self._messages:
             self._messages.add(text)
             self._observer.tell(text)
-
-
-@contextmanager
-def _call_after(seconds: float | None, function: Callable[[], None]) -> Iterator[None]:
-    """Call a function on the loop if the block takes longer than this."""
-    if seconds is None:
-        yield
-        return
-    timer = asyncio.get_running_loop().call_later(seconds, function)
-    try:
-        yield
-    finally:
-        timer.cancel()

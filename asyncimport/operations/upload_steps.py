@@ -16,7 +16,7 @@ from asyncimport.model.files import Algorithm, Digest
 from asyncimport.model.options import Options
 from asyncimport.model.summary import Summary
 from asyncimport.model.texts import plain
-from asyncimport.operations.decision import Decision, no_dicom
+from asyncimport.operations.decision import Decision
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
@@ -170,10 +170,7 @@ async def send_attachments(run: Run) -> None:
 
 
 async def set_demographics(run: Run) -> int:
-    """Set demographics of subjects whose sessions are archived; return how many rows of the table match no session.
-
-    Raises: FatalError.
-    """
+    """Set demographics of archived subjects; return how many rows of the table match no session. Raises: FatalError."""
     request = run.request
     if run.stop.requested or not (request.demographics.table or request.demographics.from_headers):
         return 0
@@ -222,4 +219,7 @@ def no_dicom_error(summary: Summary, plan: Plan | None, source: FileSource) -> U
     # The summary leaves out files that were sent before and that this run does not ask for.
     if summary.files.found or summary.files.unreadable or summary.containers or (plan is not None and plan.rows):
         return None
-    return no_dicom(source, summary.files.not_dicom)
+    return UsageError(
+        f"no DICOM found in {', '.join(plain(root) for root in source.places)}",
+        hint=f"{summary.files.not_dicom:,} other files were looked at; check the path",
+    )

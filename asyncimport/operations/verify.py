@@ -17,20 +17,7 @@ from asyncimport.model.attachments import AttachmentState
 from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options, VerifyOptions
 from asyncimport.model.summary import Orphan
-from asyncimport.operations.comparison import (
-    ResourceFinding,
-    SessionFinding,
-    SubjectFinding,
-    attachments_to_repair,
-    compare_resources,
-    compare_sessions,
-    compare_subjects,
-    files_to_resend,
-    orphans_of,
-    restore_subjects,
-    verified_attachments,
-    verified_sources,
-)
+from asyncimport.operations import comparison
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
@@ -39,7 +26,7 @@ from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.images import upload_images
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
-from asyncimport.system.output_files import check_output, output_errors, replacing
+from asyncimport.system.output_files import check_option, output_errors, replacing
 from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
@@ -63,9 +50,9 @@ class VerifyRequest(VerifyOptions):
 class VerifyResult(Result):
     """Findings, the number of instances sent again, and each orphan with what became of it."""
 
-    findings: list[SessionFinding] = field(default_factory=list)
-    resources: list[ResourceFinding] = field(default_factory=list)
-    subjects: list[SubjectFinding] = field(default_factory=list)
+    findings: list[comparison.SessionFinding] = field(default_factory=list)
+    resources: list[comparison.ResourceFinding] = field(default_factory=list)
+    subjects: list[comparison.SubjectFinding] = field(default_factory=list)
     restored: list[Outcome] = field(default_factory=list)
     repaired: int = 0
     unrepaired: int = 0
@@ -91,7 +78,7 @@ async def verify(
     result = VerifyResult()
     with ended_in(result, stop):
         if request.safe_to_delete is not None:
-            await anyio.to_thread.run_sync(check_place, request.safe_to_delete)
+            await anyio.to_thread.run_sync(check_option, "--safe-to-delete", request.safe_to_delete)
         await _verify(request, result, stop, report)
     return result
 
@@ -127,9 +114,11 @@ async def _compare(client: Client, request: VerifyRequest, result: VerifyResult)
     policy = RetryPolicy()
     result.findings = []
     async with opened_in_thread(partial(JournalReader.open, request.journal, project=request.project)) as reader:
-        result.findings = await compare_sessions(client, reader, policy, report=result.findings.append)
-        result.resources = await compare_resources(client, reader, policy, reads_bytes=request.attachments_bytes)
-        result.subjects = await compare_subjects(client, reader, policy)
+        result.findings = await comparison.compare_sessions(client, reader, policy, report=result.findings.append)
+        result.resources = await comparison.compare_resources(
+            client, reader, policy, reads_bytes=request.attachments_bytes
+        )
+        result.subjects = await comparison.compare_subjects(client, reader, policy)
 
 
 async def _repair(
@@ -144,7 +133,7 @@ async def _repair(
         for finding in result.findings:
             if not finding.missing or finding.expected is not None:
                 continue
-            there, gone = await anyio.to_thread.run_sync(files_to_resend, everything, finding)
+            there, gone = await anyio.to_thread.run_sync(comparison.files_to_resend, everything, finding)
             result.unrepaired += gone
             uids = [source.sop_uid for source in there]
             if await anyio.to_thread.run_sync(journal.deliveries.repair, finding.session, uids):
@@ -158,7 +147,7 @@ async def _repair(
             await upload_images(
                 source, XnatDestination(client, source=journal.source), journal, routes, options=Options(), stop=stop
             )
-        missing, gone = await anyio.to_thread.run_sync(attachments_to_repair, result.resources)
+        missing, gone = await anyio.to_thread.run_sync(comparison.attachments_to_repair, result.resources)
         result.unrepaired += gone
         if missing:
             stored = 0
@@ -178,24 +167,19 @@ async def _repair(
             result.unrepaired += len(missing) - stored
         if not stop.requested and any(one.problem for one in result.subjects):
             with stop.immediate_scope():
-                await _restore(client, everything, result)
+                # Subjects whose sessions were sent again may have lost theirs too.
+                wrong = {(one.project, one.subject) for one in result.subjects if one.problem}
+                found = await comparison.compare_subjects(client, everything, RetryPolicy())
+                lost = [one for one in found if (one.project, one.subject) in wrong]
+                result.restored = await comparison.restore_subjects(client, lost, RetryPolicy())
         await anyio.to_thread.run_sync(journal.end_run, 128 + stop.signal if stop.requested else 0)
-
-
-async def _restore(client: Client, reader: JournalReader, result: VerifyResult) -> None:
-    """Store demographics again that XNAT has lost, also with subjects whose sessions were sent again."""
-    wrong = {(one.project, one.subject) for one in result.subjects if one.problem}
-    found = await compare_subjects(client, reader, RetryPolicy())
-    result.restored = await restore_subjects(
-        client, [one for one in found if (one.project, one.subject) in wrong], RetryPolicy()
-    )
 
 
 async def _orphans(client: Client, reader: JournalReader, result: VerifyResult, stop: Stop, *, delete: bool) -> None:
     """Find orphans, and delete them if asked to."""
     try:
         with stop.immediate_scope():
-            found = await orphans_of(client, reader)
+            found = await comparison.orphans_of(client, reader)
         if stop.requested:
             return
         result.orphans = []
@@ -224,17 +208,13 @@ async def _delete(client: Client, orphan: Orphan) -> str:
     return "removed"
 
 
-def check_place(path: Path) -> None:
-    """Check, before anything else, that the list can be written there. Raises: UsageError."""
-    with output_errors("--safe-to-delete", path):
-        check_output(path)
-
-
 def _write_paths(path: Path, reader: JournalReader, result: VerifyResult) -> int:
     """Write the paths of unchanged files, one a line, and return their number; no path with a line end is written."""
     count = 0
     with output_errors("--safe-to-delete", path), replacing(path) as file:
-        seen = chain(verified_sources(reader, result.findings), verified_attachments(result.resources))
+        seen = chain(
+            comparison.verified_sources(reader, result.findings), comparison.verified_attachments(result.resources)
+        )
         for found, is_unchanged in seen:
             raw = os.fsencode(found.path)
             if is_unchanged and b"\n" not in raw:

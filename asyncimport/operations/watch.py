@@ -15,8 +15,7 @@ import anyio.to_thread
 from asyncimport.errors import AsyncimportError, LoginRefusedError, UsageError
 from asyncimport.model.summary import Summary
 from asyncimport.model.texts import plain
-from asyncimport.operations.observer import Observer
-from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.result import Observer, Result, ended_in
 from asyncimport.operations.upload import Uploader, open_uploader
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
 from asyncimport.pacing.shutdown import Stop, StoppedError

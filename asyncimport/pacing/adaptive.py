@@ -153,10 +153,7 @@ class AdaptiveLimit:
             self._needed_calls += max(2 * limit, _FEW_CALLS)
 
     def _evaluate_probe(self, limit_before: int, slowdown_before: float, slowdown: float, now: float) -> None:
-        """Halve the limit again if latency fell in proportion; otherwise take it as the latency without a queue.
-
-        Do so too if it fell to the known value: with a lower limit the server would idle for nothing.
-        """
+        """Halve the limit again if latency fell in proportion; otherwise take it as the latency without a queue."""
         limit = self._limit
         is_known = 1 / _NOTICEABLE < slowdown < _NOTICEABLE
         if limit > 1 and not is_known and slowdown < _NOTICEABLE * slowdown_before * limit / limit_before:

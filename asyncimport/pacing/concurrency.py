@@ -1,15 +1,17 @@
-"""How many calls are in flight: slots, up to a fixed or adaptive limit, and fewer after an overload."""
+"""How many calls are in flight (slots up to a fixed or adaptive limit, fewer after an overload), and bytes a second."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
-from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import anyio
 
+from asyncimport.errors import primary_error
 from asyncimport.pacing.adaptive import AdaptiveLimit
 
+T = TypeVar("T")
+R = TypeVar("R")
 _MAX_RETRY_AFTER_SECONDS = 300.0
 _SECONDS_BETWEEN_CUTS = 1.0
 # `seconds_per_call` is a moving average over about this many calls.
@@ -42,12 +44,8 @@ class Throttle:
         self._successes = 0
         self._cut_at = float("-inf")
         self._resume_at = float("-inf")
-        self._seconds_per_call: float | None = None
-
-    @property
-    def seconds_per_call(self) -> float | None:
+        self.seconds_per_call: float | None = None
         """How long recent calls took on average; None before the first has ended."""
-        return self._seconds_per_call
 
     @property
     def limit(self) -> int:
@@ -109,8 +107,8 @@ class Throttle:
         While more calls are in flight than the limit allows, those that end began before the cut, and say nothing
         about the new limit.
         """
-        average = self._seconds_per_call
-        self._seconds_per_call = seconds if average is None else average + (seconds - average) / _AVERAGED_CALLS
+        average = self.seconds_per_call
+        self.seconds_per_call = seconds if average is None else average + (seconds - average) / _AVERAGED_CALLS
         if self._limit < self._ceiling:
             if not self.is_over_limit:
                 self._successes += 1
@@ -159,9 +157,7 @@ class Slot:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
     async def __aenter__(self) -> Self:
@@ -172,9 +168,7 @@ class Slot:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.release()
 
     async def wait_turn(self) -> None:
@@ -206,3 +200,48 @@ class Slot:
         if self._is_acquired:
             self._is_acquired = False
             self._throttle.release()
+
+
+async def map_concurrently(call: Callable[[T], Awaitable[R]], items: Iterable[T], workers: int) -> list[R]:
+    """Return the results of calls in order, made `workers` at a time. Raises: their primary error."""
+    results: dict[int, R] = {}
+    waiting = iter(enumerate(items))
+
+    async def work() -> None:
+        for place, item in waiting:
+            results[place] = await call(item)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(workers):
+                tasks.start_soon(work)
+    except BaseExceptionGroup as errors:
+        raise primary_error(errors) from None
+    return [results[place] for place in sorted(results)]
+
+
+class RateLimit:
+    """Limits what all calls together send, in bytes a second on average: first come, first served."""
+
+    # Seconds of unused time that later calls may make up for: timers fire late, and the delays must not add up.
+    _CREDIT_SECONDS = 0.1
+
+    def __init__(
+        self,
+        bytes_per_second: float,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._sleep = sleep
+        self._clock = clock
+        self._free_at = float("-inf")
+
+    async def acquire(self, size: int) -> None:
+        """Wait until `size` bytes may go; they count as sent even if the wait is cancelled."""
+        now = self._clock()
+        begin = max(self._free_at, now - self._CREDIT_SECONDS)
+        self._free_at = begin + size / self._bytes_per_second
+        if begin > now:
+            await self._sleep(begin - now)

@@ -13,10 +13,7 @@ T = TypeVar("T")
 
 
 class RetryBudget:
-    """How many retries are left: some at the beginning, and a share of each success.
-
-    It keeps retries from multiplying the load of a server in trouble: without budget, each pause is long.
-    """
+    """How many retries are left: they must not multiply the load of a server in trouble. Without, pauses are long."""
 
     _MAX_RETRIES = 100.0
     _RETRIES_PER_SUCCESS = 0.2
@@ -108,10 +105,7 @@ class Outage:
         )
 
     async def call(self, call: Callable[[], Awaitable[T]], key: object) -> T:
-        """Make a call about `key`, repeat it while the server is away, and note that it got through.
-
-        Raises: as `wait_until_up`.
-        """
+        """Make a call, repeat it while the server is away, and note that it got through. Raises: as `wait_until_up`."""
         try:
             result = await call()
         except TransientError as error:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import inf
 from types import FrameType
 
@@ -53,29 +53,19 @@ class Stop:
             scope.deadline = self._grace_ends_at if has_grace else self._requested_at
 
     def wait_deadline(self, seconds: float) -> float:
-        """Return when a wait in a thread must end, by the monotonic clock: `seconds` after a stop was requested.
-
-        After the second request it is at once; before the first, never.
-        """
+        """Return when a wait in a thread must end, `seconds` after the first request, or at once after the second."""
         return min(self._requested_at + seconds, self._grace_ends_at)
 
-    @contextmanager
-    def immediate_scope(self) -> Iterator[None]:
+    def immediate_scope(self) -> AbstractContextManager[None]:
         """Cancel the block as soon as a stop is requested."""
-        with self._scope(has_grace=False):
-            yield
+        return self._scope(has_grace=False)
 
-    @contextmanager
-    def grace_scope(self) -> Iterator[None]:
+    def grace_scope(self) -> AbstractContextManager[None]:
         """Cancel the block when the grace after a stop is over."""
-        with self._scope(has_grace=True):
-            yield
+        return self._scope(has_grace=True)
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep between two attempts, while nothing is in flight.
-
-        Raises: StoppedError when the run is stopping.
-        """
+        """Sleep between two attempts, while nothing is in flight. Raises: StoppedError when the run is stopping."""
         with self._scope(has_grace=False):
             await anyio.sleep(seconds)
         if self.requested:

@@ -22,15 +22,12 @@ class PendingAttachments(Protocol):
 
     def claim(self) -> AttachmentBatch | None:
         """Hand out files of one resource; None when no more are pending."""
-        ...
 
     def start(self, attachments: Sequence[Attachment]) -> None:
         """Note which attachments are about to be sent."""
-        ...
 
     def record(self, batch: AttachmentBatch, results: Sequence[AttachmentResult]) -> None:
         """Record what became of a batch."""
-        ...
 
 
 class ResourceStore(Protocol):
@@ -43,11 +40,9 @@ class ResourceStore(Protocol):
 
         Raises: TransientError when the server is away, FatalError.
         """
-        ...
 
     async def ping(self) -> bool:
         """Return whether the server answers at all. Raises: FatalError."""
-        ...
 
 
 class InMemoryQueue:

@@ -1,4 +1,4 @@
-"""What the stages of the image pipeline share."""
+"""What the stages of the image pipeline share, and how one wakes another: by a stream of items that carry nothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.abc import ObjectReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from asyncimport.journal import Journal
 from asyncimport.model.events import Event, Notice, ServerUnavailable
@@ -64,3 +66,31 @@ class Context:
         """Report what the journal has noticed about sessions since the last time."""
         for text in self.journal.sessions.take_notices():
             self.report(Notice(text))
+
+
+Signal = MemoryObjectSendStream[None]
+Wakeups = ObjectReceiveStream[None]
+
+
+def make_signal(listeners: int = 1) -> tuple[Signal, MemoryObjectReceiveStream[None]]:
+    """Return both ends of a signal that can wake this many listeners at once."""
+    return anyio.create_memory_object_stream[None](listeners)
+
+
+def notify(signal: Signal, times: int = 1) -> None:
+    """Wake this many listeners; do nothing where a signal is still unread, or nobody listens any more."""
+    try:
+        for _ in range(times):
+            signal.send_nowait(None)
+    except (anyio.WouldBlock, anyio.BrokenResourceError):
+        pass
+
+
+async def wait_for(wakeups: Wakeups, max_seconds: float | None) -> bool:
+    """Wait for a signal or until the time is over; return False if no signal can come any more."""
+    with anyio.move_on_after(max_seconds):
+        try:
+            await wakeups.receive()
+        except anyio.EndOfStream:
+            return False
+    return True

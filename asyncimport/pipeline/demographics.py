@@ -28,22 +28,16 @@ class HeaderSource(Protocol):
 
     def identify(self, file: File) -> Identity | Ignored:
         """Read the header of a file; called in a worker thread."""
-        ...
 
 
 class SubjectStore(Protocol):
     """Where demographics go."""
 
     async def update(self, demographics: Demographics, /) -> SubjectUpdated:
-        """Give a subject these values, and check that they have arrived.
-
-        Raises: TransientError, RefusedError, FatalError.
-        """
-        ...
+        """Give a subject these values, and check them. Raises: TransientError, RefusedError, FatalError."""
 
     async def ping(self) -> bool:
         """Return whether the server answers at all. Raises: FatalError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +134,7 @@ def rows_without_session(journal: Journal, request: DemographicsRequest) -> list
 def _read(
     source: HeaderSource, sessions: Sequence[SessionHeaders], wanted: Sequence[str], run: int
 ) -> list[SessionHeaders]:
-    """Read the headers of files that were not read before, and add their values to those of each session.
-
-    Where a file cannot be read, the session's files are read again in the next run.
-    """
+    """Add the values of new files to their sessions; where a file cannot be read, the next run reads them again."""
     read = []
     for session in sessions:
         # The keys of a dict are an ordered set.

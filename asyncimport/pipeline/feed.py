@@ -3,8 +3,7 @@
 from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.model.deliveries import Claim
-from asyncimport.pipeline.context import Context
-from asyncimport.pipeline.signals import Wakeups
+from asyncimport.pipeline.context import Context, Wakeups
 
 # A worker sends a batch file after file, because handing over costs time where files are small and the server is fast.
 # Larger batches would leave workers idle at the end.

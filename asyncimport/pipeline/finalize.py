@@ -6,10 +6,8 @@ from asyncimport.errors import RefusedError, TransientError
 from asyncimport.model.deliveries import Held, Incomplete, Postponed, SealedDelivery, Verdict
 from asyncimport.model.events import Settling
 from asyncimport.pacing.shutdown import StoppedError
-from asyncimport.pipeline.archive_checks import check_new_subject
-from asyncimport.pipeline.context import Context
-from asyncimport.pipeline.rejections import explain_missing
-from asyncimport.pipeline.signals import Signal, Wakeups, notify, wait_for
+from asyncimport.pipeline.archive_checks import check_new_subject, explain_missing
+from asyncimport.pipeline.context import Context, Signal, Wakeups, notify, wait_for
 
 
 async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> None:

@@ -24,12 +24,11 @@ from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, Routes, Source
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.context import Context
+from asyncimport.pipeline.context import Context, make_signal
 from asyncimport.pipeline.feed import feed
 from asyncimport.pipeline.finalize import finalize
 from asyncimport.pipeline.record import record
 from asyncimport.pipeline.scan import Scanner
-from asyncimport.pipeline.signals import make_signal
 from asyncimport.pipeline.upload import Uploader
 
 
@@ -44,10 +43,7 @@ async def upload_images(
     report: Callable[[Event], None] = lambda _: None,
     stop: Stop | None = None,
 ) -> None:
-    """Move everything from source to destination; the journal says what became of it.
-
-    Raises: FatalError (one, however many stages failed).
-    """
+    """Move everything from source to destination. Raises: FatalError (one, however many stages failed)."""
     context = Context(
         source, destination, journal, routes, options, policy or RetryPolicy(attempts=8), report, stop or Stop()
     )

@@ -8,8 +8,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from asyncimport.model.deliveries import Outcome
 from asyncimport.model.events import OutcomesRecorded
-from asyncimport.pipeline.context import Context
-from asyncimport.pipeline.signals import Signal, Wakeups, notify, wait_for
+from asyncimport.pipeline.context import Context, Signal, Wakeups, notify, wait_for
 
 # A transaction costs about the same for one outcome as for many: wait this long for more, and take this many at most.
 _SECONDS_BETWEEN_COMMITS = 0.02
@@ -45,10 +44,7 @@ async def record(
 
 
 async def pass_outcome(outcomes: MemoryObjectSendStream[Outcome], outcome: Outcome, flush: Signal) -> None:
-    """Pass an outcome to the recorder, even if this stage is cancelled meanwhile: XNAT has the file.
-
-    The recorder takes all outcomes before it ends. If it has failed, that error ends the run.
-    """
+    """Pass an outcome to the recorder, even if this stage is cancelled meanwhile: XNAT has the file."""
     try:
         outcomes.send_nowait(outcome)
     except anyio.BrokenResourceError:

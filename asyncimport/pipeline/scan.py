@@ -10,8 +10,7 @@ from asyncimport.journal import Admission, SopUidConflict
 from asyncimport.model.events import Admitted, ScanFinished, Scanned
 from asyncimport.model.files import File, Ignored, Instance
 from asyncimport.model.states import FileKind
-from asyncimport.pipeline.context import Context
-from asyncimport.pipeline.signals import Signal, notify
+from asyncimport.pipeline.context import Context, Signal, notify
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 from asyncimport.routing.patients import patient_of
 
@@ -58,10 +57,7 @@ class Scanner:
                 notify(wake_feed)
 
     def _finished_directories(self, found: list[File | Ignored]) -> list[str]:
-        """Return the session directories that the walk has left, if each session lies in one directory.
-
-        Two of several sources may hold the same session, so there are none.
-        """
+        """Return the session directories that the walk has left, if each session lies in one (of one source)."""
         context = self._context
         depth = context.routes.session_depth
         if depth is None or len(context.source.places) > 1:
@@ -154,6 +150,5 @@ class Scanner:
             return Ignored(file, FileKind.UNREADABLE, reason)
         if is_same:
             return Ignored(file, FileKind.DUPLICATE, "the same bytes as another file", conflict.key)
-        return Ignored(
-            file, FileKind.SKIPPED, f"another file has the same SOPInstanceUID ({uid}) but different content"
-        )
+        reason = f"another file has the same SOPInstanceUID ({uid}) but different content"
+        return Ignored(file, FileKind.SKIPPED, reason)

@@ -3,28 +3,36 @@
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from time import monotonic
 
 import anyio
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncimport.errors import NothingStoredError, RefusedError, SourceError, TransientError
-from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
+from asyncimport.errors import NothingStoredError, RefusedError, SessionConflictError, SourceError, TransientError
+from asyncimport.model.deliveries import Claim, Failed, Outcome, Refused, Stored, Withheld
 from asyncimport.model.events import RetryScheduled, SessionFound
 from asyncimport.model.files import Body
+from asyncimport.model.states import Refusal
 from asyncimport.pacing.concurrency import Slot
 from asyncimport.pacing.outage import RetryBudget
 from asyncimport.pacing.retry import call_with_retries
 from asyncimport.pacing.shutdown import StoppedError
-from asyncimport.pipeline.archive_checks import check_subject, find_existing
-from asyncimport.pipeline.context import Context
+from asyncimport.pipeline.archive_checks import check_subject, explain_empty_answer, find_existing
+from asyncimport.pipeline.context import Context, Signal, notify
 from asyncimport.pipeline.feed import split_batches
 from asyncimport.pipeline.record import pass_outcome
-from asyncimport.pipeline.rejections import explain_empty_answer
-from asyncimport.pipeline.signals import Signal, notify
-from asyncimport.pipeline.verdicts import Attempts, judge
 from asyncimport.source.bytes_on_disk import xxh3_of
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The attempts to send one file: `times` (seconds) holds when the first began and when each failed."""
+
+    times: list[float]
+    count: int = 0
+    may_have_taken_effect: bool = False
 
 
 class Uploader:
@@ -130,13 +138,8 @@ class Uploader:
                     raise
                 uri = await context.outage.wait_until_up(attempt, error, attempts.times[0], claim.key)
         except SourceError as error:
-            return Failed(
-                claim,
-                str(error),
-                unreadable=True,
-                attempts=attempts.count,
-                may_have_taken_effect=attempts.may_have_taken_effect,
-            )
+            count, effect = attempts.count, attempts.may_have_taken_effect
+            return Failed(claim, str(error), unreadable=True, attempts=count, may_have_taken_effect=effect)
         except (RefusedError, TransientError) as error:
             return judge(claim, error, attempts)
         slot.record_success(claim.instance.file.size)
@@ -157,3 +160,30 @@ class Uploader:
         context.report(RetryScheduled(str(error), claim, attempts.count))
         if error.overload:
             context.throttle.slow_down(error.retry_after)
+
+
+def judge(claim: Claim, error: RefusedError | TransientError, attempts: Attempts) -> Refused | Failed | Withheld:
+    """Return the outcome of a file that was not stored."""
+    count, may_have_taken_effect = attempts.count, attempts.may_have_taken_effect
+    if isinstance(error, SessionConflictError):
+        return Withheld(claim, str(error), count, may_have_taken_effect)
+    reason, never_reached_xnat, whole_session, second_row = str(error), False, False, False
+    if isinstance(error, RefusedError):
+        never_reached_xnat, whole_session, second_row = error.never_reached_xnat, error.whole_session, error.second_row
+    else:
+        reason = f"{error}, {count} times"
+        if not error.is_file_verdict:
+            return Failed(claim, reason, attempts=count, may_have_taken_effect=may_have_taken_effect)
+    if may_have_taken_effect and not (never_reached_xnat or whole_session):
+        # XNAT keeps what arrived of an interrupted body. A session is archived without dropped files, and would hold
+        # a part of this one.
+        reason = f"{reason}, after an attempt that broke off"
+        return Failed(claim, reason, attempts=count, may_have_taken_effect=True)
+    return Refused(claim, reason, whole_session, count, may_have_taken_effect, _kind(error), second_row)
+
+
+def _kind(error: RefusedError | TransientError) -> Refusal:
+    if isinstance(error, RefusedError):
+        return Refusal.DROPPED if error.dropped else Refusal.SERVER if error.blames_server else Refusal.FILE
+    # XNAT also says that it cannot read a sound file, for example when its disk is full. We have read this one.
+    return Refusal.SERVER if error.blames_file else Refusal.FILE

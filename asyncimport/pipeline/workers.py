@@ -51,10 +51,7 @@ class Workers:
         return await anyio.to_thread.run_sync(method, limiter=self._journal_limiter)
 
     async def run(self, claim: Callable[[], T | None], work: Callable[[T], Awaitable[Done | None]]) -> None:
-        """Work on each claimed item until `claim` returns None; `work` returns None where there is nothing to record.
-
-        Raises: FatalError.
-        """
+        """Work on all that is claimed; `work` returns None where nothing is to be recorded. Raises: FatalError."""
 
         async def run_worker() -> None:
             while not self.stop.requested and (item := await self.call_journal(claim)) is not None:

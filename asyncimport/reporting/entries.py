@@ -40,8 +40,6 @@ class EventsLost:
 
 
 Entry = Event | RunStarted | RunEnded | Orphan | EventsLost
-
-
 LineFormat = Callable[[float, Entry], Iterator[str]]
 
 

@@ -4,35 +4,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from asyncimport.model.attachments import AttachmentResult, Resource
-from asyncimport.model.deliveries import (
-    Archived,
-    Built,
-    Claim,
-    Deleted,
-    Delivery,
-    Failed,
-    Held,
-    Incomplete,
-    Outcome,
-    Postponed,
-    Refused,
-    Stored,
-    Withheld,
-)
-from asyncimport.model.events import (
-    Admitted,
-    AttachmentsStarted,
-    AttachmentsStored,
-    Notice,
-    OutcomesRecorded,
-    RetryScheduled,
-    ScanFinished,
-    Scanned,
-    ServerUnavailable,
-    SessionFound,
-    Settling,
-)
+from asyncimport.model import attachments, deliveries, events
 from asyncimport.model.summary import Orphan, SubjectReport, Summary
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, session_names, text_of_path
 
@@ -55,42 +27,42 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
                 "project": entry.project,
                 "options": {**entry.settings, **entry.names},
             }
-        case Scanned(files=files, size=size):
+        case events.Scanned(files=files, size=size):
             yield {"event": "scanned", "files": files, "bytes": size}
-        case Admitted(files=files, size=size):
+        case events.Admitted(files=files, size=size):
             yield {"event": "admitted", "files": files, "bytes": size}
-        case ScanFinished(gone=gone, unsent=unsent):
+        case events.ScanFinished(gone=gone, unsent=unsent):
             yield {"event": "scan_finished", "gone": gone, "gone_unsent": unsent}
-        case OutcomesRecorded(outcomes=outcomes):
+        case events.OutcomesRecorded(outcomes=outcomes):
             yield from map(_outcome, outcomes)
-        case RetryScheduled(reason=reason, claim=claim, attempt=attempt):
+        case events.RetryScheduled(reason=reason, claim=claim, attempt=attempt):
             file = {} if claim is None else _file(claim)
             yield {"event": "call_repeated", **file, "attempt": attempt, "reason": reason}
-        case SessionFound(claim=claim, uri=uri, files=files):
+        case events.SessionFound(claim=claim, uri=uri, files=files):
             yield {"event": "session_found", **_names(claim.delivery), "uri": uri, "files": files}
-        case Notice(reason=reason):
+        case events.Notice(reason=reason):
             yield {"event": "noticed", "reason": reason}
-        case ServerUnavailable(reason=None):
+        case events.ServerUnavailable(reason=None):
             yield {"event": "server_back"}
-        case ServerUnavailable(reason=reason):
+        case events.ServerUnavailable(reason=reason):
             yield {"event": "server_away", "reason": reason}
-        case Settling(seconds=seconds):
+        case events.Settling(seconds=seconds):
             yield {"event": "session_waits", "seconds": round(seconds, 3)}
-        case Archived(delivery=delivery, uri=uri, verified=verified):
+        case deliveries.Archived(delivery=delivery, uri=uri, verified=verified):
             yield {"event": "session_archived", **_names(delivery), "uri": uri, "verified": verified}
-        case Built(delivery=delivery, uri=uri):
+        case deliveries.Built(delivery=delivery, uri=uri):
             yield {"event": "session_built", **_names(delivery), "uri": uri}
-        case Held(delivery=delivery, reason=reason):
+        case deliveries.Held(delivery=delivery, reason=reason):
             yield {"event": "session_held", **_names(delivery), "reason": reason}
-        case Deleted(delivery=delivery, files=files):
+        case deliveries.Deleted(delivery=delivery, files=files):
             yield {"event": "session_deleted", **_names(delivery), "files": files}
-        case Postponed(delivery=delivery, reason=reason):
+        case deliveries.Postponed(delivery=delivery, reason=reason):
             yield {"event": "session_postponed", **_names(delivery), "reason": reason}
-        case Incomplete(delivery=delivery, uri=uri, lost=lost):
+        case deliveries.Incomplete(delivery=delivery, uri=uri, lost=lost):
             yield {"event": "session_incomplete", **_names(delivery), "uri": uri, "missing": sorted(lost)}
-        case AttachmentsStarted(files=files):
+        case events.AttachmentsStarted(files=files):
             yield {"event": "enclosing", "files": files}
-        case AttachmentsStored(resource=resource, results=results):
+        case events.AttachmentsStored(resource=resource, results=results):
             yield from (_filed(resource, one) for one in results)
         case SubjectReport():
             yield {
@@ -110,20 +82,20 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "run_ended", "run": run, "exit_code": code, "reason": reason, **counts}
 
 
-def _outcome(outcome: Outcome) -> dict[str, object]:
+def _outcome(outcome: deliveries.Outcome) -> dict[str, object]:
     event = {"event": "file_stored", **_file(outcome.claim), "attempts": outcome.attempts}
     match outcome:
-        case Stored(uri=uri):
+        case deliveries.Stored(uri=uri):
             return event | {"uri": f"/data{uri}"}
-        case Refused(reason=reason):
+        case deliveries.Refused(reason=reason):
             return event | {"event": "file_refused", "reason": reason}
-        case Failed(reason=reason):
+        case deliveries.Failed(reason=reason):
             return event | {"event": "file_failed", "reason": reason}
-        case Withheld(reason=reason):
+        case deliveries.Withheld(reason=reason):
             return event | {"event": "file_withheld", "reason": reason}
 
 
-def _file(claim: Claim) -> dict[str, object]:
+def _file(claim: deliveries.Claim) -> dict[str, object]:
     file = claim.instance.file
     return {
         **_names(claim.delivery),
@@ -133,7 +105,7 @@ def _file(claim: Claim) -> dict[str, object]:
     }
 
 
-def _filed(resource: Resource, filed: AttachmentResult) -> dict[str, object]:
+def _filed(resource: attachments.Resource, filed: attachments.AttachmentResult) -> dict[str, object]:
     place, file = resource.owner, filed.attachment.file
     event: dict[str, object] = {
         "event": f"attachment_{filed.state.value.lower()}",
@@ -148,7 +120,7 @@ def _filed(resource: Resource, filed: AttachmentResult) -> dict[str, object]:
     return event | ({"sent": filed.sent, "md5": filed.md5} if filed.md5 else {"reason": filed.reason})
 
 
-def _names(delivery: Delivery) -> dict[str, object]:
+def _names(delivery: deliveries.Delivery) -> dict[str, object]:
     return {**session_names(delivery.session), "delivery": delivery.number}
 
 

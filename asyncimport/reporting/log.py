@@ -5,28 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from asyncimport.errors import UsageError
-from asyncimport.model.attachments import AttachmentState
-from asyncimport.model.deliveries import (
-    Archived,
-    Built,
-    Deleted,
-    Delivery,
-    Held,
-    Incomplete,
-    Postponed,
-    Refused,
-    Stored,
-    Withheld,
-)
-from asyncimport.model.events import (
-    AttachmentsStored,
-    Notice,
-    OutcomesRecorded,
-    RetryScheduled,
-    ScanFinished,
-    ServerUnavailable,
-    SessionFound,
-)
+from asyncimport.model import attachments, deliveries, events
 from asyncimport.model.summary import Orphan, SubjectReport
 from asyncimport.reporting.entries import Entry, EventsLost, LineFormat, RunEnded, RunStarted, text_of_path
 
@@ -48,7 +27,7 @@ def _messages(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
     def why(reason: str) -> str:
         return reason if names else _without_quotes(reason)
 
-    def who(delivery: Delivery) -> str:
+    def who(delivery: deliveries.Delivery) -> str:
         session = delivery.session
         label = f" ({session.project} / {session.subject} / {session.label})" if names else ""
         return f"study {session.study_uid}{label}"
@@ -59,43 +38,43 @@ def _messages(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             words = " ".join(f"{name}={value}" for name, value in settings.items())
             where = f"{entry.host}, project {entry.project}"
             yield "INFO", f"run {entry.run} began: asyncimport {entry.version}, {where}; {words}"
-        case ScanFinished(gone=gone, unsent=unsent):
+        case events.ScanFinished(gone=gone, unsent=unsent):
             lost = f"; {gone} files of an earlier run are gone, {unsent} of them were not sent" if gone else ""
             yield "INFO", f"the scan is finished{lost}"
-        case OutcomesRecorded(outcomes=outcomes):
+        case events.OutcomesRecorded(outcomes=outcomes):
             for outcome in outcomes:
-                if not isinstance(outcome, Stored):
+                if not isinstance(outcome, deliveries.Stored):
                     instance = outcome.claim.instance
                     path = f" ({text_of_path(instance.file.path)})" if names else ""
-                    what = {Refused: "refused", Withheld: "withheld"}.get(type(outcome), "failed")
+                    what = {deliveries.Refused: "refused", deliveries.Withheld: "withheld"}.get(type(outcome), "failed")
                     which = f"instance {instance.sop_uid}{path} of {who(outcome.claim.delivery)}"
                     yield "WARNING", f"{what}: {which}: {why(outcome.reason)}"
-        case RetryScheduled(reason=reason) if names:
+        case events.RetryScheduled(reason=reason) if names:
             yield "INFO", f"repeated: {reason}"
-        case SessionFound(claim=claim, files=files):
+        case events.SessionFound(claim=claim, files=files):
             yield "INFO", f"in the archive already: {files:,} files of {who(claim.delivery)}"
-        case Notice(reason=reason):
+        case events.Notice(reason=reason):
             yield "WARNING", f"noticed: {why(reason)}"
-        case ServerUnavailable(reason=None):
+        case events.ServerUnavailable(reason=None):
             yield "INFO", "the server is back"
-        case ServerUnavailable(reason=reason):
+        case events.ServerUnavailable(reason=reason):
             yield "WARNING", f"waiting for the server: {why(reason or '')}"
-        case Archived(delivery=delivery, verified=verified):
+        case deliveries.Archived(delivery=delivery, verified=verified):
             proof = f"verified by {verified}" if verified else "not verified"
             yield ("INFO" if verified else "WARNING"), f"archived, {proof}: {who(delivery)}"
-        case Built(delivery=delivery):
+        case deliveries.Built(delivery=delivery):
             yield "INFO", f"built, and left in the prearchive: {who(delivery)}"
-        case Held(delivery=delivery, reason=reason):
+        case deliveries.Held(delivery=delivery, reason=reason):
             yield "WARNING", f"held: {who(delivery)}: {why(reason)}"
-        case Deleted(delivery=delivery, files=files):
+        case deliveries.Deleted(delivery=delivery, files=files):
             yield "WARNING", f"deleted from the prearchive, {files} instances are sent again: {who(delivery)}"
-        case Postponed(delivery=delivery, reason=reason):
+        case deliveries.Postponed(delivery=delivery, reason=reason):
             yield "WARNING", f"postponed to the next run: {who(delivery)}: {why(reason)}"
-        case Incomplete(delivery=delivery, lost=lost):
+        case deliveries.Incomplete(delivery=delivery, lost=lost):
             yield "WARNING", f"the archive lacks {len(lost)} instances, which are sent again: {who(delivery)}"
-        case AttachmentsStored(resource=resource, results=results):
+        case events.AttachmentsStored(resource=resource, results=results):
             for one in results:
-                if one.state is not AttachmentState.STORED:
+                if one.state is not attachments.AttachmentState.STORED:
                     path = f" ({text_of_path(one.attachment.file.path)})" if names else ""
                     which = f"an attachment{path} of study {resource.owner.study_uid}, resource {resource.label}"
                     yield "WARNING", f"{one.state.value.lower()}: {which}: {why(one.reason or '')}"

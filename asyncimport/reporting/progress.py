@@ -8,22 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from asyncimport.model.attachments import AttachmentState
-from asyncimport.model.deliveries import Archived, Built, Deleted, Failed, Held, Incomplete, Refused, Stored, Withheld
-from asyncimport.model.events import (
-    Admitted,
-    AttachmentsStarted,
-    AttachmentsStored,
-    Event,
-    Notice,
-    OutcomesRecorded,
-    RetryScheduled,
-    ScanFinished,
-    Scanned,
-    ServerUnavailable,
-    SessionFound,
-    Settling,
-)
+from asyncimport.model import attachments, deliveries, events
 
 # The rate is that of the last 15 s, or since the last line if that is longer ago: it follows the server smoothly.
 _WINDOW_SECONDS = 15.0
@@ -58,57 +43,57 @@ class Totals:
     notices: list[str] = field(default_factory=list)
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
 
-    def note(self, event: Event) -> None:
+    def note(self, event: events.Event) -> None:
         """Count an event."""
         match event:
-            case Scanned(files=files):
+            case events.Scanned(files=files):
                 self.scanned += files
-            case Admitted(files=files):
+            case events.Admitted(files=files):
                 self.waiting += files
-            case ScanFinished(gone=gone, unsent=unsent):
+            case events.ScanFinished(gone=gone, unsent=unsent):
                 self.scanning = False
                 self.gone, self.gone_unsent = gone, unsent
-            case OutcomesRecorded(outcomes=outcomes):
+            case events.OutcomesRecorded(outcomes=outcomes):
                 for outcome in outcomes:
                     match outcome:
-                        case Stored(claim=claim):
+                        case deliveries.Stored(claim=claim):
                             self.stored += 1
                             self.stored_size += claim.instance.file.size
-                        case Refused():
+                        case deliveries.Refused():
                             self.refused += 1
-                        case Failed():
+                        case deliveries.Failed():
                             self.failed += 1
-                        case Withheld():
+                        case deliveries.Withheld():
                             self.held += 1
-            case SessionFound(files=files):
+            case events.SessionFound(files=files):
                 self.waiting -= files
                 self.found += files
-            case Notice(reason=reason):
+            case events.Notice(reason=reason):
                 self.notices.append(reason)
-            case ServerUnavailable(reason=reason):
+            case events.ServerUnavailable(reason=reason):
                 self.away = reason
-            case RetryScheduled(reason=reason):
+            case events.RetryScheduled(reason=reason):
                 self.repeated += 1
                 self.trouble = reason
-            case Archived():
+            case deliveries.Archived():
                 self.archived += 1
-            case Built():
+            case deliveries.Built():
                 self.built += 1
-            case Held():
+            case deliveries.Held():
                 self.held += 1
-            case Deleted(files=files):
+            case deliveries.Deleted(files=files):
                 self.repaired += files
                 self.waiting += files
-            case Incomplete(lost=lost):
+            case deliveries.Incomplete(lost=lost):
                 self.repaired += len(lost)
                 self.waiting += len(lost)
-            case AttachmentsStarted(files=files):
+            case events.AttachmentsStarted(files=files):
                 self.attachments = files
-            case AttachmentsStored(results=results):
-                attached = sum(one.state is AttachmentState.STORED for one in results)
+            case events.AttachmentsStored(results=results):
+                attached = sum(one.state is attachments.AttachmentState.STORED for one in results)
                 self.attached += attached
                 self.unattached += len(results) - attached
-            case Settling(seconds=seconds):
+            case events.Settling(seconds=seconds):
                 self.quiet_until = self.clock() + seconds
 
     def line(self) -> str:

@@ -12,13 +12,7 @@ from asyncimport.errors import AsyncimportError
 from asyncimport.journal import JournalReader, StoredInstance
 from asyncimport.reporting.entries import session_names, text_of_path
 from asyncimport.source.bytes_on_disk import compute_sha256
-from asyncimport.system.output_files import check_output, output_errors, replacing
-
-
-def check_receipts(path: Path) -> None:
-    """Check, before anything is sent, that receipts can be written there. Raises: UsageError."""
-    with output_errors("--receipts", path):
-        check_output(path)
+from asyncimport.system.output_files import replacing
 
 
 def write_receipts(path: Path, reader: JournalReader) -> None:
@@ -91,10 +85,7 @@ def _lines(reader: JournalReader) -> Iterator[Mapping[str, object]]:
 
 
 def _digest(stored: StoredInstance) -> tuple[str | None, str | None]:
-    """Return the SHA-256 of a file, and of which bytes: those that were "sent", or those of the "file" now.
-
-    A run without receipts keeps only a quicker digest, which proves that the file on disk is what was sent.
-    """
+    """Return the SHA-256 of a file, and of which bytes: those that were "sent", or those of the "file" now."""
     if stored.sha256 is not None:
         return stored.sha256, "sent"
     if (found := compute_sha256(stored.file, stored.xxh3)) is None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import Self
 
 from asyncimport.model.events import AttachmentsStored, OutcomesRecorded
@@ -16,8 +15,6 @@ from asyncimport.system.output_files import open_output, output_errors
 
 # Outcomes of files that may wait to be written: some ten megabytes, or seconds of the fastest run.
 _MOST_WAITING = 20_000
-
-
 _MOST_AT_A_TIME = 1_000
 
 
@@ -53,9 +50,7 @@ class Recorder:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._tell_lost()
         self._queue.put(None)
         self._thread.join(self._patience_seconds)

@@ -150,6 +150,12 @@ def _check_writable(directory: str) -> None:
         raise OSError(errno.EACCES, "its directory cannot be written to", directory)
 
 
+def check_option(option: str, path: Path) -> None:
+    """Check, before anything else, that the file of an option can be written. Raises: UsageError."""
+    with output_errors(option, path):
+        check_output(path)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Yield a file that replaces `path` if the block succeeds; it is for its owner only.

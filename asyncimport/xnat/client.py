@@ -12,7 +12,7 @@ import anyio.to_thread
 from yarl import URL
 
 from asyncimport.errors import AsyncimportError, LoginExpiredError, TransientError, UnavailableError
-from asyncimport.pacing.bandwidth import RateLimit
+from asyncimport.pacing.concurrency import RateLimit
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.xnat.deadlines import Deadlines, time_limit

@@ -15,7 +15,7 @@ from asyncimport.errors import RefusedError, SourceError, TransientError
 from asyncimport.model.attachments import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, ResourceOwner
 from asyncimport.model.files import Body
 from asyncimport.model.ports import Bytes
-from asyncimport.pacing.parallel import map_concurrently
+from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.resources import ListedFile

@@ -17,7 +17,7 @@ from asyncimport.demographics.comparison import Changes, Difference, Values, com
 from asyncimport.demographics.table import Demographics
 from asyncimport.errors import RefusedError, TransientError, UnavailableError
 from asyncimport.model.csv_table import label_problem
-from asyncimport.pacing.parallel import map_concurrently
+from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.subjects import (

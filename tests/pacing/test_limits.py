@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from asyncimport.errors import UsageError
 from asyncimport.model.option import bytes_of
 from asyncimport.pacing.adaptive import AdaptiveLimit
-from asyncimport.pacing.bandwidth import RateLimit
-from asyncimport.pacing.concurrency import Slot, Throttle
+from asyncimport.pacing.concurrency import RateLimit, Slot, Throttle
 
 pytestmark = pytest.mark.anyio
 

@@ -25,7 +25,7 @@ from asyncimport.model.options import Options, Overwrite
 from asyncimport.model.states import InstanceState
 from asyncimport.model.summary import Orphan, Summary
 from asyncimport.operations.comparison import SessionFinding, compare_sessions, verified_sources
-from asyncimport.operations.observer import Observer
+from asyncimport.operations.result import Observer
 from asyncimport.operations.server import Server
 from asyncimport.operations.upload import upload as run_upload
 from asyncimport.operations.upload_request import Retries, UploadRequest

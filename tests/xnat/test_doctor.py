@@ -24,7 +24,7 @@ from forward_proxy import forward_proxy, serve_tls
 from nginx import NGINX, nginx_proxy, tls_settings
 
 from asyncimport.operations.doctor import collect_facts, run_checks
-from asyncimport.operations.findings import Facts, Finding, Status, exit_code
+from asyncimport.operations.server_checks import Facts, Finding, Status, exit_code
 from asyncimport.testserver import (
     PROFILES,
     Fault,
