@@ -189,7 +189,7 @@ def tree(tmp_path: Path) -> Path:
 MAY_SKIP = {
     "tests/journal/test_journal_disk.py::test_a_real_mount": "to mount takes root's rights and /dev/fuse",
     "tests/journal/test_journal_disk.py::test_a_source_on_a_real_mount_is_read_in_threads_only": "as above",
-    "tests/credentials/test_credentials.py::TestNetrc::test_not_ours_to_read": "CI runs as root",
+    "tests/credentials/test_credentials.py::TestNetrc::test_unreadable_netrc": "CI runs as root",
     "tests/real/": "nobody has a real XNAT here; tests/scenarios/test_real_suite.py runs them on the test XNAT",
 }
 MAY_SKIP |= dict.fromkeys(

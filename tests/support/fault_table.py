@@ -310,7 +310,9 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         **dict.fromkeys(DONE, replace(row(login=2), logins=1)),
         "maintenance": row(UnavailableError, "redirects to https://example.org", **_NO_LOGIN),
         "403": row(UnavailableError, "does not let anyone in", **_NO_LOGIN),
-        **dict.fromkeys(["413", "404 page"], row(UnavailableError, _NOT_XNAT, **_NO_LOGIN)),
+        "413": row(UnavailableError, _NOT_XNAT, **_NO_LOGIN),
+        # There may be /REST where there is no /data.
+        "404 page": row(login=2),
         # Refusals add up to a locked account: once, and no more.
         "login page": row(LoginRefusedError, "answers the login with its login page", **_NO_LOGIN),
         "expired": row(),
