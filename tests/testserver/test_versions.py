@@ -204,3 +204,24 @@ async def test_the_version_is_told_where_it_was_at_that_time(version: str) -> No
         told, other = (new, old) if PROFILES[version].has_xapi else (old, new)
         assert (told.status, other.status) == (200, 404)
         assert f"{version}" in told.text
+
+
+@pytest.mark.parametrize(("version", "has_them"), [("1.6.1", False), ("1.7", True)])
+async def test_archive_35_old_versions_have_no_digests(version: str, has_them: bool) -> None:
+    """Their lists have the column, and nothing in it."""
+    async with raw_client(TestXnat(profile=PROFILES[version])) as web:
+        uri = (await web.archive_session(dicom())).removeprefix("/archive").removeprefix("/data/archive")
+        (row,) = (await web.get(f"/data{uri}/scans/1/resources/DICOM/files")).rows
+        assert bool(row["digest"]) is has_them
+
+
+@pytest.mark.parametrize(("version", "status"), [("1.7", 404), ("1.8", 200)])
+async def test_import_34_jobs_are_tracked_from_1_8_on(version: str, status: int) -> None:
+    """The redirect of the archive step is the same."""
+    async with raw_client(TestXnat(profile=PROFILES[version])) as web:
+        uri = await web.build_session()
+        started = await web.archive(uri, **{"http-session-listener": "L"})
+        assert started.status == 303
+        while await web.row_status(uri) != "gone":
+            pass
+        assert (await web.get("/xapi/event_tracking/L")).status == status

@@ -39,6 +39,8 @@ class Profile:
     """Whether /xapi exists; before it did, the version was at /data/version."""
     zip_format_by_name: bool
     """Whether DICOM-zip takes the format of an archive from its name; before 1.8.3 all were zip files to it."""
+    has_checksums: bool
+    """Whether catalogs can have digests at all."""
     has_event_tracking: bool
     """Whether /xapi/event_tracking tells of archive jobs."""
     has_direct_archive: bool
@@ -66,6 +68,7 @@ _NOW = Profile(
     archive_prefix="/data",
     has_xapi=True,
     zip_format_by_name=True,
+    has_checksums=True,
     has_event_tracking=True,
     has_direct_archive=True,
     strict_urls=True,
@@ -75,7 +78,8 @@ _NOW = Profile(
 )
 _1_9 = replace(_NOW, version="1.9.2.1")
 _1_10 = replace(_1_9, version="1.10.0", plus_in_series_number=False)
-# How 1.7 archives is inferred from 1.8, and which Tomcat each version ran on from the years of both.
+# How 1.7 archives is inferred from 1.8, which Tomcat each version ran on from the years of both, and that 1.6.1 has no
+# digests from the release notes of later versions.
 _1_7 = replace(
     _NOW,
     version="1.7.6",
@@ -97,6 +101,7 @@ _1_6 = replace(
     archive_dest_breaks=False,
     archive_hides_codes=False,
     has_xapi=False,
+    has_checksums=False,
     context="/xnat",
 )
 _1_5 = replace(_1_6, version="1.5.4", rows_locked=False, file_lock="none", archive_prefix="")

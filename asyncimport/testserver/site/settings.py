@@ -78,7 +78,7 @@ class Settings:
     keep_bytes: InitVar[bool] = True
     """False keeps only sizes and digests of files."""
     checksums: InitVar[bool] = True
-    """Whether catalogs have MD5 digests; an attribute of `storage`."""
+    """Whether catalogs have MD5 digests, if the version can; an attribute of `storage`."""
     session_timeout: InitVar[float] = 900
     """How long an idle login lives."""
     max_sessions: InitVar[int] = 1000

@@ -44,7 +44,9 @@ class Site(Settings):
         anonymise: bool | Script,
     ) -> None:
         self.script = Script() if anonymise is True else anonymise or None
-        self.storage = Storage(self.directory, keep_bytes=keep_bytes, checksums=checksums)
+        self.storage = Storage(
+            self.directory, keep_bytes=keep_bytes, checksums=checksums and self.profile.has_checksums
+        )
         self.users: dict[str, User] = {}
         self.projects: dict[str, Project] = {}
         self.deleted_projects: set[str] = set()
