@@ -904,7 +904,7 @@ async def test_a_reason_is_needed() -> None:
 
 @pytest.mark.parametrize("version", ["1.5.4", "1.6.1"])
 async def test_old_versions_have_the_same(version: str) -> None:
-    """At /REST, below a context path, with numbers as pyxnat has them."""
+    """At /REST, below a context path, with numbers as pyxnat has them; only digests they have not."""
     async with raw_client(site(profile=PROFILES[version]), context="/xnat") as web:
         path = "/REST/projects/demo/subjects/S/experiments/E/resources"
         assert (await web.put(f"{path}/R")).status == 200
@@ -913,7 +913,8 @@ async def test_old_versions_have_the_same(version: str) -> None:
         headers = {"Content-Type": ""}
         posted = await web.ask("POST", f"{path}/{number}/files/a.txt", DATA, headers, inbody="true", overwrite="false")
         assert (posted.status, posted.text) == (200, "")
-        assert [row["digest"] for row in (await web.get(f"{path}/R/files")).rows] == [md5(DATA)]
+        (file,) = (await web.get(f"{path}/R/files")).rows
+        assert (file["Name"], file["Size"], file["digest"]) == ("a.txt", str(len(DATA)), "")
 
 
 async def test_large_files(tmp_path: Path) -> None:
