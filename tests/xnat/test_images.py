@@ -742,6 +742,17 @@ async def test_a_busy_row_is_left_alone(xnat: TestXnat, url: str, tmp_path: Path
     assert (xnat.count["build"], xnat.count["archive"]) == (1, 1)
 
 
+async def test_nothing_is_sent_into_a_row_that_xnat_archives(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """The first file of a delivery waits: it would get a 200 and vanish."""
+    async with reaching(url) as there:
+        await sent(there, tmp_path, 1)
+    xnat.prearchive[0].status = RowStatus.LOCKED_ARCHIVING
+    async with reaching(url) as there:
+        with pytest.raises(TransientError, match="working on a prearchive session"):
+            await sent(there, tmp_path, 2)
+    assert xnat.count["import"] == 1
+
+
 async def test_a_row_that_locks_before_its_build_is_waited_for(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """The row is free when it is read, and locked when it is built: XNAT answers 409, and the build is repeated."""
     xnat.faults.add(Fault("build", Status(409, "session document locked")))
