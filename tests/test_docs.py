@@ -166,9 +166,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_readme_is_a_front_page() -> None:
-    """It has 120 lines at most, and leads to each page of docs."""
+    """It has 120 lines at most, and leads to each page of docs, but for those that are other files on the site."""
     assert len(README.splitlines()) <= 120
-    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in README] == []
+    pages = {page.name for page in PAGES[1:]} - {"index.md", "changes.md", "benchmark.md"}
+    assert [name for name in sorted(pages) if f"(docs/{name})" not in README] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
