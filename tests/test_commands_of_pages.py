@@ -69,6 +69,7 @@ def work(tmp_path: Path) -> Path:
             write(tmp_path / "data" / place / patient / f"{number}.dcm", content)
     for name in ("visit.pdf", "values.csv"):
         write(tmp_path / "data" / "visits" / "S01" / name, name.encode())
+    (tmp_path / "data" / "metrics").mkdir()
     work = tmp_path / "work"
     generated(work / "incoming", sessions=3, files=60, size=20_000, seed=1)
     (work / "report.pdf").write_bytes(b"a report")

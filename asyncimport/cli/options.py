@@ -172,6 +172,9 @@ class LogOptions:
     log_file: Path | None = rare(
         "--log-file", help="Append a log to this file, without names of people unless --verbose is given."
     )
+    metrics: Path | None = rare(
+        "--metrics", help="Write metrics for Prometheus to this file while the upload runs: asyncimport.prom."
+    )
     verbose: bool = rare(
         "--verbose", "-v", default=False, help="Write the log to standard error too, with labels and paths."
     )

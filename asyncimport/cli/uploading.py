@@ -22,6 +22,7 @@ from asyncimport.operations.result import Observer, Result
 from asyncimport.reporting.entries import Entry, LineFormat, RunEnded, RunStarted
 from asyncimport.reporting.json_lines import as_json
 from asyncimport.reporting.log import log_lines
+from asyncimport.reporting.metrics import Metrics
 from asyncimport.reporting.progress import Totals, human_seconds
 from asyncimport.reporting.writer import Recorder, append_lines
 from asyncimport.system.collector import resume
@@ -128,7 +129,7 @@ def _concerns(summary: Summary, orphans: Sequence[Orphan]) -> Sequence[object]:
 
 
 @contextmanager
-def recorder(err: Console, log: LogOptions) -> Iterator[Callable[[Entry], None]]:
+def recorder(err: Console, log: LogOptions, *, host: str, project: str) -> Iterator[Callable[[Entry], None]]:
     """Yield a function that records an entry. It never waits, and its errors do not stop the run.
 
     Raises: UsageError when a file cannot be opened.
@@ -136,17 +137,22 @@ def recorder(err: Console, log: LogOptions) -> Iterator[Callable[[Entry], None]]
     with ExitStack() as stack:
         recorders = []
 
-        def append(path: Path, option: str, line_format: LineFormat) -> None:
+        def start(path: Path, option: str, line_format: LineFormat, write: Callable[[str], None]) -> None:
             def complain(why: str) -> None:
                 err.print(Text(f"{option} {plain(str(path))} {why}; the upload goes on"))
 
-            write = stack.enter_context(append_lines(path, option))
             recorders.append(stack.enter_context(Recorder(line_format, write, complain)))
+
+        def append(path: Path, option: str, line_format: LineFormat) -> None:
+            start(path, option, line_format, stack.enter_context(append_lines(path, option)))
 
         if log.events is not None:
             append(log.events, "--events", as_json)
         if log.log_file is not None:
             append(log.log_file, "--log-file", log_lines(names=log.verbose))
+        if log.metrics is not None:
+            metrics = Metrics(log.metrics, host=host, project=project)
+            start(log.metrics, "--metrics", metrics.note, metrics.write)
         if log.verbose:
             # An error of standard error has no place to go.
             one = Recorder(log_lines(names=True), lambda lines: err.print(Text(lines), end=""), lambda _: None)
@@ -169,7 +175,8 @@ def run_upload(screen: ProgressScreen, request: "UploadRequest", log: LogOptions
     result = UploadResult(issues=request.issues)
     pause = request.watch_seconds
     try:
-        with recorder(screen.consoles[1], log) as record:
+        host, project = request.server.host, request.project
+        with recorder(screen.consoles[1], log, host=host, project=project) as record:
             kind = Display if pause is None else WatchDisplay
             display = kind(screen, record, outage_timeout=request.options.outage_timeout)
             if pause is not None and not screen.quiet:

@@ -56,11 +56,11 @@ def real_path(path: Path) -> Path:
     return Path(_follow_links(path))
 
 
-def open_output(path: Path, flags: int = os.O_WRONLY) -> int:
+def open_output(path: Path, flags: int = os.O_WRONLY, *, is_public: bool = False) -> int:
     """Open a file to write to, and return its descriptor; a new file is for its owner only.
 
-    A file of ours that others may read or write becomes private. Pipes and devices work too. Raises: UntrustedError,
-    OSError.
+    A file of ours that others may read or write becomes private, unless it is to be public. Pipes and devices work
+    too. Raises: UntrustedError, OSError.
     """
     place = _follow_links(path)
     if place.startswith(_INHERITED):
@@ -72,7 +72,9 @@ def open_output(path: Path, flags: int = os.O_WRONLY) -> int:
     _check_ours(os.lstat(place), place)
     file = os.open(place, flags & ~os.O_CREAT | _FLAGS | _NO_FOLLOW)
     try:
-        _make_private(file, place, _check_ours(os.fstat(file), place))
+        found = _check_ours(os.fstat(file), place)
+        if not is_public:
+            _make_private(file, place, found)
     except BaseException:
         os.close(file)
         raise
@@ -127,7 +129,7 @@ def check_directory(path: Path) -> None:
         raise UntrustedError("everybody may write to its directory", os.fspath(path), hint)
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *, is_public: bool = False) -> None:
     """Check that `replacing` will be able to write, as far as can be known before. Raises: UntrustedError, OSError."""
     place = _follow_links(path)
     try:
@@ -136,7 +138,7 @@ def check_output(path: Path) -> None:
         _check_writable(os.path.dirname(place) or ".")  # noqa: PTH120 - as the rest of it
         return
     if stat.S_ISREG(found.st_mode):
-        os.close(open_output(path))
+        os.close(open_output(path, is_public=is_public))
         if not place.startswith(_INHERITED):
             _check_writable(os.path.dirname(place) or ".")  # noqa: PTH120
     elif stat.S_ISDIR(found.st_mode):
@@ -150,15 +152,15 @@ def _check_writable(directory: str) -> None:
         raise OSError(errno.EACCES, "its directory cannot be written to", directory)
 
 
-def check_option(option: str, path: Path) -> None:
+def check_option(option: str, path: Path, *, is_public: bool = False) -> None:
     """Check, before anything else, that the file of an option can be written. Raises: UsageError."""
     with output_errors(option, path):
-        check_output(path)
+        check_output(path, is_public=is_public)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file that replaces `path` if the block succeeds; it is for its owner only.
+def replacing(path: Path, *, is_public: bool = False) -> Iterator[IO[bytes]]:
+    """Yield a file that replaces `path` if the block succeeds; everybody may read a public one, only its owner another.
 
     Readers see the old file until then, or after a failure. A pipe or a device is written to directly. Raises:
     UntrustedError, OSError.
@@ -171,10 +173,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(open_output(path), "wb") as stream:
             yield stream
         return
-    mode = 0o600
+    mode = 0o644 if is_public else 0o600
     if old is not None:
         # Do not replace a file that we may not write to. Its group may still read it if it could before.
-        file = open_output(path)
+        file = open_output(path, is_public=is_public)
         try:
             mode |= os.fstat(file).st_mode & 0o040
         finally:
