@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from asyncimport.journal.database import LockWait, bind, create_or_open, journal_errors, locked, transaction
+from asyncimport.journal.bound_rules import bind
+from asyncimport.journal.database import LockWait, create_or_open, journal_errors, locked, transaction
 from asyncimport.model.addresses import OUR_SOURCE
 
 # SQLite binds at least 32,766 values.

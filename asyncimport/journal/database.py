@@ -3,7 +3,7 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -255,43 +255,6 @@ def _open_read_only(path: Path, real: Path, how: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def bind(connection: sqlite3.Connection, path: Path, destination: str, rules: Mapping[str, str]) -> None:
-    """Record destination and rules in a journal that has none; otherwise compare them, as `check_rules` does."""
-    stored = dict(connection.execute("SELECT key, value FROM metadata"))
-    check_rules(stored, path, destination, rules)
-    if not _has_rules(stored):
-        wanted = {"destination": destination, **_rule_rows(rules)}
-        connection.executemany("INSERT OR IGNORE INTO metadata VALUES (?, ?)", wanted.items())
-
-
-def check_rules(stored: Mapping[str, str], path: Path, destination: str, rules: Mapping[str, str]) -> None:
-    """Compare with those stored. Raises: JournalError for another destination, UsageError for other rules."""
-    wanted = _rule_rows(rules)
-    if stored.get("destination", destination) != destination:
-        raise JournalError(
-            f"the journal {path} belongs to {stored['destination']}, not to {destination}",
-            hint="leave out --journal, or name another: each server has a journal of its own",
-        )
-    if not _has_rules(stored):
-        return
-    # Each row of a plan is a rule for one study, so a run may continue with a part of the plan, or a longer one.
-    fixed = [name for name in wanted if name != "rule plan" or name not in stored]
-    if changed := [name for name in fixed if stored.get(name) != wanted[name]]:
-        was = ", ".join(f"{name.removeprefix('rule ')} {stored.get(name)!r}" for name in changed)
-        raise UsageError(
-            f"this journal was begun with other rules: {was}",
-            hint="give the same options again; --relabel applies the new ones to what is not archived yet",
-        )
-
-
-def _has_rules(stored: Mapping[str, str]) -> bool:
-    return any(name.startswith("rule ") for name in stored)
-
-
-def _rule_rows(rules: Mapping[str, str]) -> dict[str, str]:
-    return {f"rule {name}": rule for name, rule in rules.items()}
 
 
 def _create(connection: sqlite3.Connection) -> None:

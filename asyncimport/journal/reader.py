@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from asyncimport.errors import UsageError
+from asyncimport.journal.bound_rules import check_rules
 from asyncimport.journal.connection import UNARCHIVED
 from asyncimport.journal.database import (
     NOTHING_YET,
-    check_rules,
     connect_read_only,
     is_locked,
     journal_errors,

@@ -99,9 +99,9 @@ class Options(ReadOptions):
     """What the pipeline reads.
 
     `workers` is the most uploads in flight; None finds out how many are worth it. `finalizers` is how many sessions are
-    archived at a time, `attachment_workers` how many resources are filled at a time. An upload derives two fields from
-    its request: `receipts` keeps the digest of each file, and what the archive held before; `is_filtered` says that
-    files of an earlier run may stay pending.
+    archived at a time, `attachment_workers` how many resources are filled at a time. An upload derives three fields
+    from its request: `receipts` keeps the digest of each file, and what the archive held before; `is_filtered` says
+    that files of an earlier run may stay pending; `one_label` says that all files get one session label.
     """
 
     workers: int | None = setting(
@@ -148,6 +148,7 @@ class Options(ReadOptions):
     attachment_workers: int = 8
     receipts: bool = False
     is_filtered: bool = False
+    one_label: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot work. Raises: UsageError."""

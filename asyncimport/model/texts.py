@@ -11,6 +11,13 @@ def nfc(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 file`, `1,200 files`, `2 studies`."""
+    if number != 1:
+        noun = plural or (f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s")
+    return f"{number:,} {noun}"
+
+
 def plain(text: str) -> str:
     """Make a text harmless on a terminal: escape control characters and bytes that are no text."""
     return "".join(character if character.isprintable() else _spelt(character) for character in text)

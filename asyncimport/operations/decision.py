@@ -11,6 +11,7 @@ import anyio.to_thread
 from asyncimport.errors import AsyncimportError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import SubjectPatient
 from asyncimport.model.files import Session
+from asyncimport.model.texts import counted
 from asyncimport.operations.journals import readable_journal, run_journal
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.planning import scan_and_plan
@@ -20,7 +21,7 @@ from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.routing.existing_sessions import ExistingSession, ExistingSessions
-from asyncimport.routing.filters import StudyFilter
+from asyncimport.routing.filters import APPEARED, StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes, StudyRoutes
 from asyncimport.routing.problems import Effect, PlanProblem
 from asyncimport.routing.router import Router
@@ -57,8 +58,9 @@ class Decision:
         if self.is_strict and (faults := self.faults):
             first = faults[0]
             study = f"study {first.study_uid}: " if first.study_uid else ""
+            found = counted(len(faults), "problem was found", "problems were found")
             raise UsageError(
-                f"nothing was sent, because {len(faults)} problem(s) were found: {study}{first.text}",
+                f"nothing was sent, because {found}: {study}{first.text}",
                 hint=f"{first.advice}; --dry-run shows them all",
             )
 
@@ -133,17 +135,16 @@ async def decide(
         study_filter = replace(
             study_filter,
             studies={row.study_uid for row in plan.rows if not row.skip},
-            known={row.study_uid for row in plan.rows},
             faulty={one.study_uid: one.text for one in plan.problems if one.is_error},
             waiting=plan.waiting,
             left_out=plan.left_out,
+            beyond_limit=plan.beyond_limit,
         )
-        if request.max_sessions is None:
-            reason = "it appeared after the scan, and may still be being written"
-            study_filter = replace(study_filter, limit_reason=reason)
     if is_strict:
         fallback = routes if isinstance(routes, PlannedRoutes) else None
-        routes = PlannedRoutes(plan.rows, faulty=plan.faulty, left_out=plan.left_out, fallback=fallback)
+        routes = PlannedRoutes(
+            plan.rows, faulty=plan.faulty, left_out=plan.left_out, fallback=fallback, if_unplanned=APPEARED
+        )
     return Decision(routes, rules, study_filter, journal, plan, is_strict)
 
 

@@ -30,6 +30,7 @@ class Plan:
 
     `not_dicom` counts other files by suffix, `attachments` those that become attachments by resource. `series` has the
     SeriesDescription and the number of files of each series, by study; `left_out` says why a filter leaves a study out.
+    `beyond_limit` are the studies after the first sessions that a pilot sends; they have no row.
     """
 
     rows: tuple[PlanRow, ...]
@@ -38,6 +39,7 @@ class Plan:
     series: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict, repr=False)
     attachments: tuple[tuple[str, int], ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict, repr=False)
+    beyond_limit: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def errors(self) -> int:
@@ -90,7 +92,8 @@ def make_plan(
     routes, problems = rules.routes, list(draft.problems)
     studies = [use_project_id(one, project_ids, problems) for one in draft.studies]
     if isinstance(routes, PlannedRoutes):
-        studies = list(check_rows(studies, routes, problems, sessions, {} if unsettled is None else unsettled.waiting))
+        waiting = {} if unsettled is None else unsettled.waiting
+        studies = list(check_rows(studies, routes, problems, sessions, waiting, draft.damaged))
     else:
         is_whole = rules.suffix or routes.needs_whole_study
         studies = [keep_session(one, sessions, problems, is_whole=is_whole) for one in studies]
@@ -101,6 +104,7 @@ def make_plan(
     if unsettled is not None:
         studies = [_check_settled(one, unsettled, problems) for one in studies]
         studies += _unfinished(cache, studies, unsettled, problems)
+    everything = {draft.study.study_uid for draft in studies}
     if rules.limit is not None:
         studies = _first(studies, rules.limit)
     problems += file_problems(cache, truncated=rules.send_truncated)
@@ -111,6 +115,7 @@ def make_plan(
         series=cache.series(truncated=rules.send_truncated),
         attachments=attachments,
         left_out=draft.left_out,
+        beyond_limit=frozenset(everything - {draft.study.study_uid for draft in studies}),
     ).with_problems(problems)
 
 

@@ -13,7 +13,7 @@ from asyncimport.model.files import File, Ignored, Patient, Session
 from asyncimport.model.states import FileKind
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.filters import EVERYTHING, StudyFilter
-from asyncimport.routing.labels import DisputedError, LeftOutError, PartlyPlannedError, UnroutableError
+from asyncimport.routing.labels import DisputedError, LeftOutError, PartlyPlannedError, UnplannedError, UnroutableError
 from asyncimport.routing.patients import patient_of
 from asyncimport.routing.plan_binding import FoundStudy, StudyHeader
 from asyncimport.routing.planned_routes import PlannedRoutes, StudyRoutes
@@ -87,11 +87,15 @@ class StudyDraft:
 
 @dataclass(frozen=True, slots=True)
 class PlanDraft:
-    """The studies in the order of their dates, each routed by itself. `left_out` says why a filter leaves one out."""
+    """The studies in the order of their dates, each routed by itself. `left_out` says why a filter leaves one out.
+
+    With a plan file, `damaged` are the studies (UIDs) of which every file is truncated.
+    """
 
     studies: Sequence[StudyDraft]
     problems: Sequence[PlanProblem]
     left_out: Mapping[str, str]
+    damaged: frozenset[str] = frozenset()
 
     @property
     def projects(self) -> list[str]:
@@ -139,6 +143,7 @@ def draft_plan(
     routed = routes.resolve(pieces.values(), sessions, late.__setitem__)
     results = {**routed, **unroutable, **{uid: LeftOutError(reason) for uid, reason in left_out.items()}}
     selected = _selected_parts(cache, rules, relative) if study_filter.is_of_parts else {}
+    by_truncated = _files_of_planned(cache) if isinstance(routes, PlannedRoutes) else {}
     problems: list[PlanProblem] = []
     drafts = []
     for whole in cache.studies(truncated=truncated):
@@ -149,6 +154,11 @@ def draft_plan(
             advice = "send these too, or its session stays open; --partial archive archives it without them"
             problems.append(study_problem(ProblemCode.PART_OF_STUDY, study, text, advice))
         result = results.get(uid) or UnroutableError("none of its selected files is intact")
+        of_truncated = by_truncated.get(uid, (None, None))
+        if isinstance(result, UnplannedError) and of_truncated[1] == 0:
+            result = UnplannedError(
+                f"{result}: all its files are truncated, and only a plan of --truncated send has them"
+            )
         if isinstance(result, LeftOutError):
             left_out[uid] = str(result)
         problems += _routing_problems(study, result, patients.get(uid, set()), late.get(uid))
@@ -160,12 +170,13 @@ def draft_plan(
                 session,
                 when.get(uid, ("", "")),
                 frozenset(patients.get(uid, ())),
-                FoundStudy(uid, tuple(headers[uid]), study.files),
+                FoundStudy(uid, tuple(headers[uid]), study.files, *of_truncated),
                 ruled if isinstance(ruled, Session) else None,
             )
         )
     drafts.sort(key=lambda draft: (*draft.when, draft.study.study_uid))
-    return PlanDraft(drafts, problems, left_out)
+    damaged = frozenset(uid for uid, (_, intact) in by_truncated.items() if not intact)
+    return PlanDraft(drafts, problems, left_out, damaged)
 
 
 def _routing_problems(
@@ -199,6 +210,12 @@ def _left_out(cache: HeaderCache, study_filter: StudyFilter, relative: Relative)
         else:
             selected.add(header.study_uid)
     return {uid: reason for uid, reason in reasons.items() if uid not in selected}
+
+
+def _files_of_planned(cache: HeaderCache) -> dict[str, tuple[int, int]]:
+    """Return the number of files of each study, with truncated ones and without."""
+    intact = {one.study_uid: one.files for one in cache.studies()}
+    return {one.study_uid: (one.files, intact.get(one.study_uid, 0)) for one in cache.studies(truncated=True)}
 
 
 def _selected_parts(cache: HeaderCache, rules: PlanRules, relative: Relative) -> dict[str, StudySummary]:

@@ -1,6 +1,6 @@
 """The second step of a plan: its studies are compared with each other, and with sessions and patients that exist."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from asyncimport.errors import AsyncimportError
@@ -17,6 +17,8 @@ from asyncimport.routing.problems import PlanProblem, ProblemCode
 _CHECK_INTENT = "check that this is intended"
 _OTHER_STUDY = "make a new plan; or, if this study is meant, correct or clear that cell of the line"
 _NO_STUDY = "correct its key, remove the line or set its action to skip; or check SOURCE"
+
+_DAMAGED = "get intact copies, give --truncated send, or set the action of the line to skip"
 
 
 def use_project_id(
@@ -193,11 +195,12 @@ def check_rows(
     problems: list[PlanProblem],
     sessions: ExistingSessions,
     waiting: Mapping[str, str],
+    damaged: Collection[str],
 ) -> Iterable[StudyDraft]:
     """Compare studies with what the rows of a plan bind, and report rows that match no study.
 
     The files of a study that has a session may have been removed since, some or all. `waiting` are studies (UIDs) that
-    may still be being written: none of their files need be intact yet.
+    may still be being written: none of their files need be intact yet. Every file of `damaged` studies is truncated.
     """
     matched = {Key(KeyKind.STUDY_UID, (uid,)) for uid in waiting}
     unmatched: list[FoundStudy] = []
@@ -238,8 +241,11 @@ def check_rows(
     for row in left.values():
         if row.skip and not is_other_source:
             continue
-        near = nearest_study(row, unmatched)
-        text = f"line {row.line} of the plan matches no study of the source"
-        advice = f"{near}: correct the line" if near else _NO_STUDY
         uid = row.study_uid
+        if uid in damaged:
+            text, advice = f"line {row.line} of the plan: every file of its study is truncated", _DAMAGED
+        else:
+            near = nearest_study(row, unmatched)
+            text = f"line {row.line} of the plan matches no study of the source"
+            advice = f"{near}: correct the line" if near else _NO_STUDY
         problems.append(PlanProblem(ProblemCode.ROW_UNMATCHED, text, advice, uid, row.files or 0, row.source))

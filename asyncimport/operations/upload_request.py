@@ -72,7 +72,7 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
     def checks_first(self, routes: Router | PlannedRoutes) -> bool:
         """Whether nothing is sent if anything collides."""
         # Under one fixed label any second study collides, which should be known before anything is sent.
-        return self.options.check_first or (isinstance(routes, Router) and routes.one_session)
+        return self.options.check_first or has_one_label(routes)
 
     def source(self, kind: Callable[..., FileSource] = FileSource) -> FileSource:
         """Return the source. Raises: UsageError."""
@@ -84,6 +84,11 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
             exclude=self.exclude,
             is_partial=not self.study_filter.is_everything,
         )
+
+
+def has_one_label(routes: Router | PlannedRoutes) -> bool:
+    """Whether all files get one session label."""
+    return isinstance(routes, Router) and routes.one_session
 
 
 @dataclass(slots=True, kw_only=True)

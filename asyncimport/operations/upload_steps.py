@@ -18,7 +18,7 @@ from asyncimport.model.summary import Summary
 from asyncimport.model.texts import plain
 from asyncimport.operations.decision import Decision
 from asyncimport.operations.plan import Plan
-from asyncimport.operations.upload_request import UploadRequest
+from asyncimport.operations.upload_request import UploadRequest, has_one_label
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.attachments import upload_attachments
@@ -109,6 +109,7 @@ def prepare_options(request: UploadRequest, decision: Decision, journal: Journal
     return replace(
         request.options,
         check_first=request.checks_first(decision.routes),
+        one_label=has_one_label(decision.routes),
         receipts=request.receipts is not None,
         is_filtered=decision.study_filter.is_of_parts or decision.study_filter.studies is not None or leaves_out,
     )

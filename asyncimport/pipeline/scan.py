@@ -10,6 +10,7 @@ from asyncimport.journal import Admission, SopUidConflict
 from asyncimport.model.events import Admitted, ScanFinished, Scanned
 from asyncimport.model.files import File, Ignored, Instance
 from asyncimport.model.states import FileKind
+from asyncimport.model.texts import counted
 from asyncimport.pipeline.context import Context, Signal, notify
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 from asyncimport.routing.patients import patient_of
@@ -47,10 +48,7 @@ class Scanner:
                     )
                 )
                 if options.check_first and (collisions := await context.call_journal(scan.skip_reasons)):
-                    raise UsageError(
-                        f"nothing was sent, because {len(collisions)} problem(s) were found: {collisions[0][0]}",
-                        hint="see them all with `asyncimport status`; correct the labels, or leave --check-first out",
-                    )
+                    raise _nothing_sent(collisions, one_label=options.one_label)
                 context.may_feed = context.has_scanned = True
                 context.report(ScanFinished(gone.files, gone.unsent))
                 notify(wake_finalizers, options.finalizers)
@@ -152,3 +150,14 @@ class Scanner:
             return Ignored(file, FileKind.DUPLICATE, "the same bytes as another file", conflict.key)
         reason = f"another file has the same SOPInstanceUID ({uid}) but different content"
         return Ignored(file, FileKind.SKIPPED, reason)
+
+
+def _nothing_sent(reasons: Sequence[tuple[str, int]], *, one_label: bool) -> UsageError:
+    """Return the error of a run that checks all files first, by the reasons why files are skipped."""
+    hint = "see them all with `asyncimport status`, and correct them"
+    if one_label:
+        hint += "; one fixed session label is for one study: a field in --session gives each its own"
+    else:
+        hint += "; without --check-first, the other files are sent"
+    problems = counted(len(reasons), "problem was found", "problems were found")
+    return UsageError(f"nothing was sent, because {problems}: {reasons[0][0]}", hint=hint)

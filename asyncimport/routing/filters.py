@@ -10,6 +10,9 @@ from asyncimport.model.ports import Routes
 from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 
+BEYOND_LIMIT = "it is beyond --max-sessions"
+APPEARED = "it appeared after the scan, and may still be being written"
+
 
 def glob_pattern(globs: Sequence[str]) -> re.Pattern[str] | None:
     """Return a pattern for texts in composed form that match any of these globs; `*` matches `/` too."""
@@ -24,7 +27,7 @@ class StudyFilter:
     study, by `studies`, which a plan finds out. With `parts` it selects files, and a session may get a part of a study.
 
     Of the studies that a plan knows, `faulty` says why one goes nowhere, `waiting` why one is not sent yet, and
-    `left_out` why one is not selected. `limit_reason` is why the others are not sent.
+    `left_out` why one is not selected; `beyond_limit` are those after the first sessions that a pilot sends.
     """
 
     modalities: frozenset[str] = frozenset()
@@ -32,11 +35,10 @@ class StudyFilter:
     include: re.Pattern[str] | None = None
     parts: bool = False
     studies: Collection[str] | None = None
-    known: Collection[str] = ()
     faulty: Mapping[str, str] = field(default_factory=dict)
     waiting: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
-    limit_reason: str = "it is beyond --max-sessions"
+    beyond_limit: Collection[str] = ()
 
     @property
     def is_everything(self) -> bool:
@@ -72,7 +74,7 @@ class StudyFilter:
             raise UnroutableError(self.faulty[study_uid])
         if reason := self.waiting.get(study_uid) or self.left_out.get(study_uid):
             raise LeftOutError(reason)
-        raise (LeftOutError if study_uid in self.known else UnplannedError)(self.limit_reason)
+        raise UnplannedError(BEYOND_LIMIT if study_uid in self.beyond_limit else APPEARED)
 
 
 EVERYTHING = StudyFilter()

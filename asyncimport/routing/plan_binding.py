@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from asyncimport.model.texts import nfc
+from asyncimport.model.texts import counted, nfc
 from asyncimport.routing.plan_file import Key, KeyKind, PlanRow, as_written, day_of
 
 _SEVERAL = "\\"
@@ -32,11 +32,16 @@ class StudyHeader(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FoundStudy:
-    """A study of the source: its headers, each once, and its number of files (None: it is still being written)."""
+    """A study of the source: its headers, each once, and its number of files (None: it is still being written).
+
+    `with_truncated` is their number if files whose data set ends early count, `without_truncated` if they do not.
+    """
 
     study_uid: str
     headers: Collection[StudyHeader] = field(repr=False)
     files: int | None
+    with_truncated: int | None = None
+    without_truncated: int | None = None
 
     def patient_cells(self) -> tuple[str, str]:
         """Return PatientID and issuer as cells of a row."""
@@ -63,8 +68,16 @@ def differences(row: PlanRow, study: FoundStudy) -> Iterator[str]:
         if day is None or day not in {day_of(date) for date in dates}:
             yield "its study_date is not that of the study"
     if row.files is not None and study.files is not None and row.files != study.files:
-        change = "grown" if study.files > row.files else "lost files"
-        yield f"it was made for {row.files:,} files, but the study has {study.files:,}: it has {change}"
+        yield f"it was made for {counted(row.files, 'file')}, but the study has {study.files:,}: {_change(row, study)}"
+
+
+def _change(row: PlanRow, study: FoundStudy) -> str:
+    if row.files == study.with_truncated:
+        return "the others are truncated, and sent with --truncated send only"
+    if row.files == study.without_truncated:
+        return "the others are truncated, and the plan was made without --truncated send"
+    assert row.files is not None and study.files is not None  # noqa: S101, PT018 - as compared
+    return "it has grown" if study.files > row.files else "it has lost files"
 
 
 def _parts(cell: str) -> list[str]:

@@ -22,7 +22,7 @@ class PlannedRoutes:
     """The rules of a run that sends what a plan says, and nothing else.
 
     `faulty` says what is wrong with a study that goes nowhere, `left_out` why one is not selected. `fallback` routes
-    the studies that no row matches.
+    the studies that no row matches; without it, `if_unplanned` says why these are not sent.
     """
 
     def __init__(
@@ -33,10 +33,12 @@ class PlannedRoutes:
         faulty: Mapping[str, str] | None = None,
         left_out: Mapping[str, str] | None = None,
         fallback: "PlannedRoutes | None" = None,
+        if_unplanned: str = "it is not in the plan",
     ) -> None:
         self._faulty = faulty or {}
         self._left_out = left_out or {}
         self._fallback = fallback
+        self._if_unplanned = if_unplanned
         self._rows: dict[Key, PlanRow] = {}
         digest = hashlib.sha256()
         for row in rows:
@@ -92,7 +94,7 @@ class PlannedRoutes:
     def _session(self, study_uid: str, row: PlanRow | None) -> Session:
         """Return the session that a row gives a study. Raises: LeftOutError."""
         if row is None:
-            raise UnplannedError("it is not in the plan")
+            raise UnplannedError(self._if_unplanned)
         if row.skip:
             raise LeftOutError("the plan says skip")
         return Session(row.project_id or self._project, row.subject_label, row.session_label, study_uid)

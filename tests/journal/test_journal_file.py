@@ -542,12 +542,38 @@ def test_other_rules(path: Path) -> None:
     before = about(path)
     with pytest.raises(UsageError) as error:
         opened(path, rules={"project": "P", "subject": "{AccessionNumber}", "session": "E"})
-    assert str(error.value) == "this journal was begun with other rules: subject '{PatientID}', session None"
+    assert str(error.value).endswith("other rules: --subject '{PatientID}', not '{AccessionNumber}', no --session")
     assert "--relabel" in error.value.hint
     assert about(path) == before
     with JournalReader.open(path) as reader:
         assert reader.summary().files.left == 1
         assert len(reader.runs()) == 1
+
+
+TEMPLATES = {"project": "P", "subject": "{PatientID}", "session": "{StudyDate}"}
+PLAN = {"project": "P", "plan": "0123456789abcdef"}
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "difference"),
+    [
+        (TEMPLATES, PLAN, "by --subject '{PatientID}' and --session '{StudyDate}', and this run has --plan"),
+        (PLAN, TEMPLATES, "with --plan, and this run has none"),
+        (TEMPLATES, {**TEMPLATES, "map": "12ab"}, "no --label-map"),
+        ({**TEMPLATES, "map": "12ab"}, {**TEMPLATES, "map": "34cd"}, "another --label-map"),
+        (TEMPLATES, {**TEMPLATES, "project": "Q"}, "--project 'P', not 'Q'"),
+        (TEMPLATES, {**TEMPLATES, "path pattern": "{a}/**"}, "no --path-pattern"),
+    ],
+)
+def test_the_difference_is_told_by_options(
+    path: Path, begun: dict[str, str], now: dict[str, str], difference: str
+) -> None:
+    """A person sees which option to give, and a way out for a source with rules of its own."""
+    opened(path, rules=begun).close()
+    with pytest.raises(UsageError) as error:
+        opened(path, rules=now)
+    assert str(error.value) == f"this journal was begun with other rules: {difference}"
+    assert "--journal FILE" in error.value.hint
 
 
 def test_each_journal_has_a_source_of_its_own(path: Path, tmp_path: Path) -> None:
