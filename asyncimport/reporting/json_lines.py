@@ -1,4 +1,4 @@
-"""Entries as JSON, an event a line. The names of events and of their fields are a contract."""
+"""Entries as JSON, an event a line. The names of events and of their fields are a contract: `schema/events.json`."""
 
 import json
 from collections.abc import Iterator
@@ -8,12 +8,15 @@ from asyncimport.model import attachments, deliveries, events
 from asyncimport.model.summary import Orphan, SubjectReport, Summary
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, session_names, text_of_path
 
+# New events and keys keep the version; a key that changes its meaning or goes raises it.
+_SCHEMA = 1
+
 
 def as_json(now: float, entry: Entry) -> Iterator[str]:
     """Write entries as JSON, one event a line."""
     time_of = {"ts": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")}
     for event in _events(entry):
-        yield json.dumps(time_of | event) + "\n"
+        yield json.dumps({**time_of, **event, "schema": _SCHEMA}) + "\n"
 
 
 def _events(entry: Entry) -> Iterator[dict[str, object]]:

@@ -17,12 +17,14 @@ from typing import Any, get_args
 
 import anyio
 import anyio.to_thread
+import jsonschema
 import pydicom
 import pytest
 from builders import upload
 from conftest import Commands
 from entries_of_a_run import CLAIM, EVERYTHING, QUOTING, SUMMARY
 
+import asyncimport.reporting
 from asyncimport.errors import UnavailableError, UsageError
 from asyncimport.model.deliveries import (
     Held,
@@ -46,6 +48,7 @@ from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
+SCHEMA = json.loads((Path(asyncimport.reporting.__file__).parent / "schema" / "events.json").read_text("utf-8"))
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "json.md").read_text("utf-8")
 
 
@@ -55,6 +58,17 @@ def event(entry: Entry) -> dict[str, Any]:
     assert line.endswith("\n")
     found: dict[str, Any] = json.loads(line)
     return found
+
+
+def validate(line: dict[str, Any]) -> None:
+    """Check a line by the schema."""
+    jsonschema.Draft202012Validator(SCHEMA).validate(line)
+
+
+def check_event(line: dict[str, Any]) -> None:
+    """Check a line by the schema, which must know all its keys."""
+    validate(line)
+    assert line.keys() <= SCHEMA["properties"].keys() | SCHEMA["$defs"][line["event"]]["properties"].keys()
 
 
 def logged(entry: Entry, *, names: bool = False) -> str:
@@ -88,7 +102,7 @@ class TestJson:
         common = {
             "ts": "2023-11-14T22:13:20.123+00:00", "project": "P", "subject": "LABEL1", "session": "LABEL1_20200101",
             "study_uid": "1.2.3", "delivery": 1, "path": "/data/LABEL1/\\xff.dcm", "sop_uid": "1.2.3.4.1",
-            "bytes": 1_000,
+            "bytes": 1_000, "schema": 1,
         }  # fmt: skip
         uri = "/data/prearchive/projects/P/1/LABEL1_20200101"
         reason = "XNAT refused the file (400: of LABEL1)"
@@ -120,6 +134,38 @@ class TestJson:
         assert (ended["run"], ended["exit_code"], ended["reason"]) == ("1", 8, None)
         assert (ended["files"]["found"], ended["files"]["refused"], ended["sessions"]["total"]) == (3, 1, 0)
         assert event(RunEnded(None, 4, UnavailableError("away"), None))["reason"] == "away"
+
+
+class TestSchema:
+    """The schema that is shipped, which programs may check lines by."""
+
+    def test_it_is_a_schema_of_all_events(self) -> None:
+        """It has a definition for each event, and its version is that of the lines."""
+        jsonschema.Draft202012Validator.check_schema(SCHEMA)
+        assert set(SCHEMA["$defs"]) == set(EVERYTHING)
+        assert [one["if"]["properties"]["event"]["const"] for one in SCHEMA["allOf"]] == list(SCHEMA["$defs"])
+        assert SCHEMA["description"].startswith(f"Version {SCHEMA['properties']['schema']['const']}. ")
+
+    @pytest.mark.parametrize("name", EVERYTHING)
+    def test_each_event_meets_it(self, name: str) -> None:
+        """It has all keys that the schema asks for, no other ones, and may lack none of them."""
+        found = event(EVERYTHING[name])
+        check_event(found)
+        common, own = SCHEMA["properties"], SCHEMA["$defs"][name]
+        assert not common.keys() & own["properties"].keys()
+        for key in found:
+            spoilt = {other: value for other, value in found.items() if other != key}
+            if key in (*SCHEMA["required"], *own["required"]):
+                with pytest.raises(jsonschema.ValidationError):
+                    check_event(spoilt)
+            if key != "event":
+                with pytest.raises(jsonschema.ValidationError):
+                    check_event(found | {key: (None,)})
+
+    def test_it_lets_new_events_and_keys_in(self) -> None:
+        """A later minor version may have them."""
+        validate(event(EVERYTHING["scanned"]) | {"more": 1})
+        validate({"ts": "2026-01-31T12:00:00.000+00:00", "event": "something_new", "schema": 1})
 
 
 class TestLog:
@@ -313,8 +359,11 @@ class TestRecorder:
 
 
 def events_in(path: Path) -> list[dict[str, Any]]:
-    """Read a file of events."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    """Read a file of events, each of which meets the schema."""
+    found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for line in found:
+        check_event(line)
+    return found
 
 
 async def test_a_whole_run(xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path) -> None:
