@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, cast
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from asyncimport.errors import AsyncimportError
@@ -191,13 +190,10 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
     took = "" if seconds is None else f" in {human_seconds(seconds)}"
     files = summary.files
     console.print(Text(f"{files.found:,} DICOM files, {human_bytes(summary.bytes_found)}{took}", style="bold"))
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    table.add_column(justify="right")
-    table.add_column()
-    for name, words in _WORDS.items():
-        if count := getattr(files, name):
-            table.add_row(f"{count:,}", words)
-    console.print(table)
+    counted = [(f"{count:,}", words) for name, words in _WORDS.items() if (count := getattr(files, name))]
+    width = max((len(count) for count, _ in counted), default=0)
+    for count, words in counted:
+        console.print(Text(f"  {count:>{width}}    {words}"))
     if summary.attachments.found:
         of_attachments = {"left": "wait for their session", "already_refused": "refused by XNAT in an earlier run"}
         _show_counts(console, "attachments", summary.attachments, of_attachments)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude
 from asyncimport.cli.options import Filters, ProgressScreen, Routing, Sources
 from asyncimport.cli.output import error_json
 from asyncimport.cli.parameters import command
+from asyncimport.cli.rows import show_rows
 from asyncimport.cli.running import run_operation
 from asyncimport.cli.uploading import Display
 from asyncimport.errors import AsyncimportError
@@ -125,18 +125,22 @@ def show_plan(out: Console, found: Plan) -> None:
 
 def _show_problems(out: Console, problems: Sequence[PlanProblem]) -> None:
     order = list(Severity)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for problem in sorted(problems, key=lambda one: order.index(one.severity))[:_SHOWN]:
-        where = f"study {problem.study_uid}: " if problem.study_uid else ""
-        table.add_row(
-            Text(problem.severity, style={"error": "red", "warning": "yellow"}.get(problem.severity, "")),
-            Text(problem.code),
-            Text(f"{where}{plain(problem.text)}{_files_of(problem)}; {problem.advice}"),
+    shown = sorted(problems, key=lambda one: order.index(one.severity))[:_SHOWN]
+    rows = [
+        (
+            problem.severity,
+            problem.code,
+            f"{_where(problem)}{plain(problem.text)}{_files_of(problem)}; {problem.advice}",
         )
-    if problems:
-        out.print(table)
+        for problem in shown
+    ]
+    show_rows(out, rows, styles=[{"error": "red", "warning": "yellow"}.get(one.severity, "") for one in shown])
     if len(problems) > _SHOWN:
         out.print(Text(f"and {len(problems) - _SHOWN:,} more: see -o json"))
+
+
+def _where(problem: PlanProblem) -> str:
+    return f"study {problem.study_uid}: " if problem.study_uid else ""
 
 
 def _files_of(problem: PlanProblem) -> str:

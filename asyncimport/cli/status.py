@@ -12,13 +12,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude
 from asyncimport.cli.options import Place, Screen
 from asyncimport.cli.output import show_other_journals, show_summary, summary_json, time_text
 from asyncimport.cli.parameters import command
+from asyncimport.cli.rows import show_rows
 from asyncimport.journal.reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.model.option import setting
@@ -215,27 +215,34 @@ def _delivery_line(one: DeliveryRow) -> str:
 
 
 def _show_files(out: Console, rows: Sequence[InstanceRow]) -> None:
-    table = _table("state", "size", "attempts", "time", "path", "reason")
-    for row in rows:
-        attempts = "" if row.attempts is None else str(row.attempts)
-        cells = (row.state.lower(), human_bytes(row.file.size), attempts, time_text(row.settled_at))
-        table.add_row(*cells, Text(plain(row.file.path)), Text(plain(row.reason or "")))
-    out.print(table)
+    cells = [
+        (
+            row.state.lower(),
+            human_bytes(row.file.size),
+            "" if row.attempts is None else str(row.attempts),
+            time_text(row.settled_at) or "",
+            row.sop_uid,
+            plain(row.file.path),
+            plain(row.reason or ""),
+        )
+        for row in rows
+    ]
+    show_rows(out, cells, headings=("state", "size", "attempts", "time", "instance", "path", "reason"), long=3)
 
 
 def _show_attachments(out: Console, rows: Sequence[AttachmentRow]) -> None:
-    table = _table("state", "size", "time", "resource", "attachment", "reason")
-    for row in rows:
-        cells = (row.state.lower(), human_bytes(row.file.size), time_text(row.settled_at))
-        table.add_row(*cells, Text(row.resource), Text(plain(row.file.path)), Text(plain(row.reason or "")))
-    out.print(table)
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, no_wrap=True, overflow="fold")
-    return table
+    cells = [
+        (
+            row.state.lower(),
+            human_bytes(row.file.size),
+            time_text(row.settled_at) or "",
+            row.resource,
+            plain(row.file.path),
+            plain(row.reason or ""),
+        )
+        for row in rows
+    ]
+    show_rows(out, cells, headings=("state", "size", "time", "resource", "attachment", "reason"), long=2)
 
 
 def _write_csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -1,0 +1,67 @@
+"""Rows of values for people: whole in files and pipes, and folded on a terminal that is too narrow, never cut."""
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+_GAP = 2
+_INDENT = 4
+_LINES_AT_A_TIME = 1_000
+
+
+def show_rows(
+    console: Console,
+    rows: Sequence[Sequence[str]],
+    *,
+    headings: Sequence[str] = (),
+    long: int = 1,
+    styles: Sequence[str] = (),
+) -> None:
+    """Write rows in columns; the last `long` columns hold paths and texts of any length.
+
+    `styles` has one for each row, for its first cell. Where a row is wider than the terminal, long values have lines of
+    their own. The terminal wraps these, so a path that is copied from it is whole.
+    """
+    lines = [*([headings] if headings else []), *rows]
+    if not lines:
+        return
+    widths = [max(cell_len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    is_folded = console.is_terminal and sum(widths) + _GAP * (len(widths) - 1) >= console.width
+    made = [_folded(line, widths, long) if is_folded else _aligned(line, widths) for line in lines]
+    for begin in range(0, len(made), _LINES_AT_A_TIME):
+        text = Text("\n").join(
+            _styled(one, line, _style(begin + place, bool(headings), styles))
+            for place, (one, line) in enumerate(
+                zip(made[begin : begin + _LINES_AT_A_TIME], lines[begin : begin + _LINES_AT_A_TIME], strict=True)
+            )
+        )
+        console.print(text)
+
+
+def _style(place: int, has_headings: bool, styles: Sequence[str]) -> tuple[str, bool]:
+    """Return the style of a line, and whether all of it has that style."""
+    if has_headings and place == 0:
+        return "bold", True
+    row = place - has_headings
+    return (styles[row], False) if styles else ("", False)
+
+
+def _styled(text: str, cells: Sequence[str], style: tuple[str, bool]) -> Text:
+    name, is_whole = style
+    made = Text(text)
+    if name:
+        made.stylize(name, 0, None if is_whole else len(cells[0]))
+    return made
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    gap = " " * _GAP
+    return gap.join(cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _folded(cells: Sequence[str], widths: Sequence[int], long: int) -> str:
+    short = len(cells) - long
+    first = _aligned(cells[:short], widths[:short])
+    return "\n".join([first, *(" " * _INDENT + cell for cell in cells[short:] if cell)])
