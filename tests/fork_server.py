@@ -136,6 +136,9 @@ class _Request:
         for target, file in enumerate(self.files):
             os.dup2(file, target)
             os.close(file)
+        # The server's own streams believe that these are other files.
+        for number, (name, mode, buffering) in enumerate((("stdin", "r", -1), ("stdout", "w", -1), ("stderr", "w", 1))):
+            setattr(sys, name, open(number, mode, buffering, encoding="utf-8"))  # noqa: SIM115, PTH123 - until the end
         if self.message["new_session"]:
             os.setsid()
         os.chdir(self.message["directory"])

@@ -37,7 +37,9 @@ def odd(tmp_path: Path) -> Path:
 async def run(commands: Commands, *words: str | os.PathLike[str], encoding: str) -> Ended:
     """Run a command whose outputs have this encoding, and few columns; there is no traceback."""
     env = commands.env | {"PYTHONIOENCODING": encoding, "COLUMNS": "40"}
-    done = await anyio.run_process([sys.executable, "-m", "asyncimport", *map(os.fspath, words)], env=env, check=False)
+    done = await anyio.run_process(
+        [sys.executable, "-m", "asyncimport", *(os.fspath(word) for word in words)], env=env, check=False
+    )
     ended = Ended(done.returncode, done.stdout.decode(encoding), done.stderr.decode(encoding))
     assert "Traceback" not in ended.err, ended.err
     assert "Error:" not in ended.err, ended.err
