@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asyncimport.operations.dry_run import DryRunResult, dry_run
     from asyncimport.operations.forget import ForgetRequest, ForgetResult, forget
     from asyncimport.operations.planning import PlanRequest, PlanResult, plan
+    from asyncimport.operations.report import ReportRequest, ReportResult, report
     from asyncimport.operations.result import Observer, run_sync
     from asyncimport.operations.rules import plan_from, rules_from
     from asyncimport.operations.server import Server
@@ -44,6 +45,8 @@ __all__ = [
     "Observer",
     "PlanRequest",
     "PlanResult",
+    "ReportRequest",
+    "ReportResult",
     "Server",
     "StatusRequest",
     "StatusResult",
@@ -60,6 +63,7 @@ __all__ = [
     "forget",
     "plan",
     "plan_from",
+    "report",
     "rules_from",
     "run_sync",
     "status",
@@ -79,6 +83,7 @@ _MODULES = {
     "operations.dry_run": ["DryRunResult", "dry_run"],
     "operations.forget": ["ForgetRequest", "ForgetResult", "forget"],
     "operations.planning": ["PlanRequest", "PlanResult", "plan"],
+    "operations.report": ["ReportRequest", "ReportResult", "report"],
     "operations.result": ["Observer", "run_sync"],
     "operations.rules": ["plan_from", "rules_from"],
     "operations.server": ["Server"],

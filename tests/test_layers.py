@@ -31,7 +31,7 @@ APART = "testserver"
 LAYERS_APART = ("", "recording", "http", "faults", "site")
 """The same of the test server; its root comes first."""
 HOMES = {
-    "aiohttp": {"xnat", APART},
+    "aiohttp": {"xnat", "reporting", APART},
     "yarl": {"xnat", APART},
     "pydicom": {"dicom", APART},
     "aiofiles": {"source"},
@@ -45,6 +45,8 @@ HOMES = {
     "keyring": {"credentials"},
     "tomlkit": {"credentials"},
     "rich": {"cli"},
+    "jinja2": {"reporting", APART},
+    "markupsafe": {"reporting", APART},
     "platformdirs": {"cli", "operations"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or not path.stem.startswith("__"))

@@ -25,6 +25,7 @@ _COMMANDS: Mapping[str, str] = {
     "upload": "Upload DICOM files: scan, send, build, archive, verify.",
     "plan": "Scan, and say what would go where, with every problem.",
     "status": "Show what was uploaded, what is left, and why.",
+    "report": "Make a page of what was uploaded, to hand on.",
     "verify": "Check that the archive still holds everything that was stored.",
     "forget": "Delete from the journal what is no longer needed.",
     "attach": "Put PDF, CSV and other files into resources of the archive.",

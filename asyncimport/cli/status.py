@@ -105,7 +105,7 @@ def _write_journal_csv(_: Console, result: StatusResult) -> None:
         for one in result.summary.sessions
     )
     headings = ("project", "subject", "session", "study_uid", "state", "files", "bytes", "uri", "verified", "reason")
-    _write_csv(headings, rows)
+    write_csv(headings, rows)
 
 
 def _show_journal(out: Console, result: StatusResult) -> None:
@@ -153,7 +153,7 @@ def _session_json(label: str | None, found: SessionFiles, _: StatusResult) -> di
 def _write_session_csv(_out: Console, _result: StatusResult, *, found: SessionFiles) -> None:
     names = ("path", "bytes", "sop_uid", "state", "attempts", "time", "reason")
     files = map(_file_json, found.instances)
-    _write_csv(names, ([file[name] for name in names] for file in files))
+    write_csv(names, ([file[name] for name in names] for file in files))
 
 
 def _show_session(out: Console, _: StatusResult, *, found: SessionFiles) -> None:
@@ -245,7 +245,7 @@ def _show_attachments(out: Console, rows: Sequence[AttachmentRow]) -> None:
     show_rows(out, cells, headings=("state", "size", "time", "resource", "attachment", "reason"), long=2)
 
 
-def _write_csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table for spreadsheets: always UTF-8, without cells that they would run as formulas."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,6 +1,7 @@
 """`asyncimport upload`: the main job."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -112,6 +113,7 @@ def upload(
         attach=[AttachRule.parse(text) for text in job.attach],
         demographics=DemographicsRequest(table, from_headers, demographics.overwrite_demographics),
         issues=sum(not issue.is_warning for issue in issues),
+        command=["asyncimport", *sys.argv[1:]],
         **vars(upload),
         **vars(scan),
         **vars(journal),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -205,6 +206,7 @@ def _opened(path: Path, real: Path) -> sqlite3.Connection:
             _create(connection)
         else:
             _check_version(connection, path)
+            _add_what_reports_need(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         # In KiB. Twice as much is 5 % faster with a million files, and costs 20 MB of memory.
@@ -264,6 +266,22 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {_VERSION}")
     connection.execute("COMMIT")
+
+
+def has_what_reports_need(connection: sqlite3.Connection) -> bool:
+    """Whether a journal has the table and the columns that reports alone read: earlier versions made none."""
+    return connection.execute("SELECT 1 FROM main.sqlite_schema WHERE name = 'activity'").fetchone() is not None
+
+
+def _add_what_reports_need(connection: sqlite3.Connection) -> None:
+    """Add them to the journal of an earlier version, which can still use it then."""
+    if not has_what_reports_need(connection):
+        activity = re.search(r"CREATE TABLE activity .*?;", read_script("schema.sql"), re.DOTALL)
+        assert activity is not None  # noqa: S101 - it is a file of ours
+        connection.executescript(
+            "BEGIN IMMEDIATE; ALTER TABLE run ADD COLUMN about TEXT; ALTER TABLE session ADD COLUMN study_date TEXT; "
+            f"{activity[0]} COMMIT"
+        )
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:

@@ -1,5 +1,6 @@
 """The journal of one run, assembled from its parts."""
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,6 +79,11 @@ class Journal:
     def end_run(self, exit_code: int) -> None:
         """Note how the run ended. Files that it handed out without an outcome may still take effect."""
         end_run(self.connection, self.run, exit_code)
+
+    def describe_run(self, about: Mapping[str, object]) -> None:
+        """Note what the run was asked to do, for reports; `about` holds no secret."""
+        with self.connection.transaction():
+            self.connection.db.execute("UPDATE run SET about = ? WHERE key = ?", (json.dumps(about), self.run))
 
     def note_alias(self, name: str) -> None:
         """Note another name of this journal's project, by which it can be found."""

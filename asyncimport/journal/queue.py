@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterable, Sequence
 
+from asyncimport.journal.activity import ActivityWriter
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.existing import ExistingInstances
 from asyncimport.journal.files import FileRecords
 from asyncimport.journal.rows import file_of, initial_labels
 from asyncimport.journal.session_state import DISPUTED, SessionState
+from asyncimport.model.activity import Activity
 from asyncimport.model.deliveries import Claim, Delivery, Failed, Outcome, Refused, Stored, Withheld
 from asyncimport.model.files import Instance, Session
 
@@ -34,6 +36,7 @@ class UploadQueue:
         self._state = state
         self._existing = existing
         self._files = files
+        self._activity = ActivityWriter(connection, run)
         self._synced_at = run.began_at
 
     def claim(self, limit: int, *, max_active: int, max_new: int = 1_000) -> list[Claim] | None:
@@ -74,8 +77,11 @@ class UploadQueue:
             self._connection.sync()
         return claims if claims or left or not self._state.scan_finished else None
 
-    def record_outcomes(self, outcomes: Sequence[Outcome]) -> int:
-        """Record outcomes, synced every `SYNC_SECONDS`; return how many sessions became ready to be finalised."""
+    def record_outcomes(self, outcomes: Sequence[Outcome], activity: Activity | None = None) -> int:
+        """Record outcomes, synced every `SYNC_SECONDS`; return how many sessions became ready to be finalised.
+
+        `activity` is what was done since the last call.
+        """
         now = self._connection.clock()
         # If the clock was set back, the time of the last sync is unknown.
         due = not 0 <= now - self._synced_at < self.SYNC_SECONDS
@@ -125,6 +131,8 @@ class UploadQueue:
                     ready += self._end_blocked(session, blocked)
                 if self._state.scan_finished or session in self._state.complete:
                     ready += self._state.mark_ready_if_complete(session, ["OPEN"])
+            if activity is not None:
+                self._activity.add(activity)
         if due:
             self._synced_at = now
         return ready

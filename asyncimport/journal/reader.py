@@ -1,5 +1,6 @@
 """The reading side of the journal: sums, reports and what was stored. It never writes."""
 
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,11 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from asyncimport.errors import UsageError
+from asyncimport.journal.activity import read_activity
 from asyncimport.journal.bound_rules import check_rules
 from asyncimport.journal.connection import UNARCHIVED
 from asyncimport.journal.database import (
     NOTHING_YET,
     connect_read_only,
+    has_what_reports_need,
     is_locked,
     journal_errors,
     show_only_project,
@@ -27,8 +30,10 @@ from asyncimport.journal.reports import (
     file_problems,
     remaining,
     session_reports,
+    settled_files,
     stored_batches,
     stored_rows,
+    study_facts,
     subject_counts,
     subject_problems,
 )
@@ -39,11 +44,13 @@ from asyncimport.journal.rows import (
     Run,
     SentFile,
     StoredInstance,
+    StudyFacts,
     SubjectPatient,
     digest_of,
     digests_of,
     file_of,
 )
+from asyncimport.model.activity import RunActivity
 from asyncimport.model.addresses import with_archived_subject
 from asyncimport.model.attachments import AttachmentBatch
 from asyncimport.model.files import Patient, Session
@@ -81,14 +88,20 @@ class JournalReader:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, *, project: str | None = None) -> Iterator[Self]:
-        """Read a journal (or one project of it), even while a run writes it. Raises: UsageError, JournalError."""
+    def open(cls, path: Path, *, project: str | None = None, run: int | None = None) -> Iterator[Self]:
+        """Read a journal, even while a run writes it; or one project of it; or what one run settled.
+
+        Raises: UsageError, JournalError.
+        """
         connection = connect_read_only(path)
         try:
-            if project is not None:
-                with journal_errors(path):
+            with journal_errors(path):
+                if project is not None:
                     show_only_project(connection, project)
-            yield cls(connection, path, run=None)
+                if run is not None:
+                    connection.execute("CREATE TEMP TABLE scope (file INTEGER PRIMARY KEY)")
+                    settled_files(connection, run)
+            yield cls(connection, path, run=run)
         finally:
             connection.close()
 
@@ -130,7 +143,20 @@ class JournalReader:
 
     def runs(self) -> list[Run]:
         """Return all runs, the first one first."""
-        return [Run(*row) for row in self._fetch("SELECT key, started, ended, exit_code FROM run ORDER BY key")]
+        with journal_errors(self._path):
+            about = "about" if has_what_reports_need(self._db) else "NULL"
+        rows = self._fetch(f"SELECT key, started, ended, exit_code, {about} FROM run ORDER BY key")  # noqa: S608 - fixed text
+        return [Run(key, started, ended, code, json.loads(about or "{}")) for key, started, ended, code, about in rows]
+
+    def activity(self, run: int) -> RunActivity:
+        """Return what a run sent over time."""
+        with journal_errors(self._path):
+            return read_activity(self._db, run) if has_what_reports_need(self._db) else RunActivity(run, 1, [])
+
+    def study_facts(self) -> dict[tuple[str, str], StudyFacts]:
+        """Return what is known of each study, by project and UID."""
+        with journal_errors(self._path):
+            return study_facts(self._db, has_dates=has_what_reports_need(self._db))
 
     def summary(self) -> Summary:
         """Add up files, bytes, sessions and problems."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from asyncimport.journal.rows import Remaining, file_of
+from asyncimport.journal.rows import Remaining, StudyFacts, file_of
 from asyncimport.model.addresses import with_archived_subject
 from asyncimport.model.attachments import Attachment, AttachmentBatch, Resource, ResourceOwner
 from asyncimport.model.files import File, Session
@@ -99,6 +99,33 @@ def session_reports(
             report = replace(report, as_of=as_of, earlier=earlier)
         reports.append(report)
     return tuple(reports)
+
+
+def settled_files(database: sqlite3.Connection, run: int) -> None:
+    """Put into `scope` the files that a run settled, and those of the sessions that were closed while it ran."""
+    database.execute(
+        "WITH r AS (SELECT CAST(strftime('%s', started) AS INTEGER) AS since, coalesce("
+        "CAST(strftime('%s', ended) AS INTEGER) + 1, (SELECT CAST(strftime('%s', n.started) AS INTEGER) FROM run n "
+        "WHERE n.key > run.key ORDER BY n.key LIMIT 1), 1e18) AS until FROM run WHERE key = ?1) "
+        "INSERT OR IGNORE INTO scope SELECT i.file FROM instance i WHERE i.run = ?1 "
+        "UNION SELECT a.file FROM attachment a WHERE a.run = ?1 "
+        "UNION SELECT i.file FROM r JOIN delivery d ON d.closed_at >= r.since AND d.closed_at < r.until "
+        "JOIN instance i ON i.session = d.session",
+        (run,),
+    )
+
+
+def study_facts(database: sqlite3.Connection, *, has_dates: bool) -> dict[tuple[str, str], StudyFacts]:
+    """Return what is known of each study, by project and UID; journals of earlier versions have no dates."""
+    date = "s.study_date" if has_dates else "NULL"
+    rows = database.execute(
+        f"SELECT s.project, s.study_uid, {date}, json_group_array(DISTINCT i.modality), count(DISTINCT i.series_uid) "  # noqa: S608 - fixed text
+        "FROM session s JOIN instance i ON i.session = s.key GROUP BY s.key"
+    )
+    return {
+        (project, uid): StudyFacts(date or "", tuple(sorted(filter(None, json.loads(modalities)))), series)
+        for project, uid, date, modalities, series in rows
+    }
 
 
 def file_problems(database: sqlite3.Connection, files: str) -> list[Problem]:

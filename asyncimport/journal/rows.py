@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from asyncimport.model.files import Algorithm, Digest, File, Patient, Session
 from asyncimport.model.states import FileKind
@@ -12,12 +13,13 @@ from asyncimport.model.states import FileKind
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run in the journal; times in UTC, ISO 8601."""
+    """One run in the journal; times in UTC, ISO 8601. `about`: what it was asked to do, empty if unknown."""
 
     key: int
     started: str
     ended: str | None
     exit_code: int | None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,15 @@ class DeliveryRow:
     files: int
     run: int | None
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """What a reader wants to know of a study: its date as in the header, its modalities, how many series it has."""
+
+    date: str
+    modalities: tuple[str, ...]
+    series: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,41 @@
 
 CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
+-- `about` is a JSON object: what the run was asked to do, with its version and settings. It holds no secret.
 CREATE TABLE run (
     key INTEGER PRIMARY KEY,
     started TEXT NOT NULL,
     ended TEXT,
-    exit_code INTEGER
+    exit_code INTEGER,
+    about TEXT
 );
+
+-- What a run sent over time, for reports: a row for each interval of `seconds`, which begins `second` seconds after the
+-- run. All intervals of a run are as long; they get longer so that a run of days has a few hundred. `files` and `size`
+-- (bytes) are stored ones, `failed` those with another outcome, `retries` attempts that failed. `busy_seconds` is how
+-- long the uploads of the stored files took together, `slowest_seconds` the longest of them. `in_flight` is the most
+-- uploads that were seen at once, `allowed` the highest limit on them.
+CREATE TABLE activity (
+    run INTEGER NOT NULL REFERENCES run,
+    second INTEGER NOT NULL,
+    seconds INTEGER NOT NULL,
+    files INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    retries INTEGER NOT NULL,
+    busy_seconds REAL NOT NULL,
+    slowest_seconds REAL NOT NULL,
+    in_flight INTEGER NOT NULL,
+    allowed INTEGER NOT NULL,
+    PRIMARY KEY (run, second)
+) WITHOUT ROWID;
 
 -- The session of a study. No two studies share a label; a later study with a taken label gets no row. NOCASE, as XNAT
 -- ignores case when it archives. `initial_*` are the labels that its prearchive row began with, if they differ.
 -- `headers` is a JSON object about the headers of its stored files: `values` has all values of each requested field,
 -- `run` is the last run whose files were read, `files` their number. `routed_*` are the labels that the rules give it
--- file by file; NULL if unknown, as after a plan or changed rules.
+-- file by file; NULL if unknown, as after a plan or changed rules. `study_date` is that of its first file, as in the
+-- header; it is only shown.
 CREATE TABLE session (
     key INTEGER PRIMARY KEY,
     project TEXT NOT NULL,
@@ -27,6 +50,7 @@ CREATE TABLE session (
     headers TEXT,
     routed_subject TEXT,
     routed_label TEXT,
+    study_date TEXT,
     UNIQUE (project, study_uid)
 );
 CREATE UNIQUE INDEX session_label ON session (project, label COLLATE NOCASE);

@@ -108,9 +108,7 @@ class Sessions:
         if known is None:
             if reason := self._label_taken(session) or self._add_patient(session, patient, None):
                 return NoSession(reason)
-            known = _KnownSession(
-                self._register(session, patient), session, self._routed_labels(session), frozenset([patient])
-            )
+            known = _KnownSession(self._register(instance), session, self._routed_labels(session), frozenset([patient]))
         elif known.key in self._state.undecided:
             if reason := self._relabel(known, session, patient):
                 return NoSession(reason, known.key)
@@ -216,13 +214,14 @@ class Sessions:
         why = label_conflict(session, None if owner is None else owner[0])
         return f"study {session.study_uid}: {why}" if why else None
 
-    def _register(self, session: Session, patient: Patient) -> int:
+    def _register(self, instance: Instance) -> int:
+        session = instance.session
         return self._connection.insert(
-            "INSERT INTO session (project, subject, label, study_uid, patient, routed_subject, routed_label) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO session (project, subject, label, study_uid, patient, routed_subject, routed_label, "
+            "study_date) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(session.project, session.subject, session.label, session.study_uid),
-                *(patient.id, *self._routed_labels(session)),
+                *(instance.patient.id, *self._routed_labels(session), instance.study_date or None),
             ),
         )
 

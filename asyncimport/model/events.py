@@ -1,5 +1,6 @@
 """What a run reports while it works. Events are for display only: the journal decides."""
 
+from asyncimport.model.activity import Activity
 from asyncimport.model.attachments import AttachmentResult, Resource
 from asyncimport.model.deliveries import Claim, Outcome, Verdict
 from asyncimport.model.record import record
@@ -44,9 +45,10 @@ class RetryScheduled:
 
 @record
 class OutcomesRecorded:
-    """These outcomes are in the journal."""
+    """These outcomes are in the journal, and this is what was done since the last ones."""
 
     outcomes: tuple[Outcome, ...]
+    activity: Activity = Activity()
 
 
 @record

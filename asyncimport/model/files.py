@@ -128,7 +128,7 @@ class ArchivedPatient:
 class Instance:
     """A DICOM instance and its session; its identity is (session, sop_uid), not its path.
 
-    `modality` is "" if its header has none, and None if unknown.
+    `modality` is "" if its header has none, and None if unknown; `study_date` is as in the header, for reports.
     """
 
     file: File
@@ -137,6 +137,7 @@ class Instance:
     session: Session
     patient: Patient = Patient()
     modality: str | None = None
+    study_date: str = ""
 
 
 class StreamedBody(Protocol):

@@ -105,7 +105,10 @@ class Uploader:
         ) as journal:
             result.run = str(journal.run)
             self._first_run = self._first_run or journal.run
-            self._observer.note(upload_steps.run_started(request, result.run, decision))
+            started = upload_steps.run_started(request, result.run, decision)
+            self._observer.note(started)
+            about = upload_steps.describe_run(request, started)
+            await anyio.to_thread.run_sync(journal.describe_run, about)
             if request.project and request.project != decision.rules.get("project"):
                 await anyio.to_thread.run_sync(journal.note_alias, request.project)
             options = await anyio.to_thread.run_sync(upload_steps.prepare_options, request, decision, journal)

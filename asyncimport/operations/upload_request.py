@@ -34,7 +34,11 @@ class Retries:
 
 @dataclass(frozen=True, kw_only=True)
 class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
-    """What to read, where it goes, and how. `issues` is how many rows of the demographics' table are wrong."""
+    """What to read, where it goes, and how.
+
+    `issues` is how many rows of the demographics' table are wrong. `command` is the command line, for reports; the
+    journal keeps it, so it must hold no secret.
+    """
 
     server: Server
     sources: Sequence[Path]
@@ -47,6 +51,7 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
     attach: Sequence[AttachRule] = ()
     demographics: DemographicsRequest = field(default_factory=DemographicsRequest)
     issues: int = 0
+    command: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse options that contradict each other. Raises: UsageError."""

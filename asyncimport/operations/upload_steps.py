@@ -1,6 +1,7 @@
 """The steps of one upload, from its journal to the demographics. A dry run takes some of them too."""
 
 import os
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,6 +98,19 @@ def run_started(request: UploadRequest, run: str, decision: Decision) -> RunStar
     }
     names = {"sources": [plain(str(path)) for path in request.sources], **decision.rules}
     return RunStarted(run, __version__, request.server.host, request.project, options, names)
+
+
+def describe_run(request: UploadRequest, started: RunStarted) -> dict[str, object]:
+    """Return what reports tell of a run: its command, sources, rules, version and settings, and no secret."""
+    return {
+        "version": started.version,
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "command": [plain(word) for word in request.command],
+        "project": started.project,
+        "names": dict(started.names),
+        "settings": dict(started.settings),
+    }
 
 
 def prepare_options(request: UploadRequest, decision: Decision, journal: Journal) -> Options:

@@ -53,6 +53,11 @@ class Throttle:
         return self._limit
 
     @property
+    def in_flight(self) -> int:
+        """Slots that are in use now."""
+        return self._acquired
+
+    @property
     def is_over_limit(self) -> bool:
         """Whether more slots are in use than the limit allows since a cut."""
         return self._acquired > self._limit
@@ -185,15 +190,16 @@ class Slot:
                 return
             self._since = throttle.now()
 
-    def record_success(self, size: int) -> None:
-        """Record a successful call for a file of `size` bytes.
+    def record_success(self, size: int) -> float:
+        """Record a successful call for a file of `size` bytes; return the seconds that it took.
 
         It took all the time since the call before. Reading and recording occupy the slot too, and the throughput is
         the number of slots divided by that time.
         """
         now = self._throttle.now()
-        self._throttle.record_success(now - self._since, size)
-        self._since = now
+        seconds, self._since = now - self._since, now
+        self._throttle.record_success(seconds, size)
+        return seconds
 
     def release(self) -> None:
         """Give the slot back until the next `wait_turn`, for example during backoff."""

@@ -15,6 +15,7 @@ from asyncimport.model.events import Event, Notice, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, Routes, Source
 from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pacing.meter import Meter
 from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
@@ -36,6 +37,7 @@ class Context:
     stop: Stop
     throttle: Throttle = field(init=False)
     outage: Outage = field(init=False)
+    meter: Meter = field(default_factory=Meter, init=False)
     may_feed: bool = field(init=False)
     has_scanned: bool = False
     is_drained: bool = False

@@ -6,7 +6,7 @@ from functools import partial
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from asyncimport.model.deliveries import Outcome
+from asyncimport.model.deliveries import Outcome, Stored
 from asyncimport.model.events import OutcomesRecorded
 from asyncimport.pipeline.context import Context, Signal, Wakeups, notify, wait_for
 
@@ -27,8 +27,11 @@ async def record(
     async def commit(batch: list[Outcome]) -> None:
         # Shielded: nothing else holds what has been taken from the stream.
         with anyio.CancelScope(shield=True):
-            complete = await context.call_journal(partial(context.journal.queue.record_outcomes, batch))
-        context.report(OutcomesRecorded(tuple(batch)))
+            failed = sum(not isinstance(outcome, Stored) for outcome in batch)
+            throttle = context.throttle
+            activity = context.meter.take(failed=failed, in_flight=throttle.in_flight, allowed=throttle.limit)
+            complete = await context.call_journal(partial(context.journal.queue.record_outcomes, batch, activity))
+        context.report(OutcomesRecorded(tuple(batch), activity))
         notify(wake_finalizers, complete)
         notify(wake_feed)
 

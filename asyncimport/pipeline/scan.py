@@ -120,7 +120,8 @@ class Scanner:
         if truncated:
             return Ignored(file, FileKind.UNREADABLE, truncated, session=session, sop_uid=identity.sop_uid)
         patient, modality = patient_of(identity.fields), identity.fields.get("Modality", "")
-        return Instance(file, identity.sop_uid, identity.series_uid, session, patient, modality)
+        study_date = identity.fields.get("StudyDate", "")
+        return Instance(file, identity.sop_uid, identity.series_uid, session, patient, modality, study_date)
 
     async def _compare_all(
         self, conflicts: Sequence[SopUidConflict], proofs: dict[str, bool]

@@ -142,7 +142,8 @@ class Uploader:
             return Failed(claim, str(error), unreadable=True, attempts=count, may_have_taken_effect=effect)
         except (RefusedError, TransientError) as error:
             return judge(claim, error, attempts)
-        slot.record_success(claim.instance.file.size)
+        size = claim.instance.file.size
+        context.meter.record_upload(slot.record_success(size), size)
         self._budget.record_success()
         context.outage.record_success()
         if not isinstance(body, bytes):
@@ -158,6 +159,7 @@ class Uploader:
         if error.blames_file:
             context.outage.record_rejected_file(claim.key)
         context.report(RetryScheduled(str(error), claim, attempts.count))
+        context.meter.record_retry()
         if error.overload:
             context.throttle.slow_down(error.retry_after)
 

@@ -19,6 +19,7 @@ from asyncimport.errors import (
     JournalError,
 )
 from asyncimport.journal import Journal
+from asyncimport.model.activity import Activity
 from asyncimport.model.deliveries import Outcome
 from asyncimport.pipeline.images import upload_images
 
@@ -32,8 +33,8 @@ class Torn(Journal):
         super().__init__(*args, **options)
         self.queue.record_outcomes = self._fail  # type: ignore[method-assign]
 
-    def _fail(self, outcomes: Sequence[Outcome]) -> int:
-        raise JournalError(f"{len(outcomes)} outcomes lost")
+    def _fail(self, outcomes: Sequence[Outcome], activity: Activity | None = None) -> int:
+        raise JournalError(f"{len(outcomes)} outcomes lost, {activity}")
 
 
 async def test_a_journal_that_fails_ends_the_run(journal_path: Path) -> None:
@@ -61,10 +62,10 @@ class Slow(Journal):
         self._record_outcomes = self.queue.record_outcomes
         self.queue.record_outcomes = self._wait  # type: ignore[method-assign]
 
-    def _wait(self, outcomes: Sequence[Outcome]) -> int:
+    def _wait(self, outcomes: Sequence[Outcome], activity: Activity | None = None) -> int:
         self.before_recording()
         self.recorded += len(outcomes)
-        return self._record_outcomes(outcomes)
+        return self._record_outcomes(outcomes, activity)
 
 
 async def test_outcomes_are_recorded_although_the_run_is_cancelled(journal_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""Makes HTML of the content of a page. Whatever the texts hold, they stay texts."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from asyncimport.model.texts import plain
+from asyncimport.reporting.page.content import TONES, Page, SessionRow, chart_columns
+
+# No text that a person reads is as long. A hostile header may be.
+_MAX_TEXT = 600
+
+
+def shown(text: str) -> str:
+    """Return a text as the page shows it: control characters and those that turn text around are escaped."""
+    text = plain(text)
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}… ({len(text):,} characters)"
+
+
+def render_page(page: Page) -> str:
+    """Return the whole page: it needs nothing but itself, and a browser runs no other script in it."""
+    sources = {kind: " ".join(map(_hash, texts)) for kind, texts in _parts().items()}
+    policy = (
+        f"default-src 'none'; script-src {sources['script']}; style-src {sources['style']}; img-src data:; "
+        f"connect-src {chr(39)}{'self' if page.is_live else 'none'}{chr(39)}; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            page=page,
+            policy=policy,
+            scripts=[Markup(text) for text in _parts()["script"]],  # noqa: S704 - our own files
+            styles=[Markup(text) for text in _parts()["style"]],  # noqa: S704 - our own files
+            data=Markup(_json(page_data(page))),  # noqa: S704 - escaped there
+        )
+    )
+
+
+def page_data(page: Page) -> dict[str, Any]:
+    """Return what the script of the page shows: the rows of the sessions, and the columns of the charts."""
+    rows = enumerate(page.sessions)
+    return {"live": page.is_live, "rows": session_data(rows, page.host), "charts": chart_columns(page.charts)}
+
+
+def session_data(rows: Iterable[tuple[int, SessionRow]], host: str) -> list[list[Any]]:
+    """Return numbered rows of the table as the script reads them."""
+    return [
+        [
+            number,
+            *map(shown, (one.session, one.subject, one.project, one.date, one.modalities)),
+            one.scans,
+            one.files,
+            one.size,
+            one.state,
+            *map(shown, (one.verified, one.reason, one.study_uid)),
+            link(host, one.uri),
+            TONES.get(one.state, ""),
+        ]
+        for number, one in rows
+    ]
+
+
+def parts_of(page: Page) -> Mapping[str, str]:
+    """Return the parts of the page that change while a run goes on, as HTML, by the id of their element."""
+    environment = _environment()
+    return {name: environment.get_template(f"{name}.html").render(page=page) for name in ("head", "tiles", "causes")}
+
+
+def link(host: str, uri: str) -> str:
+    """Return the address of a page of XNAT, "" if there is none. Only an http address is one."""
+    if not host or not uri.startswith("/") or urlsplit(host).scheme not in {"http", "https"}:
+        return ""
+    return f"{host}{quote(uri, safe='/', errors='replace')}?format=html"
+
+
+def bytes_text(size: float) -> str:
+    """Return a number of bytes for people: 1.5 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if round(size, 1) < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("asyncimport.reporting.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    return environment
+
+
+@cache
+def _parts() -> Mapping[str, Sequence[str]]:
+    folder = files("asyncimport.reporting.page") / "static"
+    names = {"script": ("uplot.js", "page.js"), "style": ("uplot.css", "page.css")}
+    return {kind: [(folder / name).read_text("utf-8") for name in some] for kind, some in names.items()}
+
+
+def _hash(text: str) -> str:
+    """Return the hash of a script or style, by which a browser knows that it is ours."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _json(value: object) -> str:
+    """Return JSON that cannot end the element that it is in."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,0 +1,221 @@
+"""The parts of a page that come from the summary of a run."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from asyncimport.journal.rows import StudyFacts
+from asyncimport.model.summary import Problem, SessionReport, Summary, is_unverified
+from asyncimport.reporting.page.content import BAD, BUSY, GOOD, WARNING, Cause, Fact, SessionRow, Tile, merge_causes
+from asyncimport.reporting.page.render import bytes_text
+from asyncimport.reporting.progress import human_seconds
+
+_SEE_STATUS = "See the reason, and asyncimport status SESSION for its files; then run the upload again."
+# By the kind of a problem, or the state of a session.
+_ADVICE = {
+    "skipped": "Correct labels or headers, or map them with --label-map or a plan; then run the upload again.",
+    "excluded": "Nothing, if these files were not meant to go: the options of the run left them out.",
+    "unreadable": "Check permissions and the disk, or restore the file; --truncated send sends cut files as they are.",
+    "container": "Unpack it, or send it without --ignore-archives.",
+    "link": "Name the target as a source too, or give --follow-links.",
+    "inner_link": "Nothing: the file is in the source under its own name.",
+    "refused": "Read XNAT's reason; once it is dealt with, run the upload with --retry refused.",
+    "failed": "Run the same upload again: it sends what is left. If it fails again, ask who runs the server.",
+    "held": "Deal with the reason, then run the upload with --retry held.",
+    "open": "Run the same upload again: it goes on with this session.",
+    "not verified": "Run the same upload again, or asyncimport verify.",
+}
+_PROOF = {
+    "uids": "verified by UID: the archive has each SOPInstanceUID that was sent",
+    "present": "present by UID: some instances were there before, and their bytes were not compared",
+    "count": "verified by number: a script of the site gives instances new UIDs, and there are as many as were sent",
+    None: "archived and not verified",
+}
+_EXIT = {
+    0: ("finished: everything is done", GOOD),
+    3: ("ended: the login was refused", BAD),
+    4: ("ended: the server was away", BAD),
+    8: ("finished, but some files did not arrive", BAD),
+    9: ("finished; some sessions are held or not verified", WARNING),
+    130: ("stopped; the same command goes on", WARNING),
+    143: ("stopped; the same command goes on", WARNING),
+}
+
+
+def status_of(exit_code: int) -> tuple[str, str]:
+    """Return how a run ended, in words, and the tone of that."""
+    return _EXIT.get(exit_code, (f"ended with exit code {exit_code}", BAD))
+
+
+def count_text(count: int, noun: str) -> str:
+    """Return a number of things: 1 file, 2 files."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
+    """Return the totals; `busy` is for how many seconds runs were sending, and `sent` how many bytes they sent."""
+    files, sessions = summary.files, summary.sessions
+    there = files.stored + files.already_stored
+    lacking = files.skipped + files.refused + files.failed + files.unreadable
+    done = summary.count("archived") + summary.count("prearchive")
+    archived = [one for one in sessions if one.state == "archived"]
+    verified = sum(one.verified is not None for one in archived)
+    concerns = summary.count("held") + summary.count("open")
+    found = [
+        Tile("Files in XNAT", f"{there:,}", f"of {files.found:,} to send", GOOD if there == files.found else ""),
+        Tile("Data", bytes_text(summary.bytes_found), f"{bytes_text(summary.bytes_stored)} of it sent"),
+        Tile("Sessions done", f"{done:,}", f"of {len(sessions):,}", GOOD if done == len(sessions) else WARNING),
+        Tile(
+            "Verified",
+            f"{verified:,}",
+            f"of {len(archived):,} archived",
+            GOOD if verified == len(archived) else WARNING,
+        ),
+        Tile("Not in XNAT", f"{lacking:,}", "files skipped, refused, failed", BAD if lacking else GOOD),
+        Tile(
+            "Left to do",
+            f"{files.left:,}",
+            f"files; {count_text(concerns, 'session')} held or open",
+            WARNING if concerns else "",
+        ),
+    ]
+    if summary.attachments.found:
+        arrived = summary.attachments.stored + summary.attachments.already_stored
+        found.append(Tile("Attachments", f"{arrived:,}", f"of {summary.attachments.found:,}"))
+    if summary.subjects.found:
+        arrived = summary.subjects.stored + summary.subjects.already_stored
+        found.append(Tile("Subjects described", f"{arrived:,}", f"of {summary.subjects.found:,}"))
+    if busy:
+        found.append(Tile("Time", human_seconds(busy), f"{bytes_text(sent / busy)}/s on average"))
+    return found
+
+
+def causes(summary: Summary) -> list[Cause]:
+    """Return what went wrong, by cause: of files, attachments and subjects, then of sessions."""
+    of_files = [_cause(one) for one in summary.problems if one.kind not in {"excluded", "subject from headers"}]
+    of_sessions = []
+    for one in summary.sessions:
+        kind = "not verified" if is_unverified(one) else one.state
+        if kind in {"held", "open", "not verified"}:
+            of_sessions.append(Cause(kind, one.reason or "", 1, "session", one.session.label, _ADVICE[kind]))
+    return [_plural(one) for one in (*merge_causes(of_files), *merge_causes(of_sessions))]
+
+
+def _cause(problem: Problem) -> Cause:
+    advice = _ADVICE.get(problem.kind, _SEE_STATUS)
+    unit = "subject" if problem.kind.startswith("subject") else "file"
+    return Cause(problem.kind.replace("_", " "), problem.reason, problem.files, unit, problem.example, advice)
+
+
+def _plural(cause: Cause) -> Cause:
+    return cause if cause.count == 1 else replace(cause, unit=f"{cause.unit}s")
+
+
+def proof(summary: Summary) -> list[str]:
+    """Return how sessions were compared with what was sent, and what that proves."""
+    archived = [one for one in summary.sessions if one.state == "archived"]
+    found = []
+    for how, text in _PROOF.items():
+        if count := sum(one.verified == how for one in archived):
+            found.append(f"{count_text(count, 'session')} {text}.")
+    if archived:
+        found.append("The command asyncimport verify compares the archive with the journal again, now or weeks later.")
+    return found
+
+
+def session_rows(
+    reports: Iterable[SessionReport], facts: Mapping[tuple[str, str], StudyFacts] | None = None
+) -> list[SessionRow]:
+    """Return the rows of sessions, with what is known of their studies."""
+    return [session_row(one, (facts or {}).get((one.session.project, one.session.study_uid))) for one in reports]
+
+
+def session_row(report: SessionReport, facts: StudyFacts | None) -> SessionRow:
+    """Return the row of a session."""
+    names = report.session
+    return SessionRow(
+        names.project,
+        names.subject,
+        names.label,
+        names.study_uid,
+        "" if facts is None else date_text(facts.date),
+        "" if facts is None else ", ".join(facts.modalities),
+        None if facts is None else facts.series,
+        report.files,
+        report.size,
+        report.state,
+        report.verified or "",
+        report.reason or "",
+        # Sessions in the prearchive have no page of their own.
+        (report.uri or "") if report.state == "archived" else "",
+    )
+
+
+def date_text(date: str) -> str:
+    """Return a date of a header as a reader writes it: 2020-01-31. What is no date stays as it is."""
+    digits = date.strip().replace(".", "")
+    is_date = len(digits) == 8 and digits.isascii() and digits.isdigit()
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:]}" if is_date else date
+
+
+_VERSIONS = {"version": "asyncimport", "python": "Python", "system": "System"}
+# The settings of a run have the keys of the event that begins it. They are shown as options, where there is one.
+_SETTINGS = {
+    "workers": "uploads in flight, at most",
+    "adaptive": "--workers auto",
+    "max_rate": "--max-rate",
+    "finalizers": "sessions archived at a time",
+    "enclosers": "resources filled at a time",
+    "max_open_sessions": "--max-open-sessions",
+    "archive": "--archive",
+    "scan_first": "--check-first",
+    "max_outage": "--outage-timeout",
+    "quiet_period": "--settle-time",
+    "partial": "--partial archive",
+    "send_truncated": "--truncated send",
+    "resend_changed": "--resend-changed",
+    "retry_held": "--retry held",
+    "retry_refused": "--retry refused",
+    "chooses": "chooses studies",
+    "receipts": "--receipts",
+    "overwrite": "--overwrite",
+    "reroute": "--relabel",
+    "adopt_rows": "--adopt-rows",
+}
+
+
+def asked(about: Mapping[str, object]) -> list[Fact]:
+    """Return what a run was asked to do: its command, sources and rules."""
+    command = about.get("command")
+    found = [Fact("Command", (_words(command),), is_code=True)] if isinstance(command, list) and command else []
+    names = about.get("names")
+    for name, value in names.items() if isinstance(names, dict) else ():
+        values = tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
+        found.append(Fact(name.capitalize(), values, is_code=True))
+    return found
+
+
+def settings(about: Mapping[str, object]) -> list[Fact]:
+    """Return the versions and settings of a run; none of them is secret."""
+    found = [Fact(words, (str(about[name]),)) for name, words in _VERSIONS.items() if name in about]
+    chosen = about.get("settings")
+    for name, value in chosen.items() if isinstance(chosen, dict) else ():
+        found.append(Fact(_SETTINGS.get(str(name), str(name)), (_setting_text(str(name), value),)))
+    return found
+
+
+def _setting_text(name: str, value: object) -> str:
+    if name in {"max_outage", "quiet_period"} and isinstance(value, int | float):
+        return human_seconds(value)
+    if name == "max_rate" and isinstance(value, int | float):
+        return f"{bytes_text(value)}/s"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _words(words: Sequence[object]) -> str:
+    return shlex.join(map(str, words))
+
+
+RUNNING = ("running", BUSY)
