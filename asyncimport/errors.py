@@ -3,6 +3,7 @@
 AsyncimportError                 every error of ours; `exit_code` and `hint` are for the command line
 ├── FatalError                   ends the run
 │   ├── UsageError               2  invalid command, options or source
+│   │   └── InvalidOptionError   2  a value of an option is not one of the valid ones
 │   ├── LoginRefusedError        3  XNAT refuses the user name or password
 │   ├── UnavailableError         4  no server, no network, not an XNAT, or an untrusted certificate
 │   ├── ProjectMissingError      5  no such project, or not for this user
@@ -42,6 +43,14 @@ class UsageError(FatalError):
     """The command cannot be carried out as given."""
 
     exit_code = 2
+
+
+class InvalidOptionError(UsageError):
+    """The value of an option, `option` by its name, is not one of the valid ones."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message, hint="correct the option, its environment variable or the profile")
+        self.option = option
 
 
 class LoginRefusedError(FatalError):

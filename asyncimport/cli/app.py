@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from asyncimport import __version__
+from asyncimport.cli.parsing_errors import unknown_command, usage_error
 from asyncimport.cli.values import without_pydantic
 from asyncimport.errors import UsageError
 from asyncimport.pacing.shutdown import Terminated, raise_on_sigterm
@@ -73,13 +74,23 @@ class _Group(TyperGroup):
         """Return the parameters, with values converted without pydantic."""
         return without_pydantic(super().get_params(ctx))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words. `help upload` is `upload --help`."""
+        return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the words begin with. Raises: UsageError."""
+        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise unknown_command(args[0], list(_COMMANDS))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
         """List the commands without loading them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-app = typer.Typer(name="asyncimport", cls=_Group, no_args_is_help=True, **_SETTINGS)
+app = typer.Typer(name="asyncimport", cls=_Group, **_SETTINGS)
 
 
 def _version(is_given: bool) -> None:
@@ -91,7 +102,7 @@ def _version(is_given: bool) -> None:
 @app.callback()
 def _root(
     _: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version and exit.")
+        bool, typer.Option("--version", "-V", is_eager=True, callback=_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Move large DICOM collections from disk into an XNAT archive, fast, and with proof that nothing was lost."""
@@ -122,9 +133,13 @@ def main() -> None:
 
 
 def _run(words: list[str]) -> int:
-    """Run a command, and return its exit code. After a usage error, `upload` still writes its JSON."""
+    """Run a command, and return its exit code. After a usage error it still writes its JSON."""
     try:
-        return int(app(words, standalone_mode=False) or 0)
+        if not words:
+            # A script that has lost its words must not take this for success.
+            sys.stderr.write(_help())
+            return UsageError.exit_code
+        return int(app(words, prog_name="asyncimport", standalone_mode=False) or 0)
     except typer.Abort:
         return 130
     except Terminated:
@@ -134,27 +149,21 @@ def _run(words: list[str]) -> int:
         # Typer hides a broken pipe.
         raise end.__context__ if isinstance(end.__context__, BrokenPipeError) else end from None
     except _ParsingError as error:
-        problem = UsageError(_parsing_message(error), hint=f"see asyncimport {words[0] if words else ''} --help")
+        problem = usage_error(error, _Commands())
     except UsageError as error:
         problem = error
     except MemoryError:
         _complain("there is not enough memory", "give the process more, or run it on a part of the source")
         return 1
-    if words[:1] == ["upload"]:
-        _write_failure(words, 2, problem)
+    _write_failure(words, 2, problem)
     _complain(str(problem), problem.hint)
     return problem.exit_code
 
 
-def _parsing_message(error: Exception) -> str:
-    """Return the message of an error of the parser, with the option that it is of."""
-    parameter, message = getattr(error, "param", None), getattr(error, "message", "")
-    if parameter is None:  # our own errors name the option
-        return str(error)
-    if not message:
-        return error.format_message()  # type: ignore[attr-defined, no-any-return]
-    name = next((name for name in parameter.opts if name.startswith("--")), parameter.opts[-1])
-    return f"invalid {name}: {message.removeprefix('Value error, ').replace('Input should', 'it should').rstrip('.')}"
+def _help() -> str:
+    group = get_command(app)
+    with group.make_context("asyncimport", [], resilient_parsing=True) as context:
+        return f"{group.get_help(context)}\n"
 
 
 def _complain(message: str, hint: str) -> None:
@@ -208,14 +217,17 @@ def _flush(code: int, output_error: OSError | None) -> int:
 
 def _write_failure(words: list[str], code: int, error: UsageError) -> None:
     """Write the JSON of a command that did not start, if the words ask for JSON."""
-    if _wants_json(words):
+    command = next((word for word in words if word in _COMMANDS), None)
+    if command is not None and _wants_json(words):
         from asyncimport.cli.output import failure_json, write_json
 
-        write_json(failure_json(words[0], error, code))
+        write_json(failure_json(command, error, code))
 
 
 def _wants_json(words: list[str]) -> bool:
-    return any(
-        word in {"-ojson", "--output=json"} or (word in {"-o", "--output"} and following == "json")
+    given = [
+        following if word in {"-o", "--output"} else word.removeprefix("--output=").removeprefix("-o")
         for word, following in zip(words, [*words[1:], ""], strict=True)
-    )
+        if word in {"-o", "--output"} or word.startswith(("--output=", "-o"))
+    ]
+    return (given[-1] if given else os.environ.get("ASYNCIMPORT_OUTPUT")) == "json"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Sources = Annotated[
-    list[Path], typer.Argument(metavar="SOURCE...", help="Directories or files; everything below is scanned.")
+    list[Path], typer.Argument(metavar="SOURCE", help="Directories or files; everything below is scanned.")
 ]
 
 

@@ -75,7 +75,7 @@ def _parameter(one: "Field[Any]", *, is_shown: bool) -> Parameter:
     info = typer.Option(
         *declared.names,
         help=declared.help,
-        metavar=declared.metavar,
+        metavar=declared.metavar or (declared.form.metavar if declared.form else None),
         hidden=declared.is_hidden and not is_shown,
         envvar=[*variables_of(declared.names[0].partition("/")[0]), *declared.variables]
         if declared.is_setting

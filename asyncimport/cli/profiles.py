@@ -18,11 +18,13 @@ from asyncimport.credentials.hosts import check_host, check_no_secret, same_serv
 from asyncimport.credentials.keyring_store import stored_login
 from asyncimport.credentials.lookup import find_login
 from asyncimport.credentials.profiles import Profile, read_profiles
-from asyncimport.errors import AsyncimportError, UsageError
+from asyncimport.errors import AsyncimportError, InvalidOptionError, UsageError
 
 if TYPE_CHECKING:
     from asyncimport.operations.server import Server
 
+# Typer hides its parser. Only a base of BadParameter shows the class of all errors of the command line.
+_ParsingError: type[Exception] = typer.BadParameter.__bases__[0]
 _OF_SERVER = ("host", "user", "project", "ca_bundle", "insecure")
 
 
@@ -54,16 +56,25 @@ class ProfiledCommand(TyperCommand):
 
         Raises: UsageError when values contradict each other, or one holds a secret.
         """
-        args = replace_former(args)
+        try:
+            return self._parse(ctx, replace_former(args))
+        except _ParsingError as error:
+            error.ctx = error.ctx or ctx  # type: ignore[attr-defined]  # Typer hides its class
+            raise
+
+    def _parse(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing and any(parameter.name == "profile" for parameter in self.params):
             given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             try:
                 ctx.obj = self._apply(ctx, given)
-            except UsageError as error:
+            except UsageError:
                 # A fault in the file does not hide the help.
                 if not {"help", "help_all"} & set(given):
-                    raise typer.BadParameter(f"{error} ({error.hint})" if error.hint else str(error)) from None
-        rest = super().parse_args(ctx, args)
+                    raise
+        try:
+            rest = super().parse_args(ctx, args)
+        except InvalidOptionError as error:
+            raise self._with_origin(ctx, error) from None
         # Doctor reports a wrong address as a finding.
         if (host := ctx.params.get("host")) and self.name != "doctor":
             check_no_secret(host)
@@ -79,12 +90,27 @@ class ProfiledCommand(TyperCommand):
         try:
             return super().invoke(ctx)
         except AsyncimportError as error:
+            if isinstance(error, InvalidOptionError):
+                error = self._with_origin(ctx, error)
             options = ctx.params
             if options.get("output") == "json":
                 place = {"host": options["host"]} if "host" in options else None
                 write_json(failure_json(str(self.name), error, error.exit_code, place))
             show_error(consoles(no_color=options.get("no_color", False))[1], error)
             raise typer.Exit(error.exit_code) from None
+
+    def _with_origin(self, ctx: Any, error: InvalidOptionError) -> UsageError:
+        """Let the hint of an error say where the value comes from."""
+        parameter: Any = next((one for one in self.params if error.option in one.opts), None)
+        source = "COMMANDLINE" if parameter is None else ctx.get_parameter_source(parameter.name).name
+        if source == "COMMANDLINE":
+            error.hint = f"{ctx.command_path} --help-all describes {error.option}"
+        elif source == "ENVIRONMENT":
+            name = next(name for name in parameter.envvar if os.environ.get(name))
+            error.hint = f"correct the environment variable {name}"
+        elif ctx.obj is not None:
+            error.hint = f"correct profile {ctx.obj.name} in {profiles_path()}"
+        return error
 
     def _apply(self, ctx: Any, given: Mapping[str, Any]) -> ChosenProfile | None:
         """Make the values of the profile the defaults of the options.
@@ -137,8 +163,8 @@ def _defaults(ctx: Any, path: Path, name: str, profile: Profile) -> dict[str, An
             raise UsageError(f"{where} is unknown", hint="asyncimport upload --help-all shows the options")
         try:
             options[key].process_value(ctx, value)
-        except typer.BadParameter as error:
-            raise UsageError(f"{where}: {error.message}") from None
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}", hint="correct the file") from None
         defaults[options[key].name] = value
     return defaults
 

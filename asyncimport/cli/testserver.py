@@ -21,7 +21,7 @@ from asyncimport.cli.output import show_error
 from asyncimport.cli.parameters import command
 from asyncimport.cli.running import on_signals
 from asyncimport.errors import UsageError
-from asyncimport.model.option import option, rare
+from asyncimport.model.option import check_number, option, rare
 
 if TYPE_CHECKING:
     from asyncimport.testserver import TestXnat
@@ -59,7 +59,7 @@ class VersionOptions:
 class ServerOptions:
     """How the test server runs."""
 
-    port: int = option("--port", default=_PORT, min=0, max=65_535, help="Port to listen on; 0 takes a free one.")
+    port: int = option("--port", default=_PORT, metavar="N", help="Port to listen on; 0 takes a free one.")
     directory: Path | None = option(
         "--directory", help="Keep the files here; by default they go when the server stops."
     )
@@ -77,6 +77,10 @@ class ServerOptions:
     compare: Path | None = rare(
         "--compare", help="Send what --record wrote to a new test XNAT, print where it answers otherwise, and exit."
     )
+
+    def __post_init__(self) -> None:
+        """Refuse what is no port. Raises: UsageError."""
+        check_number("--port", self.port, 0, 65_535)
 
 
 @command()

@@ -13,7 +13,7 @@ from asyncimport.cli.output import show_issues
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
 from asyncimport.errors import UsageError
-from asyncimport.model.option import rare, setting
+from asyncimport.model.option import DURATION, invalid, rare, setting
 from asyncimport.model.options import (
     REPLY_SECONDS,
     DemographicsOptions,
@@ -47,7 +47,14 @@ class Job:
     subjects_from_dicom: str = rare(
         "--subjects-from-dicom", default="", help="Fields of subjects to fill from headers: gender,yob."
     )
-    timeout: float = rare("--timeout", default=REPLY_SECONDS, help="Seconds to wait for an answer of the server.")
+    timeout: float = rare(
+        "--timeout", default=REPLY_SECONDS, form=DURATION, help="How long to wait for an answer of the server: 90s."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a wait of no time. Raises: UsageError."""
+        if self.timeout <= 0:
+            raise invalid("--timeout", DURATION.write(self.timeout), "a duration above 0, such as 90s or 15m")
 
 
 @command()

@@ -1,66 +1,121 @@
-"""Converts values of options without pydantic, if the result is the same.
+"""Converts values of options, and says which ones are valid.
 
-Typer (since 0.29) imports pydantic for the first value of a command, and builds a validator for each option. That takes
-about 75 ms, a third of the start of every command, for values that are texts and paths.
+Typer (since 0.29) does it with pydantic. To import that takes about 75 ms, a third of the start of every command, and
+its messages are for programmers.
 """
 
+import math
+import re
 from collections.abc import Callable
+from datetime import date
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-# Values of flags in environment variables; Typer knows more.
-_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+from asyncimport.errors import UsageError
+from asyncimport.model.option import DURATION, SIZE, invalid, one_of
+
+_FLAGS = dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True) | dict.fromkeys(
+    ("0", "false", "no", "off", "f", "n"), False
+)
 
 
 def without_pydantic(parameters: list[Any]) -> list[Any]:
-    """Let parameters of Typer keep values of the right type, and convert texts to paths and choices by themselves.
-
-    Typer still gets all other values: numbers, missing values, and wrong ones.
-    """
+    """Let parameters of Typer convert their values by themselves. Their errors are UsageErrors."""
     for parameter in parameters:
         # An older Typer has no validators, and no descriptor.
         if hasattr(parameter, "type_descriptor") and "process_value" not in vars(parameter):
-            parameter.process_value = _processor(parameter)
+            parameter.process_value = partial(_process, parameter)
     return parameters
 
 
-def _processor(parameter: Any) -> Callable[[Any, Any], Any]:
-    process: Callable[[Any, Any], Any] = parameter.process_value
-    is_list = parameter.multiple or parameter.nargs == -1
+def name_of(parameter: Any) -> str:
+    """Return the name of an option, or of an argument as the help writes it."""
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar).strip("[].")
+    spellings: list[str] = parameter.opts
+    return next((name for name in spellings if name.startswith("--")), spellings[-1])
+
+
+def _process(parameter: Any, context: Any, value: Any) -> Any:
+    """Return a value of the right type. Raises: UsageError."""
+    if parameter.required and not value:
+        if context.resilient_parsing:
+            return None
+        command = context.command_path
+        raise UsageError(
+            f"{name_of(parameter)} is missing: {command} {parameter.metavar}", hint=f"{command} --help shows examples"
+        )
     annotation = parameter.type_descriptor.annotation
-    kind = get_args(annotation)[0] if is_list else annotation
-
-    def process_value(context: Any, value: Any) -> Any:
-        if parameter.required and not value:
-            return process(context, value)
-        try:
-            simple = _list(kind, value) if is_list else _simple(kind, value, parameter.default)
-        except (TypeError, ValueError):
-            return process(context, value)
-        return simple if parameter.callback is None else parameter.callback(context, parameter, simple)
-
-    return process_value
+    if parameter.multiple or parameter.nargs == -1:
+        converted = _list(parameter, get_args(annotation)[0], value)
+    else:
+        converted = _one(parameter, annotation, value)
+    return converted if parameter.callback is None else parameter.callback(context, parameter, converted)
 
 
-def _list(kind: Any, value: Any) -> Any:
-    """Return a list, or () for None. Raises: TypeError, ValueError if Typer must decide."""
+def _list(parameter: Any, kind: Any, value: Any) -> Any:
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
-        raise TypeError
-    return [_simple(kind, item) for item in value]
+        raise invalid(name_of(parameter), value, "a list of texts, in brackets")
+    return [_one(parameter, kind, item) for item in value]
 
 
-def _simple(kind: Any, value: Any, default: Any = None) -> Any:
-    """Return a value of the right type. Raises: ValueError if Typer must decide."""
-    # A number may be too small or too large, unless it is the default.
-    if value is None or (type(value) is kind and (value == default or kind not in {int, float})):
+def _one(parameter: Any, kind: Any, value: Any) -> Any:
+    if value is None or type(value) is kind:
         return value
-    if isinstance(value, str) and kind is Path:
-        return Path(value)
-    if isinstance(value, str) and kind is bool and value in _FLAGS:
-        return _FLAGS[value]
-    if isinstance(value, str) and isinstance(kind, type) and issubclass(kind, Enum):
-        return kind(value)
-    raise ValueError
+    if type(value) is float and parameter.metavar in {DURATION.metavar, SIZE.metavar}:
+        return str(value)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        convert: Callable[[Any], Any] = kind
+        valid = one_of(kind)
+    else:
+        convert, valid = _KINDS.get(kind, _KINDS[str])
+    try:
+        return convert(value)
+    except (TypeError, ValueError, KeyError):
+        raise invalid(name_of(parameter), value, valid) from None
+
+
+def _path(value: Any) -> Path:
+    # Path("") is the current directory, which an empty variable of a script does not mean.
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError
+    return Path(value)
+
+
+def _flag(value: Any) -> bool:
+    return _FLAGS[value.strip().lower()] if isinstance(value, str) else _FLAGS[value]
+
+
+def _integer(value: Any) -> int:
+    if not isinstance(value, str) or not re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value):
+        raise ValueError
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _text(value: Any) -> str:
+    """Return a text; profiles may have whole numbers and dates without quotes."""
+    if isinstance(value, bool) or not isinstance(value, str | int | date):
+        raise TypeError
+    return str(value)
+
+
+_KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
+    Path: (_path, "the path of a file or directory"),
+    bool: (_flag, "yes or no"),
+    int: (_integer, "a whole number"),
+    float: (_number, "a number"),
+    str: (_text, "a text in quotes"),
+}

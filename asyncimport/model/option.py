@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any
 
-from asyncimport.errors import UsageError
+from asyncimport.errors import InvalidOptionError
 
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _KEY = "option"
@@ -21,12 +21,13 @@ _KEY = "option"
 class TextForm:
     """How a value is written as text. `read` takes the text and the name of the option, for its error.
 
-    `none` is the text for None.
+    `none` is the text for None. `metavar` names such values in help texts.
     """
 
     read: Callable[[str, str], Any]
     write: Callable[[Any], str] = str
     none: str | None = None
+    metavar: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +79,37 @@ def option_of(one: Any) -> Option | None:
     return one.metadata.get(_KEY)  # type: ignore[no-any-return]
 
 
-def invalid(name: str, value: object, valid: str) -> UsageError:
+def invalid(name: str, value: object, valid: str) -> InvalidOptionError:
     """Return the error for a value of an option, with those that are valid."""
-    return UsageError(
-        f"invalid {name} '{value}': {valid}", hint="correct the option, its environment variable or the profile"
-    )
+    return InvalidOptionError(name, f"invalid {name} '{value}': {valid}")
 
 
-def check_number(name: str, number: int | None, least: int = 1) -> None:
-    """Raise UsageError for a number below the least one."""
-    if number is not None and number < least:
-        raise invalid(name, number, f"a number from {least} on")
+def one_of(kind: type[Enum]) -> str:
+    """Return the values of a choice, for an error: `a, b or c`."""
+    *others, last = (str(one.value) for one in kind)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def check_number(name: str, number: int | None, least: int = 1, most: int | None = None) -> None:
+    """Raise UsageError for a number below the least one, or above the most."""
+    if number is not None and (number < least or (most is not None and number > most)):
+        raise invalid(name, number, f"a number from {least} {'on' if most is None else f'to {most}'}")
+
+
+_NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
+_DURATION = re.compile("".join(rf"(?:{_NUMBER} ?{unit} ?)?" for unit in ("d", "h", "m(?:in)?", "s(?:ec)?")))
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(?:([kmgt])(i?))?b?(?:/s)?")
 
 
 def seconds_of(text: str, name: str) -> float:
-    """Return the seconds of a duration such as 90, 90s, 15m, 8h or 2d. Raises: UsageError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    if match is None:
-        raise invalid(name, text, "a duration such as 90s, 15m, 8h or 2d")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    """Return the seconds of a duration such as 90, 90s, 15m, 8h, 1h30m or 2d. Raises: UsageError."""
+    stripped = text.strip().lower()
+    if re.fullmatch(_NUMBER, stripped):
+        return float(stripped)
+    match = _DURATION.fullmatch(stripped)
+    if match is None or not stripped:
+        raise invalid(name, text, "a duration such as 90s, 15m, 8h, 1h30m or 2d")
+    return sum(float(number or 0) * length for number, length in zip(match.groups(), _UNITS.values(), strict=True))
 
 
 def duration_text(seconds: float) -> str:
@@ -106,14 +119,14 @@ def duration_text(seconds: float) -> str:
 
 
 def bytes_of(text: str, name: str) -> float:
-    """Return the bytes of a size such as 500000, 500kB, 20MB, 1.5 GB or 16MiB; case does not matter.
+    """Return the bytes of a size such as 500000, 500k, 20MB, 1.5 GB or 16MiB, or of a rate such as 20MB/s.
 
-    Raises: UsageError.
+    Case does not matter. Raises: UsageError.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?b?", text.strip().lower())
+    match = _SIZE.fullmatch(text.strip().lower())
     size = 0.0 if match is None else float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " ")
     if size <= 0:
-        raise invalid(name, text, "a size such as 500kB, 20MB or 1.5GB")
+        raise invalid(name, text, "bytes, such as 500kB, 20MB/s, 1.5GB or 10GiB")
     return size
 
 
@@ -125,9 +138,9 @@ def day_of(text: str, name: str) -> date:
         raise invalid(name, text, "a day such as 2026-01-31") from None
 
 
-DURATION = TextForm(seconds_of, duration_text)
-SIZE = TextForm(bytes_of)
-DAY = TextForm(day_of)
+DURATION = TextForm(seconds_of, duration_text, metavar="DURATION")
+SIZE = TextForm(bytes_of, metavar="SIZE")
+DAY = TextForm(day_of, metavar="DATE")
 
 
 def several(kind: type[StrEnum]) -> TextForm:

@@ -127,7 +127,7 @@ class Options(ReadOptions):
         "--outage-timeout",
         default=3600.0,
         form=DURATION,
-        help="How long to wait for a server that is away: 90s, 15m, 8h.",
+        help="How long to wait for a server that is away: 90s, 15m, 1h30m, 2d.",
     )
     settle_seconds: float = rare(
         "--settle-time",
@@ -140,7 +140,7 @@ class Options(ReadOptions):
         default=Partial.HOLD,
         help="Hold or archive sessions that lack files which failed, were refused or cannot be read.",
     )
-    max_rate: float | None = rare("--max-rate", form=SIZE, help="Bytes a second at most: 500kB, 20MB, 1.5GB.")
+    max_rate: float | None = rare("--max-rate", form=SIZE, help="Bytes a second at most: 500kB, 20MB/s, 10MiB.")
     resend_changed: bool = rare(
         "--resend-changed", default=False, help="Send files again that have changed since; needs --overwrite append."
     )
@@ -250,7 +250,7 @@ class UploadOptions(AuditOptions):
         "--receipts", help="Write a line of JSON to this file for each file, attachment and session."
     )
     max_duration_seconds: float | None = rare(
-        "--max-duration", form=DURATION, help="Stop gracefully after this time, as Ctrl-C does: 90s, 15m, 8h."
+        "--max-duration", form=DURATION, help="Stop gracefully after this time, as Ctrl-C does: 90s, 8h, 1h30m."
     )
     relabel: bool = rare("--relabel", default=False, help="Apply changed -S and -E to what is not archived yet.")
     adopt_rows: bool = rare(
@@ -290,10 +290,12 @@ class PlanOptions:
     """Where a plan is written."""
 
     out_file: Path | None = option("--out", metavar="FILE", help="Write the plan as CSV, for upload --plan.")
-    parts: int = option(
-        "--split", default=1, metavar="N", min=1, help="Write N plans of about equal size: FILE-1, FILE-2 ..."
-    )
+    parts: int = option("--split", default=1, metavar="N", help="Write N plans of about equal size: FILE-1, FILE-2 ...")
     force: bool = option("--force", default=False, help="Replace a plan that exists, edits and all.")
+
+    def __post_init__(self) -> None:
+        """Refuse a plan in no parts. Raises: UsageError."""
+        check_number("--split", self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,11 @@ class PlanRequest(PlanOptions, ScanOptions, ReadOptions, StateOptions):
     carried: str = ""
     is_project_open: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot work. Raises: UsageError."""
+        PlanOptions.__post_init__(self)
+        ScanOptions.__post_init__(self)
+
 
 @dataclass(slots=True, kw_only=True)
 class PlanResult(Result):

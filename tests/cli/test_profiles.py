@@ -234,7 +234,7 @@ class TestOptions:
         for words in (["--profile", "special"], ["-pspecial"]):
             values = parse(*words)
             assert (values["host"], values["user"], values["project"]) == (OTHER, "grace", "P2")
-            assert (values["insecure"], values["workers"], values["timeout"]) == (True, "2", 5.0)
+            assert (values["insecure"], values["workers"], values["timeout"]) == (True, "2", "5")
             assert (values["outage_timeout"], values["output"].value) == ("1h", "json")
             assert values["profile"].is_explicit
 
@@ -310,7 +310,7 @@ class TestOptions:
             ("help_all = true", "help_all is unknown"),
             ('profile = "usual"', "profile is unknown"),
             ('host = "x"', "host is not a default"),
-            ('timeout = "soon"', "timeout: "),
+            ('max_sessions = "soon"', "max_sessions: "),
             ('output = "xml"', "output: "),
         ],
     )
@@ -318,13 +318,13 @@ class TestOptions:
     def test_refused(self, parse: Parse, config: Path, key: str, message: str, command: str) -> None:
         """The error names file and key."""
         config.write_text(f"[profiles.a.defaults]\n{key}")
-        with pytest.raises(typer.BadParameter) as caught:
+        with pytest.raises(UsageError) as caught:
             parse(command=command)
         assert f"{config}: profiles.a.defaults.{message}" in str(caught.value)
 
     def test_an_unknown_profile_is_refused(self, parse: Parse) -> None:
         """The error lists the profiles."""
-        with pytest.raises(typer.BadParameter, match="has no profile x; there are usual, special"):
+        with pytest.raises(UsageError, match="has no profile x; there are usual, special"):
             parse("-p", "x")
 
 

@@ -9,6 +9,7 @@ from asyncimport import errors
 from asyncimport.errors import (
     AsyncimportError,
     FatalError,
+    InvalidOptionError,
     JournalBusyError,
     JournalError,
     LoginExpiredError,
@@ -25,6 +26,7 @@ from asyncimport.errors import (
 
 FATAL: dict[type[AsyncimportError], int] = {
     UsageError: 2,
+    InvalidOptionError: 2,
     LoginRefusedError: 3,
     UnavailableError: 4,
     ProjectMissingError: 5,

@@ -35,14 +35,24 @@ def test_options_are_frozen() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("90s", 90), ("15m", 900), ("8h", 28_800), ("2d", 172_800), ("0", 0), ("1.5h", 5_400)],
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("15m", 900),
+        ("8h", 28_800),
+        ("2d", 172_800),
+        ("0", 0),
+        ("1.5h", 5_400),
+        ("1h30m", 5_400),
+        ("1d 2h 3min 4s", 93_784),
+    ],
 )
 def test_durations_are_read(text: str, seconds: float) -> None:
     """Durations are written as people write them."""
     assert seconds_of(text, "--outage-timeout") == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-1", "5 minutes", "1h30m", "1w"])
+@pytest.mark.parametrize("text", ["", "soon", "-1", "5 minutes", "30m1h", "1h1h", "1w", "9" * 400])
 def test_malformed_durations_are_refused(text: str) -> None:
     """The error names the option, and shows examples."""
     with pytest.raises(UsageError, match="--outage-timeout") as caught:

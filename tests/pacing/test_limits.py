@@ -752,6 +752,8 @@ async def test_all_calls_together_keep_to_the_rate() -> None:
         ("500kB", 5e5),
         ("20MB", 2e7),
         ("20m", 2e7),
+        ("20MB/s", 2e7),
+        ("10GiB/s", 10 * 2**30),
         ("1.5 GB", 1.5e9),
         ("1T", 1e12),
         ("16MiB", 16 * 2**20),
@@ -763,7 +765,7 @@ def test_sizes(text: str, size: float) -> None:
     assert bytes_of(text, "--max-rate") == size
 
 
-@pytest.mark.parametrize("text", ["", "fast", "0", "0MB", "-1", "20MB/s", "20Mbit", "MB", "5ib"])
+@pytest.mark.parametrize("text", ["", "fast", "0", "0MB", "-1", "20MB/h", "20Mbit/s", "MB", "5ib", "1e3"])
 def test_invalid_sizes(text: str) -> None:
     """The error names the option, and shows how to write it."""
     with pytest.raises(UsageError, match="--max-rate") as caught:
