@@ -128,11 +128,3 @@ async def test_the_commands_of_a_page_work(page: Path, reader: Commands, url: st
         if " > " in command:
             target = work / command.partition(" > ")[2].split(";")[0].strip()
             await anyio.to_thread.run_sync(target.write_text, ended.out)
-
-
-def test_a_page_installs_what_its_commands_need() -> None:
-    """Only `login` needs more than `pip install .` brings: the keyring."""
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        blocks = "\n".join(BLOCK.findall(page.read_text("utf-8")))
-        before, login, _ = blocks.partition("asyncimport login")
-        assert not login or "[keyring]" in before, page.name

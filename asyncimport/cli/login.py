@@ -2,9 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.text import Text
 
@@ -19,6 +19,11 @@ from asyncimport.model.option import option
 from asyncimport.model.texts import plain
 from asyncimport.reporting.progress import human_seconds
 
+if TYPE_CHECKING:
+    from asyncimport.xnat.client import Client
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Secret:
@@ -30,43 +35,92 @@ class Secret:
     forget: str | None = option("--forget", metavar="NAME", help="Remove this profile and its secret, and do no more.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewLogin:
+    """A login that XNAT has accepted, and the profile that it is for; `secret` is its password or token."""
+
+    profile: str
+    host: str
+    user: str
+    secret: str | Token
+    connection: Connection
+
+
 @command()
 def login(*, connection: Connection, secret: Secret, screen: Screen) -> None:
     """Try a login once, keep its password or token in the system's keyring, and the rest in a profile."""
     out, _ = screen.consoles
-    profile, insecure = connection.profile, connection.insecure
+    profile = connection.profile
     name = profile.name if profile else "default"
-    keyring = check_keyring()
     profiles = read_profiles(profiles_path())
     if secret.forget is not None:
-        _forget(profiles, secret.forget)
-        out.print(Text(plain(f"profile {secret.forget} and its secret are removed")))
+        what = " and its secret are" if _forget(profiles, secret.forget) else " is"
+        out.print(Text(plain(f"profile {secret.forget}{what} removed")))
         return
+    if secret.token:
+        check_keyring()
     ask = None if connection.password_stdin else prompt()
-    host = check_host(connection.host or _answer(ask, "XNAT address: ", "--host"), insecure=insecure)
-    before = profiles.named.get(name)
-    if before and before.host and not (profile and profile.is_explicit) and not same_server(before.host, host):
-        raise UsageError(f"profile {name} is of {before.host}", hint=f"name one for {host} with --profile")
+    host = check_host(connection.host or _answer(ask, "XNAT address: ", "--host"), insecure=connection.insecure)
+    if not (profile and profile.is_explicit):
+        check_same_server(profiles, name, host)
     user = connection.user or (profile.user if profile else None) or _answer(ask, "XNAT user name: ", "--user")
     if connection.password_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
+        password = read_password()
     else:
         password = _answer(ask, f"password of {user}: ", "--password-stdin")
-    ca_bundle = connection.ca_bundle
-    checked = _try_login(host, user, password, ca_bundle, verify=not insecure, token=secret.token)
-    if before and (before.user, before.host) != (user, host):
-        _forget_secret(profiles, name)
-    store_secret(user, host, checked)
+
+    async def secret_of(client: "Client") -> str | Token:
+        return await _issue_token(client) if secret.token else password
+
+    checked = with_login(host, user, password, connection, secret_of)
+    keep_login(profiles, NewLogin(profile=name, host=host, user=user, secret=checked, connection=connection), screen)
+
+
+def check_same_server(profiles: Profiles, name: str, host: str) -> None:
+    """Check that a profile that nobody has named is not of another server. Raises: UsageError."""
+    before = profiles.named.get(name)
+    if before and before.host and not same_server(before.host, host):
+        raise UsageError(f"profile {name} is of {before.host}", hint=f"name one for {host} with --profile")
+
+
+def read_password() -> str:
+    """Read a password from standard input."""
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+def keep_login(profiles: Profiles, new: NewLogin, screen: Screen) -> None:
+    """Write a profile, and keep the secret in the keyring; without a keyring, say how to give the password.
+
+    Raises: UsageError.
+    """
+    out, err = screen.consoles
+    no_keyring: UsageError | None = None
+    keyring = ""
+    try:
+        keyring = check_keyring()
+        before = profiles.named.get(new.profile)
+        if before and (before.user, before.host) != (new.user, new.host):
+            _forget_secret(profiles, new.profile)
+        store_secret(new.user, new.host, new.secret)
+    except UsageError as error:
+        if isinstance(new.secret, Token):
+            raise
+        no_keyring = error
+    given = new.connection
     values = {
-        "host": host,
-        "user": user,
-        "project": connection.project,
-        "ca_bundle": None if ca_bundle is None else str(ca_bundle.absolute()),
-        "insecure": insecure or None,
+        "host": new.host,
+        "user": new.user,
+        "project": given.project,
+        "ca_bundle": None if given.ca_bundle is None else str(given.ca_bundle.absolute()),
+        "insecure": given.insecure or None,
     }
-    write_profile(profiles.path, name, values)
-    out.print(Text(plain(f"{host} takes the login of {user}; profile {name} is in {profiles.path}")))
-    out.print(Text(plain(f"the keyring ({keyring}) has {_description(checked)}")))
+    write_profile(profiles.path, new.profile, values)
+    out.print(Text(plain(f"{new.host} takes the login of {new.user}; profile {new.profile} is in {profiles.path}")))
+    if no_keyring is None:
+        out.print(Text(plain(f"the keyring ({keyring}) has {_description(new.secret)}")))
+        return
+    err.print(Text(plain(f"the password is not kept: {no_keyring}")))
+    err.print(Text(plain(f"hint: {no_keyring.hint}")))
 
 
 def _answer(ask: Callable[[str], str] | None, text: str, option: str) -> str:
@@ -84,10 +138,19 @@ def _description(secret: str | Token) -> str:
     return f"a token, which lives for {human_seconds(secret.expires - time.time())}, until {end}"
 
 
-def _try_login(
-    host: str, user: str, password: str, ca_bundle: Path | None, *, verify: bool, token: bool
-) -> str | Token:
-    """Log in once, and return the secret to keep.
+async def _issue_token(client: "Client") -> str | Token:
+    from asyncimport.xnat.tokens import issue_token
+
+    try:
+        return await issue_token(client)
+    except TransientError as error:
+        raise UnavailableError(f"XNAT issues no token: {error}", hint="try again later") from error
+
+
+def with_login(
+    host: str, user: str, password: str, connection: Connection, use: Callable[["Client"], Awaitable[T]]
+) -> T:
+    """Log in once, and return the result of `use`.
 
     Raises: LoginRefusedError, UnavailableError, UsageError.
     """
@@ -96,32 +159,30 @@ def _try_login(
     from asyncimport.pacing.retry import RetryPolicy
     from asyncimport.xnat.client import connect
     from asyncimport.xnat.login import Credentials
-    from asyncimport.xnat.tokens import issue_token
 
-    async def once() -> str | Token:
+    async def once() -> T:
         async with connect(
             host,
             Credentials(user, password),
             connections=1,
-            ca_bundle=ca_bundle,
-            verify=verify,
+            ca_bundle=connection.ca_bundle,
+            verify=not connection.insecure,
             policy=RetryPolicy(attempts=1),
         ) as client:
-            return await issue_token(client) if token else password
+            return await use(client)
 
-    try:
-        return anyio.run(once)
-    except TransientError as error:
-        raise UnavailableError(f"XNAT issues no token: {error}", hint="try again later") from error
+    return anyio.run(once)
 
 
-def _forget(profiles: Profiles, name: str) -> None:
+def _forget(profiles: Profiles, name: str) -> bool:
+    """Remove a profile and its secret. Return False if there is no keyring to look into."""
     profiles.get(name)
-    _forget_secret(profiles, name)
+    has_keyring = _forget_secret(profiles, name)
     remove_profile(profiles.path, name)
+    return has_keyring
 
 
-def _forget_secret(profiles: Profiles, name: str) -> None:
+def _forget_secret(profiles: Profiles, name: str) -> bool:
     """Remove the secret of a profile, unless another one uses it too."""
     profile = profiles.named[name]
     shared = any(
@@ -129,5 +190,4 @@ def _forget_secret(profiles: Profiles, name: str) -> None:
         for other_name, other in profiles.named.items()
         if other_name != name
     )
-    if profile.host and profile.user and not shared:
-        delete_secret(profile.user, profile.host)
+    return not profile.host or not profile.user or shared or delete_secret(profile.user, profile.host)

@@ -9,7 +9,7 @@ from asyncimport.credentials.hosts import canonical
 from asyncimport.errors import UsageError
 
 _SERVICE = "asyncimport"
-_INSTEAD = "use ~/.netrc or XNAT_PASS instead"
+_INSTEAD = "set XNAT_PASS, or put the password into ~/.netrc (chmod 600)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,10 @@ class Token:
 def check_keyring() -> str:
     """Check that there is a keyring for secrets, and return its name. Raises: UsageError."""
     try:
-        import tomlkit  # noqa: F401 - it writes the profile, and comes with the same extra
-
         return str(_backend().name)
     except ImportError as error:
         raise UsageError(
-            f"there is no keyring for passwords ({error})", hint=f"pip install 'asyncimport[keyring]', or {_INSTEAD}"
+            f"there is no keyring for passwords ({error})", hint=f"{_INSTEAD}; or pip install keyring"
         ) from None
 
 
@@ -111,19 +109,27 @@ def store_secret(user: str, host: str, secret: str | Token) -> None:
         raise UsageError(f"the keyring does not store the password: {_text_of(error)}", hint=_INSTEAD) from None
 
 
-def delete_secret(user: str, host: str) -> None:
-    """Delete the secrets of this user and server, if there are any. Raises: UsageError."""
-    import keyring
-    from keyring.errors import KeyringError, PasswordDeleteError
+def delete_secret(user: str, host: str) -> bool:
+    """Delete the secrets of this user and server, if there are any. Return False if there is no keyring.
 
+    Raises: UsageError.
+    """
+    try:
+        import keyring
+        from keyring.errors import KeyringError, NoKeyringError, PasswordDeleteError
+    except ImportError:
+        return False
     kinds: tuple[type[Any], ...] = (str, Token)
     for kind in kinds:
         try:
             keyring.delete_password(_SERVICE, _account(user, host, kind))
         except PasswordDeleteError:
             continue  # there is none
+        except (NoKeyringError, ImportError):
+            return False
         except KeyringError as error:
             raise UsageError(f"the keyring does not open: {_text_of(error)}", hint=_INSTEAD) from None
+    return True
 
 
 def _text_of(error: Exception) -> str:

@@ -210,22 +210,54 @@ async def test_forget_removes_profile_and_secret(url: str, commands: Commands) -
         ("not_installed.Keyring", "there is no keyring for passwords (No module named 'not_installed')"),
     ],
 )
-async def test_a_missing_keyring_is_reported_first(
-    xnat: TestXnat, url: str, commands: Commands, tree: Path, backend: str, message: str
+async def test_without_a_keyring_the_profile_is_kept(
+    url: str, commands: Commands, tree: Path, backend: str, message: str
 ) -> None:
-    """The error comes before the password is read, and names the alternatives; other commands need no keyring."""
+    """The login is tried, the profile is written, and the reader is told where the password may be."""
     commands.use_keyring(backend)
-    ended = await logged_in(commands, url)
-    assert ended.code == 2
-    error, hint = ended.err.splitlines()
-    assert error == f"error: {message}"
-    assert "netrc" in hint
-    assert "XNAT_PASS" in hint
-    assert not xnat.count["login"]
+    ended = await logged_in(commands, url, "-P", "demo")
+    assert ended.code == 0, ended.err
+    assert ended.out == f"{url} takes the login of ada; profile default is in {config(commands)}\n"
+    said, hint = ended.err.splitlines()
+    assert said == f"the password is not kept: {message}"
+    assert hint.startswith("hint: set XNAT_PASS, or put the password into ~/.netrc (chmod 600)")
+    assert profiles(commands) == {"default": {"host": url, "user": "ada", "project": "demo"}}
+    assert PASSWORD not in ended.out + ended.err + config(commands).read_text()
+    missing = await commands("upload", tree, "-q")
+    assert (missing.code, missing.err.splitlines()[0]) == (2, "error: no password for XNAT")
     (commands.home / ".netrc").write_text(f"machine 127.0.0.1 login ada password {PASSWORD}\n")
     (commands.home / ".netrc").chmod(0o600)
-    uploaded = await commands("upload", tree, "-P", "demo", "--host", url, "--user", "ada", "-q")
+    uploaded = await commands("upload", tree, "-q")
     assert uploaded.code == 0, uploaded.err
+    (commands.home / ".netrc").unlink()
+    commands.env["XNAT_PASS"] = PASSWORD
+    assert (await commands("verify")).code == 0
+    assert (await commands("login", "--forget", "default")).code == 0
+    assert profiles(commands) == {}
+
+
+@pytest.mark.parametrize("backend", ["keyring.backends.fail.Keyring", "not_installed.Keyring"])
+async def test_a_token_needs_a_keyring(xnat: TestXnat, url: str, commands: Commands, backend: str) -> None:
+    """Otherwise XNAT would issue a token that nobody has; the error comes before the password is read."""
+    commands.use_keyring(backend)
+    ended = await logged_in(commands, url, "--token")
+    assert ended.code == 2
+    assert "keyring" in ended.err.splitlines()[0]
+    assert not xnat.count["login"]
+    assert xnat.tokens.of("ada") == []
+    assert not config(commands).exists()
+
+
+async def test_without_the_library_of_keyrings_the_profile_is_kept(url: str, commands: Commands) -> None:
+    """As after `pip install .`."""
+    commands.absent = ("keyring",)
+    for name in ("PYTHON_KEYRING_BACKEND", "PYTHONPATH"):
+        commands.env.pop(name, None)
+    ended = await logged_in(commands, url)
+    assert ended.code == 0, ended.err
+    assert "the password is not kept: there is no keyring for passwords (" in ended.err
+    assert "pip install keyring" in ended.err
+    assert (await commands("login", "--forget", "default")).out == "profile default is removed\n"
 
 
 @pytest.mark.parametrize(
