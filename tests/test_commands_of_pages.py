@@ -98,7 +98,8 @@ async def test_the_commands_of_a_page_work(page: Path, reader: Commands, url: st
     """One after the other, in one place."""
     text = page.read_text("utf-8")
     for table in re.findall(r"^```csv\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        (work / "subjects.csv").write_text(table)
+        for name in ("subjects.csv", "batch.csv"):
+            (work / name).write_text(table)
     if "[keyring]" in text:
         reader.absent = ()
         reader.use_keyring()

@@ -1,14 +1,21 @@
 """xnatctl on the test XNAT, by its command line."""
 
 import json
+import os
+import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import run_process
+from builders import sop
 from client_site import Site, filled_site, sop_uids, write_folder, write_note, write_visit
 from pydicom import dcmread
 
-from asyncimport.testserver import TestXnat
+from asyncimport.testserver import SeriesFilter, TestXnat
+from asyncimport.testserver.site.prearchive import RowStatus
 
 xnatctl: Any = pytest.importorskip("xnatctl.cli.main")
 testing: Any = pytest.importorskip("click.testing")
@@ -151,3 +158,65 @@ async def test_a_session_is_uploaded(commands: Commands, site: Site, tmp_path: P
     rows = [row for row in site.xnat.prearchive if row.name == "V"] or list(site.xnat.direct_rows.values())
     assert [(row.project, row.subject, row.name) for row in rows] == [("demo", "S", "V")]
     assert {file.sop_uid for row in rows for file in row.files} == sop_uids(11, 12)
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "from-xnatctl.md").read_text("utf-8")
+
+
+async def test_the_two_commands_of_the_page_do_the_same(commands: Commands, site: Site, tmp_path: Path) -> None:
+    """The same instances arrive under the same labels; only the second command archives them."""
+    (words,) = re.findall(r"^\$ xnatctl (.*)$", PAGE, re.MULTILINE)
+    (other_words,) = re.findall(r"^\$ asyncimport (.* -E .*)$", PAGE, re.MULTILINE)
+    folder = str(write_visit(tmp_path))
+
+    def here(line: str, project: str) -> list[str]:
+        return shlex.split(line.replace("/data/dicom/S1", folder).replace("MYPROJECT", project))
+
+    await commands.run(*here(words, "demo"))
+    (row,) = site.xnat.direct_rows.values()
+    env = {**os.environ, "HOME": str(tmp_path), "XNAT_HOST": site.url, "XNAT_USER": "demo", "XNAT_PASS": "demo"}
+    await run_process([sys.executable, "-m", "asyncimport", *here(other_words, "other"), "-q"], env=env)
+    (session,) = [session for session in site.xnat.archived if session.project == "other"]
+    assert (session.subject.label, session.label) == (row.subject, row.name) == ("S1", "S1_MR1")
+    assert {file.sop_uid for file in row.files} == site.xnat.sop_uids("other") == sop_uids(11, 12)
+
+
+@pytest.mark.parametrize("case", ["filter", "misspelt", "named by its UID", "again", "last file"])
+async def test_what_the_page_says_it_does_not_see(commands: Commands, site: Site, tmp_path: Path, case: str) -> None:
+    """Each row of its table: xnatctl ends with 0, as if all was well."""
+    folder = write_visit(tmp_path)
+    project = "demo" if case != "misspelt" else "demmo"
+    upload = (
+        "session",
+        "upload",
+        str(folder),
+        "-P",
+        project,
+        "-S",
+        "S",
+        "-E",
+        "V",
+        "--mode",
+        "gradual",
+        "--prearchive",
+    )
+    before = len(site.xnat.imports)
+    if case == "filter":
+        site.xnat.series_filter = SeriesFilter(("T2",))
+    if case == "named by its UID":
+        (folder / "12.dcm").rename(folder / sop(12))
+    for _ in range(2 if case == "again" else 1):
+        await commands.run(*upload)
+    sent = len(site.xnat.imports) - before
+    rows = [row for row in site.xnat.prearchive if row.name == "V"]
+    match case:
+        case "filter":
+            assert rows == []
+        case "misspelt":
+            assert [row.project for row in rows] == [None]
+        case "named by its UID":
+            assert [file.sop_uid for row in rows for file in row.files] == [sop(11)]
+        case "again":
+            assert sent == 4
+        case _:
+            assert [row.status for row in rows] == [RowStatus.RECEIVING]
