@@ -184,7 +184,7 @@ def test_the_commands_to_type_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_names_an_option_that_does_not_exist(page: Path) -> None:
-    """Nor a former spelling. Every program has `--help`; `--changed` is one of tests/mutants.py, three are xnatctl's."""
+    """Nor a former spelling. `--help` is everybody's, `--changed` of tests/mutants.py, three are xnatctl's."""
     text = re.sub(r"^```(?:sh|bash|console)\n.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     named = {
         option for code in re.findall(r"`([^`]+)`", text) for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)
