@@ -175,6 +175,11 @@ class LogOptions:
     metrics: Path | None = rare(
         "--metrics", help="Write metrics for Prometheus to this file while the upload runs: asyncimport.prom."
     )
+    page: str | None = rare(
+        "--page",
+        metavar="HOST:PORT",
+        help="Show the upload while it runs to browsers on this machine: 127.0.0.1:0 takes a free port.",
+    )
     verbose: bool = rare(
         "--verbose", "-v", default=False, help="Write the log to standard error too, with labels and paths."
     )

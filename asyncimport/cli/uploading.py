@@ -135,13 +135,13 @@ def recorder(err: Console, log: LogOptions, *, host: str, project: str) -> Itera
     Raises: UsageError when a file cannot be opened.
     """
     with ExitStack() as stack:
-        recorders = []
+        recorders: list[Callable[[Entry], None]] = []
 
         def start(path: Path, option: str, line_format: LineFormat, write: Callable[[str], None]) -> None:
             def complain(why: str) -> None:
                 err.print(Text(f"{option} {plain(str(path))} {why}; the upload goes on"))
 
-            recorders.append(stack.enter_context(Recorder(line_format, write, complain)))
+            recorders.append(stack.enter_context(Recorder(line_format, write, complain)).note)
 
         def append(path: Path, option: str, line_format: LineFormat) -> None:
             start(path, option, line_format, stack.enter_context(append_lines(path, option)))
@@ -153,14 +153,20 @@ def recorder(err: Console, log: LogOptions, *, host: str, project: str) -> Itera
         if log.metrics is not None:
             metrics = Metrics(log.metrics, host=host, project=project)
             start(log.metrics, "--metrics", metrics.note, metrics.write)
+        if log.page is not None:
+            from asyncimport.reporting.page.server import live_page
+
+            url, note = stack.enter_context(live_page(log.page, host=host, project=project))
+            err.print(Text(f"page: {url}"))
+            recorders.append(note)
         if log.verbose:
             # An error of standard error has no place to go.
             one = Recorder(log_lines(names=True), lambda lines: err.print(Text(lines), end=""), lambda _: None)
-            recorders.append(stack.enter_context(one))
+            recorders.append(stack.enter_context(one).note)
 
         def record(entry: Entry) -> None:
-            for recorder in recorders:
-                recorder.note(entry)
+            for note in recorders:
+                note(entry)
 
         yield record
 

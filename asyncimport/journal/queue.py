@@ -224,13 +224,13 @@ class UploadQueue:
     def _hand_out(self, session: int, room: int, claims: list[Claim]) -> None:
         row = self._db.execute(
             "SELECT d.key, d.number, d.uri, s.project, s.subject, s.label, s.study_uid, "
-            "s.initial_subject, s.initial_label "
+            "s.study_date, s.initial_subject, s.initial_label "
             "FROM delivery d JOIN session s ON s.key = d.session WHERE d.session = ? AND d.state = 'OPEN'",
             (session,),
         ).fetchone()
         if row is None:
             return
-        key, number, uri, project, subject, label, study_uid, *initial = row
+        key, number, uri, project, subject, label, study_uid, study_date, *initial = row
         look = self._existing.needs_archive_check(session, uri)
         if uri is None or look:
             in_flight = self._connection.exists("SELECT 1 FROM in_flight WHERE session = ?", (session,))
@@ -238,14 +238,15 @@ class UploadQueue:
         where = Session(project, subject, label, study_uid)
         delivery = Delivery(key, where, number, uri, initial_labels(where, *initial))
         rows = self._connection.json_rows(
-            "SELECT json_array(i.key, i.sop_uid, i.series_uid, hex(f.path), f.size, f.mtime_ns, f.inode, f.ctime_ns) "
-            "FROM queued w JOIN instance i ON i.key = w.instance JOIN file f ON f.key = i.file "
+            "SELECT json_array(i.key, i.sop_uid, i.series_uid, i.modality, hex(f.path), f.size, f.mtime_ns, f.inode, "
+            "f.ctime_ns) FROM queued w JOIN instance i ON i.key = w.instance JOIN file f ON f.key = i.file "
             "WHERE w.session = ? ORDER BY w.instance LIMIT ?",
             (session, room),
         )
-        for instance, sop_uid, series_uid, path, *columns in rows:
+        for key, sop_uid, series_uid, modality, path, *columns in rows:
             file = file_of(bytes.fromhex(path), columns)
-            claims.append(Claim(instance, Instance(file, sop_uid, series_uid, where), delivery, look))
+            instance = Instance(file, sop_uid, series_uid, where, modality=modality, study_date=study_date or "")
+            claims.append(Claim(key, instance, delivery, look))
         handed_out = session, rows[-1][0] if rows else -1
         self._db.execute(
             "INSERT INTO in_flight SELECT session, instance FROM queued WHERE session = ? AND instance <= ?", handed_out

@@ -20,6 +20,8 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def plain(text: str) -> str:
     """Make a text harmless on a terminal: escape control characters and bytes that are no text."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else _spelt(character) for character in text)
 
 

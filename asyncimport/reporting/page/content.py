@@ -84,7 +84,8 @@ class ChartRun:
 class Page:
     """The page. `host` is the server's address for links, "" for none; `made` says by what and when it was made.
 
-    `status` is the state of the run in words, of a `tone`. A page that `is_live` goes on changing.
+    `status` is the state of the run in words, of a `tone`. A page that `is_live` goes on changing; `changes` were there
+    before. `done` is how much of the work is done, from 0 to 1.
     """
 
     title: str
@@ -102,6 +103,8 @@ class Page:
     host: str
     made: str
     is_live: bool = False
+    changes: int = 0
+    done: float | None = None
     is_anonymous: bool = False
 
 

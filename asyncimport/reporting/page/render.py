@@ -15,6 +15,8 @@ from markupsafe import Markup
 from asyncimport.model.texts import plain
 from asyncimport.reporting.page.content import TONES, Page, SessionRow, chart_columns
 
+PARTS = ("head", "tiles", "causes", "about")
+"""The parts of the page that change while a run goes on: each a template, and the id of an element."""
 # No text that a person reads is as long. A hostile header may be.
 _MAX_TEXT = 600
 
@@ -48,7 +50,12 @@ def render_page(page: Page) -> str:
 def page_data(page: Page) -> dict[str, Any]:
     """Return what the script of the page shows: the rows of the sessions, and the columns of the charts."""
     rows = enumerate(page.sessions)
-    return {"live": page.is_live, "rows": session_data(rows, page.host), "charts": chart_columns(page.charts)}
+    return {
+        "live": page.is_live,
+        "changes": page.changes,
+        "rows": session_data(rows, page.host),
+        "charts": chart_columns(page.charts),
+    }
 
 
 def session_data(rows: Iterable[tuple[int, SessionRow]], host: str) -> list[list[Any]]:
@@ -72,7 +79,7 @@ def session_data(rows: Iterable[tuple[int, SessionRow]], host: str) -> list[list
 def parts_of(page: Page) -> Mapping[str, str]:
     """Return the parts of the page that change while a run goes on, as HTML, by the id of their element."""
     environment = _environment()
-    return {name: environment.get_template(f"{name}.html").render(page=page) for name in ("head", "tiles", "causes")}
+    return {name: environment.get_template(f"{name}.html").render(page=page) for name in PARTS}
 
 
 def link(host: str, uri: str) -> str:
@@ -97,6 +104,7 @@ def _environment() -> Environment:
         loader=PackageLoader("asyncimport.reporting.page"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )

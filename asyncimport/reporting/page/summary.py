@@ -6,13 +6,14 @@ from dataclasses import replace
 
 from asyncimport.journal.rows import StudyFacts
 from asyncimport.model.summary import Problem, SessionReport, Summary, is_unverified
+from asyncimport.model.texts import counted
 from asyncimport.reporting.page.content import BAD, BUSY, GOOD, WARNING, Cause, Fact, SessionRow, Tile, merge_causes
 from asyncimport.reporting.page.render import bytes_text
 from asyncimport.reporting.progress import human_seconds
 
 _SEE_STATUS = "See the reason, and asyncimport status SESSION for its files; then run the upload again."
 # By the kind of a problem, or the state of a session.
-_ADVICE = {
+ADVICE = {
     "skipped": "Correct labels or headers, or map them with --label-map or a plan; then run the upload again.",
     "excluded": "Nothing, if these files were not meant to go: the options of the run left them out.",
     "unreadable": "Check permissions and the disk, or restore the file; --truncated send sends cut files as they are.",
@@ -47,11 +48,6 @@ def status_of(exit_code: int) -> tuple[str, str]:
     return _EXIT.get(exit_code, (f"ended with exit code {exit_code}", BAD))
 
 
-def count_text(count: int, noun: str) -> str:
-    """Return a number of things: 1 file, 2 files."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
     """Return the totals; `busy` is for how many seconds runs were sending, and `sent` how many bytes they sent."""
     files, sessions = summary.files, summary.sessions
@@ -75,7 +71,7 @@ def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
         Tile(
             "Left to do",
             f"{files.left:,}",
-            f"files; {count_text(concerns, 'session')} held or open",
+            f"files; {counted(concerns, 'session')} held or open",
             WARNING if concerns else "",
         ),
     ]
@@ -97,12 +93,12 @@ def causes(summary: Summary) -> list[Cause]:
     for one in summary.sessions:
         kind = "not verified" if is_unverified(one) else one.state
         if kind in {"held", "open", "not verified"}:
-            of_sessions.append(Cause(kind, one.reason or "", 1, "session", one.session.label, _ADVICE[kind]))
+            of_sessions.append(Cause(kind, one.reason or "", 1, "session", one.session.label, ADVICE[kind]))
     return [_plural(one) for one in (*merge_causes(of_files), *merge_causes(of_sessions))]
 
 
 def _cause(problem: Problem) -> Cause:
-    advice = _ADVICE.get(problem.kind, _SEE_STATUS)
+    advice = ADVICE.get(problem.kind, _SEE_STATUS)
     unit = "subject" if problem.kind.startswith("subject") else "file"
     return Cause(problem.kind.replace("_", " "), problem.reason, problem.files, unit, problem.example, advice)
 
@@ -117,7 +113,7 @@ def proof(summary: Summary) -> list[str]:
     found = []
     for how, text in _PROOF.items():
         if count := sum(one.verified == how for one in archived):
-            found.append(f"{count_text(count, 'session')} {text}.")
+            found.append(f"{counted(count, 'session')} {text}.")
     if archived:
         found.append("The command asyncimport verify compares the archive with the journal again, now or weeks later.")
     return found

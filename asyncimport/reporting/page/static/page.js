@@ -52,11 +52,23 @@ const select = () => {
   }
 };
 
+let drawn = "";
 const draw = () => {
   const last = Math.max(0, Math.ceil(view.length / perPage) - 1);
   page = Math.min(page, last);
+  const visible = view.slice(page * perPage, (page + 1) * perPage);
+  $("count").textContent = view.length === rows.length ? `${number.format(rows.length)} ${rows.length === 1 ? "session" : "sessions"}`
+    : `${number.format(view.length)} of ${number.format(rows.length)} sessions`;
+  $("place").textContent = `Page ${number.format(page + 1)} of ${number.format(last + 1)}`;
+  document.querySelector(".pager").hidden = last === 0;
+  $("previous").disabled = page === 0;
+  $("next").disabled = page === last;
+  // What is as before stays, and with it focus and selection.
+  const now = JSON.stringify([visible, shownColumns.map((one) => one.at)]);
+  if (now === drawn) return;
+  drawn = now;
   const body = document.createDocumentFragment();
-  for (const row of view.slice(page * perPage, (page + 1) * perPage)) {
+  for (const row of visible) {
     const line = element("tr");
     for (const one of shownColumns) {
       const value = row[one.at];
@@ -80,19 +92,17 @@ const draw = () => {
     body.append(line);
   }
   $("table").tBodies[0].replaceChildren(body);
-  $("count").textContent = view.length === rows.length ? `${number.format(rows.length)} ${rows.length === 1 ? "session" : "sessions"}`
-    : `${number.format(view.length)} of ${number.format(rows.length)} sessions`;
-  $("place").textContent = `Page ${number.format(page + 1)} of ${number.format(last + 1)}`;
-  document.querySelector(".pager").hidden = last === 0;
-  $("previous").disabled = page === 0;
-  $("next").disabled = page === last;
 };
 
-let shownColumns = columns;
+let shownColumns = columns, headed = "";
 const refresh = () => { select(); draw(); };
 const head = () => {
   // A column that is empty for all sessions says nothing.
   shownColumns = columns.filter((one) => [1, 9].includes(one.at) || rows.some((row) => row[one.at] != null && row[one.at] !== ""));
+  const states = [...new Set(rows.map((row) => row[9]))].sort(), choice = $("state");
+  const now = JSON.stringify([shownColumns.map((one) => one.at), order && order.at, falling, states]);
+  if (now === headed) return;
+  headed = now;
   const line = $("table").tHead.rows[0];
   line.replaceChildren(...shownColumns.map((one) => {
     const cell = element("th", null, one.number ? "number" : "");
@@ -104,7 +114,6 @@ const head = () => {
     cell.append(button);
     return cell;
   }));
-  const states = [...new Set(rows.map((row) => row[9]))].sort(), choice = $("state");
   const chosen = choice.value;
   choice.replaceChildren(new Option("all", ""), ...states.map((state) => new Option(state, state)));
   choice.value = states.includes(chosen) ? chosen : "";
@@ -183,25 +192,26 @@ head(); refresh(); chart();
 
 // ---- A live page: the server pushes what has changed.
 if (data.live) {
-  const source = new EventSource("events");
+  const source = new EventSource("events?since=" + data.changes), shown = {};
   const say = (words, tone) => {
     const status = document.querySelector(".status");
     status.textContent = words;
     status.className = "status " + tone;
+    delete shown.head;
   };
   source.addEventListener("message", (event) => {
     const update = JSON.parse(event.data);
-    for (const [id, html] of Object.entries(update.parts)) if ($(id).innerHTML !== html) $(id).innerHTML = html;
-    const count = rows.length;
-    update.rows.forEach(take);
+    for (const [id, html] of Object.entries(update.parts)) {
+      if (shown[id] !== html) $(id).innerHTML = shown[id] = html;
+    }
     if (update.rows.length) {
-      if (!count || new Set(rows.map((row) => row[9])).size + 1 !== $("state").options.length) head();
-      refresh();
+      update.rows.forEach(take);
+      head(); refresh();
     }
     data.charts = update.charts;
     chart();
-    if (update.ended) source.close();
   });
+  source.addEventListener("end", () => source.close());
   source.addEventListener("error", () => {
     if (source.readyState === EventSource.CLOSED) say("This page has lost the run: it has ended, or was stopped", "warning");
     else say("The connection to the run is broken; trying again", "warning");
