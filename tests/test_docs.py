@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from messages import messages
 from typer.main import get_command
 
 from asyncimport import errors
@@ -205,13 +206,33 @@ def test_the_columns_of_a_plan_in_the_docs_are_the_live_ones() -> None:
     }
 
 
+PAGE_OF_MESSAGES = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+EXPLAINED = {
+    message
+    for cell in re.findall(r"^\| (`.*?`) \|", PAGE_OF_MESSAGES, re.MULTILINE)
+    for message in re.findall(r"`([^`]+)`", cell)
+}
+
+
+def as_pattern(message: str) -> re.Pattern[str]:
+    """Return a pattern for a message of the page, in which `…` stands for anything."""
+    return re.compile(".*".join(map(re.escape, re.split("…+", message))))
+
+
 def test_the_messages_of_the_docs_are_those_of_the_program() -> None:
     """What the page of messages explains is what somebody may see; `…` stands for what differs."""
-    written = set[str]().union(*map(strings, (ROOT / "asyncimport").rglob("*.py")))
-    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
-    explained = re.findall(r"^\| `(.*?)` \|", page, re.MULTILINE)
-    assert len(explained) > 30
-    assert [message for message in explained if not any(message.rstrip("…") in text for text in written)] == []
+    written = {text for file in (ROOT / "asyncimport").rglob("*.py") for text in strings(file)} | messages().keys()
+    unknown = [one for one in EXPLAINED if not any(one.strip("… ;") in text for text in written)]
+    assert [one for one in unknown if not any(as_pattern(one).match(text) for text in written)] == []
+
+
+def test_every_message_of_the_program_is_in_the_docs() -> None:
+    """A reason that somebody may see is on the page of messages; its code is read, so that none is forgotten."""
+    pages = list(map(as_pattern, EXPLAINED))
+    assert all(sum(map(str.isalpha, message)) > 3 for message in EXPLAINED)
+    said = messages()
+    assert len(said) > 350
+    assert {text: module for text, module in said.items() if not any(page.match(text) for page in pages)} == {}
 
 
 def test_the_readme_names_two_commands_and_the_guarantees() -> None:
