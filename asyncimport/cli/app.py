@@ -23,6 +23,7 @@ from asyncimport.pacing.shutdown import Terminated, raise_on_sigterm
 # Each command is a function in a module of the same name. The module is imported when the command is used, because all
 # imports together take too long to wait for help.
 _COMMANDS: Mapping[str, str] = {
+    "init": "Set up a first migration: ask, check, keep, plan.",
     "upload": "Upload DICOM files: scan, send, build, archive, verify.",
     "plan": "Scan, and say what would go where, with every problem.",
     "status": "Show what was uploaded, what is left, and why.",

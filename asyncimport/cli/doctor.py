@@ -74,7 +74,11 @@ def _check_json(finding: "Finding") -> dict[str, object]:
 
 
 def _show(out: Console, result: "DoctorResult") -> None:
-    findings = result.findings
+    show_findings(out, result.findings)
+
+
+def show_findings(out: Console, findings: "Sequence[Finding]") -> None:
+    """Write a line for each finding."""
     width = max((len(_name(finding)) for finding in findings), default=0)
     for finding in findings:
         line = Text(f"{finding.status.value:8}", style=_STYLES[finding.status])

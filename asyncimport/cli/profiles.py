@@ -123,8 +123,8 @@ class ProfiledCommand(TyperCommand):
         name = given.get("profile") or os.environ.get("ASYNCIMPORT_PROFILE") or profiles.default
         if not name:
             return None
-        if self.name == "login" and name not in profiles.named:
-            return ChosenProfile(name, explicit)  # login creates it
+        if self.name == "init" or (self.name == "login" and name not in profiles.named):
+            return ChosenProfile(name, explicit)  # they write it; what it says of another server does not count
         profile = profiles.get(name)
         options: dict[str, Any] = {str(parameter.name): parameter for parameter in self.params}
         host = given.get("host") or (None if explicit and profile.host else options["host"].value_from_envvar(ctx))

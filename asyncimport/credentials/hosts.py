@@ -47,6 +47,17 @@ def check_host(host: str, *, insecure: bool, name: str = "--host") -> str:
     return host.rstrip("/")
 
 
+def with_scheme(address: str) -> str:
+    """Return an address with `https://` if it has no scheme, or with `http://` if it is this machine."""
+    if "://" in address:
+        return address
+    try:
+        is_here = urlsplit(f"//{address}").hostname in _LOOPBACK
+    except ValueError:  # `check_host` reports it
+        is_here = False
+    return f"{'http' if is_here else 'https'}://{address}"
+
+
 def canonical(host: str) -> str:
     """Return the spelling of an address under which a secret is stored, with scheme, port and path."""
     parts = urlsplit(host)

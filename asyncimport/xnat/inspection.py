@@ -36,6 +36,7 @@ class Unknown:
 
 
 Fact: TypeAlias = T | Unknown
+_FILLABLE = "/data/projects?permissions=create&dataType=xnat:mrSessionData&format=json"
 _NOT_SHOWN = Unknown("XNAT is too old, or does not show it to this user")
 
 
@@ -112,16 +113,21 @@ async def inspect_project(client: Client, name: str) -> ProjectFacts:
         return project in parse_project_ids(reply)
 
     path = f"/data/projects/{project}"
-    creatable = "/data/projects?permissions=create&dataType=xnat:mrSessionData&format=json"
     return replace(
         facts,
-        may_create=await _fetch(client, creatable, may_create),
+        may_create=await _fetch(client, _FILLABLE, may_create),
         prearchive_code=await _fetch(client, f"{path}/prearchive_code", parse_setting),
         series_filter=await _known(fetch_project_filter(client, project, _POLICY)),
         script=await _fetch_script(client, f"/xapi/anonymize/projects/{project}"),
         pipelines=await _fetch(client, f"{path}/pipelines?format=json", parse_pipeline_count),
         subscriptions=await _fetch(client, f"/xapi/projects/{project}/events/subscriptions", parse_subscription_count),
     )
+
+
+async def fillable_projects(client: Client) -> frozenset[str] | None:
+    """Return the IDs of the projects in which this user may make sessions; None if XNAT does not show them."""
+    found = await _fetch(client, _FILLABLE, parse_project_ids)
+    return None if isinstance(found, Unknown) else found
 
 
 async def series_filters(client: Client, project: str) -> list[tuple[str, SeriesFilter]]:

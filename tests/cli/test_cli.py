@@ -630,8 +630,12 @@ async def test_demo_does_the_whole_job(commands: Commands, tmp_path: Path) -> No
     with anyio.fail_after(50):
         ended = await commands("demo")
     assert ended.code == 0, ended.out + ended.err
-    assert "The test XNAT itself counts 2,027 archived instances; 2,027 could be sent." in ended.out
-    assert "38 sessions: 38 archived, 38 of them verified" in ended.out
+    upload, _, problems = ended.out.partition("What problems look like")
+    assert "37 sessions: 37 archived, 37 of them verified" in upload
+    assert "The exit code is 0, and the test XNAT itself counts 2,026 archived instances of 2,026." in upload
+    assert "skipped: " not in upload
+    assert "skipped: 1 x study " in problems
+    assert "This upload ended with exit code 8." in problems
     assert os.listdir(scratch) == []
 
 
