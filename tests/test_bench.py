@@ -23,8 +23,9 @@ from bench.import_log import Import, Phase, Received, read_log
 from bench.instant_server import NGINX, nginx
 from bench.latency_relay import far
 from bench.measure import Claim, Command, Ended, Measured, judged, run
+from bench.plot import as_svg
 from bench.profile import PLACES
-from bench.report import as_markdown, as_svg
+from bench.report import as_markdown
 from bench.rounds import Spread, interleaved, ratios, spread
 from bench.scenarios import SCENARIOS, Target
 from bench.servers import MODELS, Tally
@@ -413,7 +414,26 @@ def test_a_quick_run_measures_what_it_says(tmp_path: Path) -> None:
     assert both.count("| asyncimport auto |") == 2 * as_markdown([data]).count("| asyncimport auto |") > 0
     assert both.count(data["caveats"][0]) == 1
     if NGINX is not None:
-        assert defusedxml.ElementTree.fromstring(as_svg(data["results"])).tag.endswith("svg")
+        assert ">asyncimport -w auto<" in as_svg(as_markdown([data]))
+
+
+def test_the_plot_says_what_the_tables_say() -> None:
+    """It is drawn from them, servers like XNAT first, and is an image with a title for those who do not see it."""
+    folder = Path(__file__).parent.parent / "bench"
+    plot = (folder / "plot.svg").read_text("utf-8")
+    assert plot == as_svg((folder / "README.md").read_text("utf-8"))
+    image = defusedxml.ElementTree.fromstring(plot)
+    space = "{http://www.w3.org/2000/svg}"
+    assert image.get("role") == "img"
+    assert image.get("aria-labelledby") == "title desc"
+    assert [image[0].tag, image[1].tag] == [f"{space}title", f"{space}desc"]
+    titles = [text.text for text in image.iter(f"{space}text") if text.get("class") == "title"]
+    assert titles == [
+        "Files a second",
+        "Servers like XNAT: the server is the limit",
+        "A server that answers at once (nginx): the client is the limit",
+    ]
+    assert plot.count(">asyncimport -w auto<") == 7
 
 
 def test_a_list_tells_scenarios_servers_and_contenders() -> None:
