@@ -1,9 +1,9 @@
 """The test XNAT with a model of the time for a file, and a record of its imports."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TextIO
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TextIO
 
 import anyio
 
@@ -28,11 +28,14 @@ class Capacity:
     working: float = 0.0
     anonymising: float = 0.030
     cores: int = 8
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of `Timing`."""
 
     @property
     def timing(self) -> Timing:
         """The part that the test XNAT models itself."""
-        return Timing(serial_seconds=self.serial, parallel_seconds=self.parallel, threads=200, db_connections=40)
+        timing = Timing(serial_seconds=self.serial, parallel_seconds=self.parallel, threads=200, db_connections=40)
+        return replace(timing, **self.more)
 
 
 class _Recording(Storage):

@@ -1,11 +1,14 @@
 """Two network namespaces with a real round trip between them, for servers that are far away as TCP sees it.
 
 Packets are read from a TAP device in one namespace, kept for half a round trip, and written to one in the other. So
-connections begin slowly, as they do over such a distance, which no relay can show. Linux only, and root only.
+connections begin slowly, as they do over such a distance, which no relay can show. A link may have a rate, with a queue
+before it, and lose packets. Linux only, and root only.
 """
 
 import fcntl
+import json
 import os
+import random
 import select
 import shutil
 import struct
@@ -15,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.trees import ROOT, python_path
@@ -38,8 +42,22 @@ def lacks() -> str:
     return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A way between two machines: seconds of a round trip, bytes a second each way (0: any), share of lost packets.
+
+    Before a limit there is a queue of `queue_seconds`; what comes when it is full is lost. Routers drop packets
+    where `loss` is not 0; the seed is fixed.
+    """
+
+    round_trip: float
+    rate: float = 0.0
+    loss: float = 0.0
+    queue_seconds: float = 0.1
+
+
 @contextmanager
-def joined(round_trip: float) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+def joined(link: Link) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Make two namespaces, near and far. Yields the words that run a command in each."""
     mark = os.getpid() % 100_000
     names = [(f"bench{mark}{end}", f"tap{mark}{end}", address) for end, address in (("a", _NEAR), ("b", ADDRESS))]
@@ -48,7 +66,7 @@ def joined(round_trip: float) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]
             _ip("netns", "add", name)
             stack.callback(_ip, "netns", "del", name)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "bench.netns", str(round_trip / 2), *(tap for _, tap, _ in names)],
+            [sys.executable, "-P", "-m", "bench.netns", json.dumps(asdict(link)), *(tap for _, tap, _ in names)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=python_path(ROOT),
@@ -77,26 +95,36 @@ def _open(name: str) -> int:
     return device
 
 
-def _join(delay: float, one: int, other: int) -> None:
-    """Forward each packet `delay` seconds after its arrival. Excess packets are lost, as in a router."""
-    waiting: deque[tuple[float, int, bytes]] = deque()
+def _join(link: Link, one: int, other: int) -> None:
+    """Forward each packet half a round trip after its turn. Excess packets are lost, as in a router."""
+    waiting: dict[int, deque[tuple[float, bytes]]] = {one: deque(), other: deque()}
     across = {one: other, other: one}
+    free_at = dict.fromkeys(across, 0.0)
+    rng = random.Random(0)
     while True:
-        timeout = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
+        due = [packets[0][0] for packets in waiting.values() if packets]
+        timeout = max(0.0, min(due) - time.monotonic()) if due else None
         ready, _, _ = select.select([one, other], [], [], timeout)
         now = time.monotonic()
         for device in ready:
+            packets = waiting[device]
             try:
-                while len(waiting) < _MOST_WAITING:
-                    waiting.append((now + delay, across[device], os.read(device, 65_536)))
+                while len(packets) < _MOST_WAITING:
+                    packet = os.read(device, 65_536)
+                    begin = max(now, free_at[device])
+                    if begin - now > link.queue_seconds or rng.random() < link.loss:
+                        continue
+                    free_at[device] = begin + (len(packet) / link.rate if link.rate else 0.0)
+                    packets.append((free_at[device] + link.round_trip / 2, packet))
             except BlockingIOError:
                 pass
-        while waiting and waiting[0][0] <= now:
-            _, device, packet = waiting.popleft()
-            try:
-                os.write(device, packet)
-            except OSError:
-                continue  # the device is not up yet, or its queue is full
+        for device, packets in waiting.items():
+            while packets and packets[0][0] <= now:
+                _, packet = packets.popleft()
+                try:
+                    os.write(across[device], packet)
+                except OSError:
+                    continue  # the device is not up yet, or its queue is full
 
 
 def main() -> None:
@@ -104,7 +132,7 @@ def main() -> None:
     devices = [_open(name) for name in sys.argv[2:4]]
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    _join(float(sys.argv[1]), *devices)
+    _join(Link(**json.loads(sys.argv[1])), *devices)
 
 
 if __name__ == "__main__":

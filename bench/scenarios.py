@@ -129,6 +129,17 @@ _TABLE = (
                "archiving: how long it took, over how long it takes when no finalizer waits while a session is ready"),
     ),
     Scenario(
+        "site", "a busy site, whose prearchive and archive workers are slow", "transfer",
+        (_shape("20 kB x 10,000 in 200 sessions", Part(10_000, 20_000, 200)),), ("site", "site-nfs"),
+        (AUTO, "asyncimport 16", "ceiling 16"), rounds=3, reference="ceiling 16", quick=(AUTO,),
+        notes=("nothing but asyncimport archives: the ceiling only shows how long the sending takes",),
+    ),
+    Scenario(
+        "full-link", "a link that is full: 6 MB/s and 30 ms of real TCP, between two network namespaces", "transfer",
+        (_shape("131 kB x 2,700", Part(2_700, 131_000, 4)),), ("full-link",),
+        (AUTO, "asyncimport 4", "asyncimport 16", "curl data 16"), rounds=3, reference="asyncimport 16",
+    ),
+    Scenario(
         "distance", "100 ms of real TCP away, between two network namespaces", "transfer",
         (_shape("20 kB x 2,000", Part(2_000, 20_000, 4)),), ("netns",), _PARALLEL,
         tuple(Target("rate", f"asyncimport {n}", ">=", 1.0, over=f"curl data {n}") for n in (4, 16)),

@@ -16,6 +16,21 @@ from bench.trees import ROOT, python_path
 
 _PATIENCE = 30.0
 _REALISTIC: Mapping[str, Any] = {"serial": 0.002, "parallel": 0.020, "anonymising": 0.030, "cores": 8}
+# A site that has been in use for years: 2,000 rows lie in its prearchive, and each file's look-up reads them (1 us a
+# row); its ten archive workers are asked through a queue, and who waits for one looks twice a second.
+_SITE_TIMING: Mapping[str, Any] = {
+    "row_seconds": 1e-6,
+    "other_rows": 2_000,
+    "shadow_lock_seconds": 0.0001,
+    "build_seconds": 0.1,
+    "queue_seconds": 0.25,
+    "poll_seconds": 0.5,
+    "archive_workers": 10,
+    "subject_seconds": 0.05,
+    "subject_lock_seconds": 10.0,
+}
+_SITE: Mapping[str, Any] = {**_REALISTIC, "serial": 0.0005, "more": _SITE_TIMING}
+_SITE_NFS: Mapping[str, Any] = {**_SITE, "more": {**_SITE_TIMING, "shadow_lock_seconds": 0.005}}
 _FREE: Mapping[str, Any] = {"serial": 0.0, "parallel": 0.0, "anonymising": 0.0, "cores": 64}
 
 
@@ -74,6 +89,18 @@ _MODELS = (
         quick={"archive_seconds": 0.5},
     ),
     Model(
+        "site",
+        "a busy site: the look-up of a row reads 2,000 old ones, archiving takes 2 s on one of ten workers",
+        {"capacities": [_SITE], "archive_seconds": 1.5},
+        quick={"archive_seconds": 0.1},
+    ),
+    Model(
+        "site-nfs",
+        "the same on a network file system: 5 ms for each lock file, 4 s for archiving",
+        {"capacities": [_SITE_NFS], "archive_seconds": 3.5},
+        quick={"archive_seconds": 0.1},
+    ),
+    Model(
         "far",
         "the realistic one behind a relay that delays every byte: 100 ms round trip",
         {"capacities": [_REALISTIC], "round_trip": 0.1},
@@ -103,7 +130,13 @@ _MODELS = (
     Model(
         "netns",
         "the realistic one in another network namespace, 100 ms of real TCP round trip away",
-        {"capacities": [_REALISTIC], "namespaces": True},
+        {"capacities": [_REALISTIC], "link": {"round_trip": 0.1}},
+        needs=("netns",),
+    ),
+    Model(
+        "full-link",
+        "the realistic one in another network namespace, behind a link of 6 MB/s and 30 ms of real TCP round trip",
+        {"capacities": [_REALISTIC], "link": {"round_trip": 0.03, "rate": 6e6}},
         needs=("netns",),
     ),
 )
@@ -143,10 +176,13 @@ class Served:
 def served(model: Model, corpus: Corpus, home: Path) -> Iterator[Served]:
     """Run a server for one client. Raises RuntimeError if it does not start or stop."""
     home.mkdir(parents=True)
-    if model.settings.get("namespaces"):
-        from bench.netns import ADDRESS, joined
+    if "link" in model.settings:
+        from bench.netns import ADDRESS, Link, joined
 
-        with joined(0.1) as (near, there), _process(model, corpus, home, there, {"address": ADDRESS}) as one:
+        with (
+            joined(Link(**model.settings["link"])) as (near, there),
+            _process(model, corpus, home, there, {"address": ADDRESS}) as one,
+        ):
             one.within = near
             yield one
         return
