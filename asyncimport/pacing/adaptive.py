@@ -17,6 +17,8 @@ _MIN_LIMIT = 3
 _FEW_CALLS, _MANY_CALLS, _PROBE_CALLS = 8, 128, 64
 # The shortest measurement in seconds: it averages out commits and other short pauses of the client.
 _MIN_MEASURE_SECONDS = 0.1
+# A probe that has taken as long is content with fewer calls: on a slow link each is a loss.
+_LONG_PROBE_SECONDS = 0.5
 # A lower growth of latency needs no explanation; a lower one still is no reason to grow more slowly.
 _NOTICEABLE = 1.15
 _HARDLY_NOTICEABLE = 1.05
@@ -88,6 +90,10 @@ class AdaptiveLimit:
             if now - self._began < _MIN_MEASURE_SECONDS:
                 self._needed_calls += _FEW_CALLS
             else:
+                self._evaluate(now)
+        elif self._last_probe_step is not None and self._count >= max(2 * self._limit, _FEW_CALLS):
+            now = self._clock()
+            if now - self._began >= _LONG_PROBE_SECONDS:
                 self._evaluate(now)
 
     def restart(self) -> None:

@@ -145,6 +145,22 @@ def test_as_good_as_the_best_fixed_number(name: str) -> None:
         assert max(flights) <= AT_MOST * best
 
 
+@pytest.mark.parametrize(
+    ("round_trip", "megabytes", "share"), [(0.03, 6.0, 0.98), (0.03, 12.5, 0.98), (0.15, 2.5, 0.95)]
+)
+def test_a_full_link_stays_full(round_trip: float, megabytes: float, share: float) -> None:
+    """Measuring must not empty it: the share is that of the first minute, start and probes included."""
+    link = replace(REALISTIC, round_trip=round_trip, per_megabyte=1 / megabytes)
+    model = Model(noisy([link]), {"sizes": lambda _: 131_000, "connecting": round_trip})
+    shares = []
+    for seed in SEEDS:
+        run, _, clock = auto(model, seed)
+        clock.run(60.0)
+        shares.append(run.rate(0, 60) * 0.131 / megabytes)
+    sys.stdout.write(f"{megabytes} MB/s: share {median(shares):.3f} (least {min(shares):.3f})\n")
+    assert median(shares) >= share
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("rate", [20, 100])
 def test_a_limit_that_is_not_used_does_not_grow(rate: int, seed: int) -> None:
