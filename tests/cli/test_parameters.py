@@ -143,7 +143,7 @@ def test_each_option_is_declared_once() -> None:
     """Only these mean something else in another command."""
     names = [name for name, _ in declarations()]
     assert {name for name in names if names.count(name) > 1} == {
-        *("--dry-run", "--event-reason", "--force", "--output", "--project", "--session", "--subject")
+        *("--dry-run", "--event-reason", "--force", "--out", "--output", "--project", "--session", "--subject")
     }
 
 
