@@ -39,13 +39,16 @@ class UploadQueue:
         self._activity = ActivityWriter(connection, run)
         self._synced_at = run.began_at
 
-    def claim(self, limit: int, *, max_active: int, max_new: int = 1_000) -> list[Claim] | None:
+    def claim(
+        self, limit: int, *, max_active: int, max_new: int = 1_000, max_backlog: int = 1_000
+    ) -> list[Claim] | None:
         """Hand out at most `limit` instances, session by session; None when no more will ever come.
 
         The first instance of a delivery without a URI goes alone: its answer shows where the others go. So does one
         with `Claim.check_archive` (the answer goes to `ExistingInstances.adopt`). A new delivery begins only while
-        fewer than `max_active` sessions occupy the server's prearchive; one call begins `max_new` at most, so that
-        sessions end before others begin. An empty list means: ask again after the next change.
+        fewer than `max_active` sessions occupy the server's prearchive, and those of fewer than `max_backlog` subjects
+        wait to be archived; one call begins `max_new` at most, so that sessions end before others begin. An empty list
+        means: ask again after the next change.
         """
         claims: list[Claim] = []
         with self._connection.transaction():
@@ -57,7 +60,7 @@ class UploadQueue:
                 if len(claims) < limit:
                     self._hand_out(session, limit - len(claims), claims)
             (before,) = self._connection.one("SELECT count(*) FROM active_session")
-            begun, max_active = before, min(max_active, before + max_new)
+            begun, max_active = before, min(max_active, before + (max_new if self._backlog() < max_backlog else 0))
             session = -1
             while len(claims) < limit and begun < max_active:
                 (session,) = self._connection.one("SELECT min(session) FROM queued WHERE session > ?", (session,))
@@ -136,6 +139,16 @@ class UploadQueue:
         if due:
             self._synced_at = now
         return ready
+
+    def _backlog(self) -> int:
+        """Return of how many subjects sessions are being archived, or could be now."""
+        (subjects,) = self._connection.one(
+            "SELECT (SELECT count(*) FROM busy_subject) + count(DISTINCT s.subject COLLATE NOCASE) FROM ready "
+            "CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session WHERE NOT EXISTS "
+            "(SELECT 1 FROM busy_subject b WHERE b.subject = s.subject) "
+            "AND NOT EXISTS (SELECT 1 FROM interrupted u WHERE u.delivery = d.key)"
+        )
+        return int(subjects)
 
     def _withhold(self, outcome: Withheld) -> None:
         self._db.execute("DELETE FROM in_flight WHERE instance = ?", (outcome.claim.key,))

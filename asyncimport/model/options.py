@@ -23,6 +23,8 @@ from asyncimport.model.option import (
 
 # With `--workers auto` the most uploads in flight: enough for a server that is 100 ms away.
 AUTO_CEILING = 64
+# XNAT begins with ten workers that archive, and has up to 40, for all its users (SessionXMLRebuilder's queue).
+_MAX_FINALIZERS = 10
 _MAX_WORKERS = 256
 _WATCH_MIN_AGE_SECONDS = 120.0
 REPLY_SECONDS = 600.0
@@ -98,10 +100,10 @@ class ReadOptions:
 class Options(ReadOptions):
     """What the pipeline reads.
 
-    `workers` is the most uploads in flight; None finds out how many are worth it. `finalizers` is how many sessions are
-    archived at a time, `attachment_workers` how many resources are filled at a time. An upload derives three fields
-    from its request: `receipts` keeps the digest of each file, and what the archive held before; `is_filtered` says
-    that files of an earlier run may stay pending; `one_label` says that all files get one session label.
+    `workers` is the most uploads in flight, `finalizers` the most sessions that are archived at a time; None finds out
+    how many are worth it. `attachment_workers` is how many resources are filled at a time. An upload derives three
+    fields from its request: `receipts` keeps the digest of each file, and what the archive held before; `is_filtered`
+    says that files of an earlier run may stay pending; `one_label` says that all files get one session label.
     """
 
     workers: int | None = setting(
@@ -144,7 +146,7 @@ class Options(ReadOptions):
     resend_changed: bool = rare(
         "--resend-changed", default=False, help="Send files again that have changed since; needs --overwrite append."
     )
-    finalizers: int = 4
+    finalizers: int | None = None
     attachment_workers: int = 8
     receipts: bool = False
     is_filtered: bool = False
@@ -161,6 +163,11 @@ class Options(ReadOptions):
     def max_workers(self) -> int:
         """The most uploads in flight."""
         return self.workers or AUTO_CEILING
+
+    @property
+    def max_finalizers(self) -> int:
+        """The most sessions that are archived at a time."""
+        return self.finalizers or _MAX_FINALIZERS
 
     @property
     def is_adaptive(self) -> bool:

@@ -15,6 +15,7 @@ _DEFAULT_FILE_NAMES = "${StudyInstanceUID}-${SeriesNumber}-${InstanceNumber}-${H
 _SHORT_ARCHIVING = 60
 # The server's time zone is unknown, so a day more or less proves nothing.
 _STALE = timedelta(days=2)
+_MANY_ROWS = 1_000
 
 
 def check_site(facts: Facts) -> Iterator[Finding]:
@@ -121,6 +122,11 @@ def _prearchive(facts: Facts, fact: Fact[list[Row]]) -> Finding:
         (row.source is not None and not is_our_source(row.source)) or row.prevents_auto_commit is False for row in rows
     )
     if not stuck and not stale:
+        if len(fact) >= _MANY_ROWS:
+            found = f"{len(fact):,} sessions in the prearchive, of all projects that this user sees"
+            meaning = "XNAT reads all of them for each file that it takes, one file after another"
+            hint = "archive or remove what is old in XNAT's prearchive: uploads of all users become faster"
+            return Finding("prearchive", Status.WARNING, found, meaning, hint)
         found = f"{len(rows):,} sessions in the prearchive, none of them stuck"
         if not others:
             return Finding("prearchive", Status.OK, found)

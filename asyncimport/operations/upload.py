@@ -146,7 +146,7 @@ class Uploader:
         if self._client is None:
             request, options = self._request, self._request.options
             # One more asks whether the server answers when all others hang.
-            connections = max(options.max_workers + options.finalizers, options.attachment_workers) + 1
+            connections = max(options.max_workers + options.max_finalizers, options.attachment_workers) + 1
             connected = request.server.connect(
                 connections=connections, max_rate=options.max_rate, timeouts=request.timeouts, monitor=self._monitor
             )

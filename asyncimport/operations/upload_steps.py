@@ -40,7 +40,7 @@ _EVENT_OPTIONS = {
     "workers": "max_workers",
     "adaptive": "is_adaptive",
     "max_rate": "max_rate",
-    "finalizers": "finalizers",
+    "finalizers": "max_finalizers",
     "enclosers": "attachment_workers",
     "max_open_sessions": "max_open_sessions",
     "archive": "archive",

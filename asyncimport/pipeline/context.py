@@ -36,6 +36,8 @@ class Context:
     report: Callable[[Event], None]
     stop: Stop
     throttle: Throttle = field(init=False)
+    finalizing: Throttle = field(init=False)
+    """Of sessions that are being archived: as many at a time as make the server archive faster."""
     outage: Outage = field(init=False)
     meter: Meter = field(default_factory=Meter, init=False)
     may_feed: bool = field(init=False)
@@ -49,6 +51,7 @@ class Context:
         report = self.report
         self.may_feed = not self.options.check_first
         self.throttle = Throttle(self.options.max_workers, adaptive=self.options.is_adaptive)
+        self.finalizing = Throttle(self.options.max_finalizers, adaptive=self.options.finalizers is None)
         self.outage = Outage(
             self.options.outage_timeout,
             ping=self.destination.ping,

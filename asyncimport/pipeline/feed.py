@@ -13,18 +13,26 @@ _BATCH_SECONDS = 0.05
 # Claim what is sent in this time, within bounds: a call of the journal costs the same for one file as for many.
 _CLAIM_SECONDS = 0.15
 _MIN_CLAIMED, _MAX_CLAIMED = 128, 512
+# XNAT reads all rows of its prearchive for each file, so what cannot be archived yet is not sent yet. This many
+# subjects a finalizer keep all finalizers busy.
+_BACKLOG_PER_FINALIZER = 2
 
 
 async def feed(context: Context, wakeups: Wakeups, batches: MemoryObjectSendStream[list[Claim]]) -> None:
     """Hand out pending files until the journal says that none will come any more."""
-    throttle = context.throttle
+    throttle, options = context.throttle, context.options
 
     def claim_files() -> list[Claim] | None:
         # No more deliveries can begin at a time than there are slots.
         limit, pace = throttle.limit, throttle.seconds_per_call
         in_time = min(int(_CLAIM_SECONDS * limit / pace), _MAX_CLAIMED) if pace else 0
         files = max(_BATCH_FILES * limit, _MIN_CLAIMED, in_time)
-        return context.journal.queue.claim(files, max_active=context.options.max_open_sessions, max_new=limit)
+        return context.journal.queue.claim(
+            files,
+            max_active=options.max_open_sessions,
+            max_new=limit,
+            max_backlog=_BACKLOG_PER_FINALIZER * context.finalizing.limit,
+        )
 
     async with wakeups, batches:
         with context.stop.immediate_scope():

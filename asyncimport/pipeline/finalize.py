@@ -3,7 +3,7 @@
 from functools import partial
 
 from asyncimport.errors import RefusedError, TransientError
-from asyncimport.model.deliveries import Held, Incomplete, Postponed, SealedDelivery, Verdict
+from asyncimport.model.deliveries import Archived, Built, Held, Incomplete, Postponed, SealedDelivery, Verdict
 from asyncimport.model.events import Settling
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import check_new_subject, explain_missing
@@ -18,19 +18,22 @@ async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> Non
         with context.stop.immediate_scope():
             may_wake = True
             while may_wake:
-                claimed = await context.call_journal(claim)
+                async with context.finalizing.slot() as slot:
+                    claimed = await context.call_journal(claim)
+                    if isinstance(claimed, SealedDelivery):
+                        try:
+                            verdict = await _finalize(context, claimed)
+                        except StoppedError:
+                            # The delivery stays sealed, and the next run finalises it.
+                            return
+                        context.report(await context.call_journal(partial(deliveries.record_verdict, verdict)))
+                        notify(wake_feed)
+                        if isinstance(verdict, Archived | Built):
+                            slot.record_success(claimed.files)
+                        continue
                 if isinstance(claimed, float):
                     context.report(Settling(claimed))
-                if not isinstance(claimed, SealedDelivery):
-                    may_wake = await wait_for(wakeups, claimed)
-                    continue
-                try:
-                    verdict = await _finalize(context, claimed)
-                except StoppedError:
-                    # The delivery stays sealed, and the next run finalises it.
-                    return
-                context.report(await context.call_journal(partial(deliveries.record_verdict, verdict)))
-                notify(wake_feed)
+                may_wake = await wait_for(wakeups, claimed)
 
 
 async def _finalize(context: Context, sealed: SealedDelivery) -> Verdict:

@@ -48,7 +48,7 @@ async def upload_images(
         source, destination, journal, routes, options, policy or RetryPolicy(attempts=8), report, stop or Stop()
     )
     wake_feed, feed_wakeups = make_signal()
-    wake_finalizers, finalizer_wakeups = make_signal(options.finalizers)
+    wake_finalizers, finalizer_wakeups = make_signal(options.max_finalizers)
     flush, flushes = make_signal()
     batch_in, batch_out = anyio.create_memory_object_stream[list[Claim]](options.max_workers)
     # A kill loses what is in this stream, and it is sent again. It stays short: a full one ends the recorder's pause.
@@ -61,7 +61,7 @@ async def upload_images(
             tasks.start_soon(record, context, outcome_out, flushes, wake_feed.clone(), wake_finalizers.clone())
             for _ in range(options.max_workers):
                 tasks.start_soon(uploader.run, batch_out.clone(), outcome_in.clone(), flush.clone(), wake_feed.clone())
-            for _ in range(options.finalizers):
+            for _ in range(options.max_finalizers):
                 tasks.start_soon(finalize, context, finalizer_wakeups.clone(), wake_feed.clone())
             for stream in (wake_feed, wake_finalizers, finalizer_wakeups, batch_out, outcome_in, flush):
                 stream.close()

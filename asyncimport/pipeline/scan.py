@@ -30,7 +30,7 @@ class Scanner:
         async with wake_feed, wake_finalizers:
             with context.stop.immediate_scope():
                 # Deliveries that an earlier run sealed can be finalised at once.
-                notify(wake_finalizers, options.finalizers)
+                notify(wake_finalizers, options.max_finalizers)
                 async for found in context.source.batches():
                     await self._admit(found)
                     if not options.check_first:
@@ -51,7 +51,7 @@ class Scanner:
                     raise _nothing_sent(collisions, one_label=options.one_label)
                 context.may_feed = context.has_scanned = True
                 context.report(ScanFinished(gone.files, gone.unsent))
-                notify(wake_finalizers, options.finalizers)
+                notify(wake_finalizers, options.max_finalizers)
                 notify(wake_feed)
 
     def _finished_directories(self, found: list[File | Ignored]) -> list[str]:

@@ -72,6 +72,34 @@ def test_record_outcomes_returns_how_many_sessions_became_ready(journal: Journal
     assert journal.queue.record_outcomes([stored(claims[0]), stored(claims[1]), failed(claims[2])]) == 2
 
 
+def test_no_session_begins_while_enough_subjects_wait_to_be_archived(journal: Journal, disk: Disk) -> None:
+    """Sessions of one subject count once, as they are archived one by one; what has begun is sent to its end."""
+    one, other = session("E4", subject="pat"), session("E5", subject="PAT")
+    disk.put(instance("a", one), instance("b", other), instance("c", E3), instance("d", E3), instance("e", E1))
+    scan(journal, disk)
+
+    def claimed(backlog: int, limit: int = 1) -> list[str]:
+        return [c.instance.sop_uid for c in journal.queue.claim(limit, max_active=9, max_backlog=backlog) or []]
+
+    def send(backlog: int, limit: int = 1) -> str:
+        claims = journal.queue.claim(limit, max_active=9, max_backlog=backlog) or []
+        journal.queue.record_outcomes([stored(claim) for claim in claims])
+        return " ".join(claim.instance.sop_uid for claim in claims)
+
+    assert [send(1), claimed(1), send(2), send(2)] == ["1.2.E4.a", [], "1.2.E5.b", "1.2.E3.c"]
+    assert send(1, limit=9) == "1.2.E3.d"
+    assert claimed(2) == []
+    first = sealed_by(journal)
+    assert first is not None
+    assert claimed(2) == []
+    journal.deliveries.record_verdict(archived(first))
+    assert claimed(2) == []
+    second = sealed_by(journal)
+    assert second is not None
+    journal.deliveries.record_verdict(archived(second))
+    assert claimed(2) == ["1.2.E1.e"]
+
+
 def test_one_delivery_of_a_subject_at_a_time(journal: Journal, disk: Disk) -> None:
     """Deliveries are sealed in order, one at a time for each subject label, ignoring case."""
     one, other = session("E4", subject="pat"), session("E5", subject="PAT")

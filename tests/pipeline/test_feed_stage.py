@@ -15,7 +15,7 @@ from asyncimport.errors import (
     RefusedError,
     SourceError,
 )
-from asyncimport.model.deliveries import Claim, Delivery
+from asyncimport.model.deliveries import Claim, Delivery, SealedDelivery
 from asyncimport.model.events import (
     Admitted,
     Event,
@@ -92,6 +92,27 @@ async def test_the_next_session_begins_while_the_one_before_is_sent(journal_path
     await run_pipeline(source, destination, journal_path, options=replace(FEW, workers=1), report=report)
     assert destination.stored.index("2.1") < destination.stored.index("1.1000")
     assert len(destination.stored) == 1_020
+
+
+async def test_no_session_begins_while_enough_wait_to_be_archived(journal_path: Path) -> None:
+    """XNAT reads all rows of its prearchive for each file, so sessions do not run ahead of the finalizers."""
+    destination = MemoryDestination()
+    files = {path: key for number in range(30) for path, key in study_files(f"{number}", 1).items()}
+    most = 0
+
+    async def finalize(_: SealedDelivery) -> None:
+        nonlocal most
+        # All that may be sent meanwhile is sent.
+        for _turn in range(1_000):
+            await anyio.lowlevel.checkpoint()
+        most = max(most, len(destination.stored) - len(destination.finalized))
+
+    destination.on_finalize = finalize
+    options = Options(workers=2, finalizers=2)
+    await run_pipeline(MemorySource(files, batch=30), destination, journal_path, options=options)
+    assert len(destination.finalized) == 30
+    # Two for each finalizer, and what was on its way already: with the workers, in the stream, and in a claim.
+    assert 2 < most <= 2 * 2 + 4 * 2
 
 
 async def test_a_session_held_during_the_scan_makes_room_for_others(journal_path: Path) -> None:

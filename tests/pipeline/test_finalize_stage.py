@@ -10,10 +10,13 @@ import pytest
 from builders import (
     AT_ONCE,
     folder,
+    image,
     logged_in,
     no_sleep,
     opened,
     router,
+    upload,
+    write,
 )
 from memory_pipeline import MemoryDestination, MemorySource, no_wait, run_pipeline, study_files
 
@@ -24,7 +27,7 @@ from asyncimport.errors import (
 from asyncimport.model.deliveries import Claim, Held, SealedDelivery, Verdict
 from asyncimport.model.options import Options, Retry
 from asyncimport.pipeline.images import upload_images
-from asyncimport.testserver import TestXnat
+from asyncimport.testserver import TestXnat, Timing, serve
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
 
@@ -79,6 +82,36 @@ async def test_deliveries_of_a_subject_are_finalised_one_at_a_time(journal_path:
     await run_pipeline(MemorySource(files, patients=patients), destination, journal_path, options=options)
     assert sorted(destination.finalized) == [f"{number}" for number in range(1, 9)]
     assert together.is_set()
+
+
+async def test_no_session_of_a_subject_waits_for_its_lock(tmp_path: Path, journal_path: Path) -> None:
+    """Of two that look for one subject at once, XNAT lets one sleep: here for a day."""
+    xnat = TestXnat(timing=Timing(subject_seconds=0.01, subject_lock_seconds=86_400.0))
+    for number in range(30):
+        uid = f"1.{number}"
+        content = image(number, StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", StudyDate=f"2020{1001 + number}")
+        write(tmp_path / "tree" / f"{number}.dcm", content)
+    async with serve(xnat) as url:
+        await upload(url, [tmp_path / "tree"], journal_path)
+    assert len(xnat.archived) == 30
+
+
+async def test_more_are_finalised_at_a_time_while_that_takes_no_longer(journal_path: Path) -> None:
+    """Without a number, three begin; more follow where the server shows that it can."""
+    destination = MemoryDestination()
+    files = {path: key for number in range(400) for path, key in study_files(f"{number}", 1).items()}
+    together = False
+
+    async def finalize(_: SealedDelivery) -> None:
+        nonlocal together
+        together = together or len(destination.finalizing_subjects) > 3
+        if not together:
+            # What the server takes for each, however many there are.
+            await anyio.sleep(0.02)
+
+    destination.on_finalize = finalize
+    await run_pipeline(MemorySource(files, batch=100), destination, journal_path, options=Options(workers=4))
+    assert together
 
 
 async def test_a_session_is_sealed_with_all_that_was_acknowledged(journal_path: Path) -> None:

@@ -101,6 +101,11 @@ def put(xnat: TestXnat, status: RowStatus, *, days: float = 0.0, project: str | 
     )
 
 
+def _times(number: int, action: Callable[[], None]) -> None:
+    for _ in range(number):
+        action()
+
+
 async def test_all_checks_are_ok(xnat: TestXnat, url: str) -> None:
     """All checks are made, in order, and change nothing on the server."""
     xnat.add_user(ADMIN)
@@ -259,6 +264,14 @@ WRONG: Mapping[str, tuple[Callable[[TestXnat], None], str, str, Status, str, str
         Status.WARNING,
         "1 began days ago",
         "--orphans",
+    ),
+    "many rows": (
+        lambda xnat: _times(1_000, lambda: put(xnat, RowStatus.RECEIVING, days=0.5)),
+        "prearchive",
+        "",
+        Status.WARNING,
+        "1,000 sessions",
+        "archive or remove",
     ),
 }
 
