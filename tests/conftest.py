@@ -190,6 +190,7 @@ MAY_SKIP = {
     "tests/journal/test_journal_disk.py::test_a_real_mount": "to mount takes root's rights and /dev/fuse",
     "tests/journal/test_journal_disk.py::test_a_source_on_a_real_mount_is_read_in_threads_only": "as above",
     "tests/credentials/test_credentials.py::TestNetrc::test_unreadable_netrc": "CI runs as root",
+    "tests/cli/test_progress_screens.py::test_a_terminal_that_is_resized": "tmux need not be installed",
     "tests/real/": "nobody has a real XNAT here; tests/scenarios/test_real_suite.py runs them on the test XNAT",
 }
 MAY_SKIP |= dict.fromkeys(

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -28,6 +28,9 @@ from asyncimport.model.texts import plain
 from asyncimport.reporting.entries import session_names
 from asyncimport.reporting.progress import human_bytes, human_seconds
 
+if TYPE_CHECKING:
+    from asyncimport.cli.live_area import LiveArea
+
 _SHOWN = 20
 
 
@@ -35,17 +38,30 @@ def consoles(*, no_color: bool) -> tuple[Console, Console]:
     """Return the consoles of standard output and standard error."""
     # Rich's highlighter would colour digits at random; its markup would read "[...]" in paths.
     make = partial(Console, no_color=no_color or None, highlight=False, markup=False, soft_wrap=True)
-    return make(), make(file=cast("IO[str]", _StandardError()))
+    return make(), make(file=cast("IO[str]", StandardError()))
 
 
-class _StandardError:
-    """Standard error without errors: a run does not end because its progress cannot be written."""
+class StandardError:
+    """Standard error without errors: a run does not end because its progress cannot be written.
+
+    While it has an `area` of live lines, texts appear above that.
+    """
+
+    area: "LiveArea | None" = None
 
     def write(self, text: str) -> int:
         """Write, if possible."""
-        with suppress(OSError):
-            return sys.stderr.write(text)
+        if (area := self.area) is None:
+            self.write_through(text)
+        else:
+            area.put(text)
         return len(text)
+
+    def write_through(self, text: str) -> None:
+        """Write to standard error itself, whatever it shows."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
 
     def flush(self) -> None:
         """Flush, if possible."""

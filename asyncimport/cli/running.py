@@ -1,30 +1,23 @@
-"""Runs an operation for a command: with signals that stop it, and progress while it runs."""
+"""Runs an operation for a command: with signals that stop it."""
 
 import asyncio
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-import anyio.to_thread
-from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.options import ProgressScreen
-from asyncimport.errors import primary_error
 from asyncimport.pacing.shutdown import Stop, Terminated
-from asyncimport.reporting.progress import Totals
 
 if TYPE_CHECKING:
     from asyncimport.operations.result import Result
 
 R = TypeVar("R", bound="Result")
-
-_LIVE_SECONDS = 0.2
-_PLAIN_SECONDS = 30.0
 
 
 @contextmanager
@@ -100,40 +93,3 @@ def progress_lines(screen: ProgressScreen, what: str, *, step: int) -> Callable[
             screen.consoles[1].print(Text(f"{done:,} of {total:,} {what}"))
 
     return report
-
-
-@asynccontextmanager
-async def progress(totals: Totals, console: Console, *, quiet: bool) -> AsyncIterator[None]:
-    """Show the totals while the block runs: a live line on a terminal, else a plain line every 30 seconds."""
-    if quiet:
-        yield
-        return
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_live if console.is_terminal else _plain, totals, console)
-            try:
-                yield
-            finally:
-                tasks.cancel_scope.cancel()
-    except BaseExceptionGroup as errors:
-        raise primary_error(errors) from None
-
-
-async def _live(totals: Totals, console: Console) -> None:
-    from rich.live import Live
-
-    with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
-
-        def draw() -> None:
-            live.update(Text(totals.line(), no_wrap=True, overflow="ellipsis"), refresh=True)
-
-        while True:
-            # In a thread: a terminal that is paused (Ctrl-S) must not pause the upload.
-            await anyio.to_thread.run_sync(draw)
-            await anyio.sleep(_LIVE_SECONDS)
-
-
-async def _plain(totals: Totals, console: Console) -> None:
-    while True:
-        await anyio.sleep(_PLAIN_SECONDS)
-        await anyio.to_thread.run_sync(console.print, Text(totals.line()))

@@ -11,11 +11,14 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude
+from asyncimport.cli.live_area import without_details
 from asyncimport.cli.options import LogOptions, ProgressScreen
-from asyncimport.cli.output import show_error, show_orphans, show_summary, summary_json
-from asyncimport.cli.running import progress, run_operation
+from asyncimport.cli.output import session_name, show_error, show_orphans, show_summary, summary_json
+from asyncimport.cli.progress import News, is_live, progress
+from asyncimport.cli.running import run_operation
 from asyncimport.errors import AsyncimportError, UnavailableError
-from asyncimport.model.events import Notice, ServerUnavailable
+from asyncimport.model.deliveries import Archived, Built, Held, Stored
+from asyncimport.model.events import Notice, OutcomesRecorded, ServerUnavailable
 from asyncimport.model.summary import Orphan, Summary
 from asyncimport.model.texts import plain
 from asyncimport.operations.result import Observer, Result
@@ -44,6 +47,8 @@ class Display(Observer):
         self._outage_timeout = outage_timeout
         self._is_run = False
         self._notices: set[str] = set()
+        self._warnings: set[tuple[str, object]] = set()
+        self._news = News()
 
     def note(self, entry: Entry) -> None:
         """Record an event of a run, and show what a person should know."""
@@ -57,27 +62,52 @@ class Display(Observer):
             self._show_availability(entry.reason)
         elif isinstance(entry, Notice):
             self._show_notice(entry.reason)
+        elif not self._screen.quiet and is_live(self._err):
+            self._show_news(entry)
 
     def tell(self, text: str) -> None:
         """Write a line to standard error."""
         self._err.print(Text(plain(text)))
 
     def progress(self, totals: Totals) -> AbstractAsyncContextManager[None]:
-        """Show totals in a line of progress."""
-        return progress(totals, self._err, quiet=self._screen.quiet)
+        """Show totals in lines of progress."""
+        return progress(totals, self._err, quiet=self._screen.quiet, news=self._news)
 
     def stopping(self) -> None:
         """Report that a signal has come."""
         self.tell("stopping: what is in flight may finish (30 s at most); once more to stop at once")
 
     def _show_availability(self, reason: str | None) -> None:
-        # On a terminal, the line of progress shows it.
-        if self._screen.quiet or self._err.is_terminal:
+        # On a terminal, the live lines show it.
+        if self._screen.quiet or is_live(self._err):
             return
         longest = human_seconds(self._outage_timeout)
         self.tell(
             "the server is back" if reason is None else f"the server is away: {reason}; waiting for {longest} at most"
         )
+
+    def _show_news(self, entry: Entry) -> None:
+        """Show what became of a session, and the first file of each reason why files do not arrive."""
+        match entry:
+            case Archived() | Built():
+                word = "archived" if isinstance(entry, Archived) else "built"
+                self._news.put(Text.assemble((word, "green"), f": {session_name(entry.delivery.session)}"))
+            case Held(delivery=delivery, reason=reason):
+                self._show_warning("held", session_name(delivery.session), reason, delivery.key)
+            case OutcomesRecorded(outcomes=outcomes):
+                for outcome in outcomes:
+                    if not isinstance(outcome, Stored):
+                        word = type(outcome).__name__.lower()
+                        cause = without_details(outcome.reason)
+                        self._show_warning(word, outcome.claim.instance.file.path, outcome.reason, cause)
+
+    def _show_warning(self, word: str, what: str, reason: str, cause: object) -> None:
+        """Show a warning once for each cause, and as many as there are notices. The summary has them all."""
+        key = (word, cause)
+        if key in self._warnings or len(self._warnings) >= _MAX_NOTICES:
+            return
+        self._warnings.add(key)
+        self._err.print(Text.assemble((word, "yellow"), f": {plain(what)}: {plain(reason)}"))
 
     def _show_notice(self, text: str) -> None:
         if text in self._notices:

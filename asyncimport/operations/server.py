@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError
+from asyncimport.pacing.load import Load
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.xnat.client import Client, connect
 from asyncimport.xnat.login import Credentials
@@ -31,6 +32,7 @@ class Server:
         timeouts: Timeouts | None = None,
         max_rate: float | None = None,
         monitor: OutageMonitor | None = None,
+        load: Load | None = None,
     ) -> AbstractAsyncContextManager[Client]:
         """Log in, and out at the end. Raises: LoginRefusedError, UnavailableError, UsageError."""
         return connect(
@@ -40,6 +42,7 @@ class Server:
             timeouts=timeouts,
             max_rate=max_rate,
             monitor=monitor,
+            load=load,
             ca_bundle=self.ca_bundle,
             verify=self.verify_certificate,
         )

@@ -16,6 +16,7 @@ from asyncimport.operations.comparison import orphans_of
 from asyncimport.operations.decision import decide
 from asyncimport.operations.result import Observer, ended_in
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
+from asyncimport.pacing.load import Load
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.entries import RunEnded
@@ -65,6 +66,7 @@ class Uploader:
         self._monitor = OutageMonitor(
             request.options.outage_timeout, report=lambda reason: self._report(ServerUnavailable(reason))
         )
+        self._load = Load()
         self._messages: set[str] = set()
 
     async def run(self, result: UploadResult, *, is_watch: bool = False) -> None:
@@ -90,6 +92,7 @@ class Uploader:
         if request.receipts is not None:
             await anyio.to_thread.run_sync(check_option, "--receipts", request.receipts)
         source = await anyio.to_thread.run_sync(request.source)
+        result.totals.load = self._load
         self._report = partial(self._note, result)
         async with self._monitor.guard():
             with stop.immediate_scope():
@@ -148,7 +151,11 @@ class Uploader:
             # One more asks whether the server answers when all others hang.
             connections = max(options.max_workers + options.max_finalizers, options.attachment_workers) + 1
             connected = request.server.connect(
-                connections=connections, max_rate=options.max_rate, timeouts=request.timeouts, monitor=self._monitor
+                connections=connections,
+                max_rate=options.max_rate,
+                timeouts=request.timeouts,
+                monitor=self._monitor,
+                load=self._load,
             )
             self._client = await self._stack.enter_async_context(connected)
             self._monitor.ping = self._client.ping

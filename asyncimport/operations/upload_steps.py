@@ -153,6 +153,7 @@ async def send_images(run: Run) -> None:
         policy=request.retries.file_policy,
         report=run.report,
         stop=run.stop,
+        load=run.client.load,
     )
 
 

@@ -58,6 +58,16 @@ class Throttle:
         return self._acquired
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the limit is still lower than before an overload."""
+        return self._limit < self._ceiling
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the limit is a given number."""
+        return self._adaptive is None
+
+    @property
     def is_over_limit(self) -> bool:
         """Whether more slots are in use than the limit allows since a cut."""
         return self._acquired > self._limit
@@ -243,6 +253,8 @@ class RateLimit:
         self._sleep = sleep
         self._clock = clock
         self._free_at = float("-inf")
+        self.waiting = 0
+        """Calls that wait now."""
 
     async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may go; they count as sent even if the wait is cancelled."""
@@ -250,4 +262,8 @@ class RateLimit:
         begin = max(self._free_at, now - self._CREDIT_SECONDS)
         self._free_at = begin + size / self._bytes_per_second
         if begin > now:
-            await self._sleep(begin - now)
+            self.waiting += 1
+            try:
+                await self._sleep(begin - now)
+            finally:
+                self.waiting -= 1

@@ -46,6 +46,16 @@ class OutageMonitor:
         """Whether there is an outage."""
         return self._is_reported
 
+    @property
+    def seconds(self) -> float | None:
+        """How long nothing has got through; None while calls get through, or none is made."""
+        return None if self._since is None or not self._is_reported else self._clock() - self._since
+
+    @property
+    def seconds_left(self) -> float:
+        """How much longer an outage may last."""
+        return max(0.0, self._timeout - (self.seconds or 0.0))
+
     def call_started(self) -> None:
         """Note that a call starts."""
         self._in_flight += 1

@@ -15,6 +15,7 @@ from asyncimport.model.events import Event, Notice, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, Routes, Source
 from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pacing.load import Load
 from asyncimport.pacing.meter import Meter
 from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.retry import RetryPolicy
@@ -35,6 +36,7 @@ class Context:
     policy: RetryPolicy
     report: Callable[[Event], None]
     stop: Stop
+    load: Load = field(default_factory=Load)
     throttle: Throttle = field(init=False)
     finalizing: Throttle = field(init=False)
     """Of sessions that are being archived: as many at a time as make the server archive faster."""
@@ -52,6 +54,7 @@ class Context:
         self.may_feed = not self.options.check_first
         self.throttle = Throttle(self.options.max_workers, adaptive=self.options.is_adaptive)
         self.finalizing = Throttle(self.options.max_finalizers, adaptive=self.options.finalizers is None)
+        self.load.throttle = self.throttle
         self.outage = Outage(
             self.options.outage_timeout,
             ping=self.destination.ping,

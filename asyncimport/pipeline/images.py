@@ -22,6 +22,7 @@ from asyncimport.model.deliveries import Claim, Outcome
 from asyncimport.model.events import Event
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, Routes, Source
+from asyncimport.pacing.load import Load
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.context import Context, make_signal
@@ -42,11 +43,14 @@ async def upload_images(
     policy: RetryPolicy | None = None,
     report: Callable[[Event], None] = lambda _: None,
     stop: Stop | None = None,
+    load: Load | None = None,
 ) -> None:
-    """Move everything from source to destination. Raises: FatalError (one, however many stages failed)."""
-    context = Context(
-        source, destination, journal, routes, options, policy or RetryPolicy(attempts=8), report, stop or Stop()
-    )
+    """Move everything from source to destination; `load` shows what limits the speed.
+
+    Raises: FatalError (one, however many stages failed).
+    """
+    policy, stop, load = policy or RetryPolicy(attempts=8), stop or Stop(), load or Load()
+    context = Context(source, destination, journal, routes, options, policy, report, stop, load)
     wake_feed, feed_wakeups = make_signal()
     wake_finalizers, finalizer_wakeups = make_signal(options.max_finalizers)
     flush, flushes = make_signal()

@@ -83,7 +83,11 @@ class Uploader:
         """Send files one after another in one slot. Raises: StoppedError."""
         context = self._context
         for claims in split_batches(batch, len(batch), context.source.read_ahead):
-            bodies = await context.source.read([claim.instance.file for claim in claims])
+            context.load.reading += 1
+            try:
+                bodies = await context.source.read([claim.instance.file for claim in claims])
+            finally:
+                context.load.reading -= 1
             digests = await self._digests(bodies)
             for claim, body, digest in zip(claims, bodies, digests, strict=True):
                 if context.stop.requested:

@@ -1,92 +1,96 @@
-"""Totals of the events of a run, and one line of text that shows them.
+"""Totals of the events of a run, and quantities for people.
 
 They are for display only. The journal has what decides.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
 from asyncimport.model import attachments, deliveries, events
-
-# The rate is that of the last 15 s, or since the last line if that is longer ago: it follows the server smoothly.
-_WINDOW_SECONDS = 15.0
+from asyncimport.model.summary import SubjectReport
+from asyncimport.pacing.load import Load
+from asyncimport.reporting.speed import Speed
 
 
 @dataclass(slots=True)
 class Totals:
-    """The state of a run by its events. `clock` returns seconds."""
+    """The state of a run by its events. `clock` returns seconds; sizes are bytes."""
 
     clock: Callable[[], float] = monotonic
+    load: Load = field(default_factory=Load)
+    speed: Speed = field(default_factory=Speed)
     scanned: int = 0
+    scanned_size: int = 0
     scanning: bool = True
     waiting: int = 0
+    waiting_size: int = 0
     stored: int = 0
     stored_size: int = 0
+    settled_size: int = 0
     refused: int = 0
     failed: int = 0
+    withheld: int = 0
     archived: int = 0
     built: int = 0
-    held: int = 0
+    open: dict[int, int] = field(default_factory=dict)
+    """How many files of each open delivery this run has stored, by its key."""
+    held_deliveries: set[int] = field(default_factory=set)
     found: int = 0
     repeated: int = 0
     trouble: str = ""
     repaired: int = 0
     away: str | None = None
+    away_since: float = 0.0
     quiet_until: float = float("-inf")
     attachments: int = 0
     attached: int = 0
     unattached: int = 0
+    described: int = 0
     gone: int = 0
     gone_unsent: int = 0
     notices: list[str] = field(default_factory=list)
-    _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
+    done_size: int = 0
+    """Bytes settled and sent, as they were shown last: a repetition does not take them back."""
+
+    @property
+    def settled(self) -> int:
+        """Files that have an outcome of this run."""
+        return self.stored + self.refused + self.failed
+
+    @property
+    def held(self) -> int:
+        """Sessions that are held."""
+        return len(self.held_deliveries)
 
     def note(self, event: events.Event) -> None:
         """Count an event."""
         match event:
-            case events.Scanned(files=files):
+            case events.Scanned(files=files, size=size):
                 self.scanned += files
-            case events.Admitted(files=files):
+                self.scanned_size += size
+            case events.Admitted(files=files, size=size):
                 self.waiting += files
+                self.waiting_size += size
             case events.ScanFinished(gone=gone, unsent=unsent):
                 self.scanning = False
                 self.gone, self.gone_unsent = gone, unsent
             case events.OutcomesRecorded(outcomes=outcomes):
                 for outcome in outcomes:
-                    match outcome:
-                        case deliveries.Stored(claim=claim):
-                            self.stored += 1
-                            self.stored_size += claim.instance.file.size
-                        case deliveries.Refused():
-                            self.refused += 1
-                        case deliveries.Failed():
-                            self.failed += 1
-                        case deliveries.Withheld():
-                            self.held += 1
-            case events.SessionFound(files=files):
+                    self._note_outcome(outcome)
+            case events.SessionFound(files=files, size=size):
                 self.waiting -= files
+                self.waiting_size -= size
                 self.found += files
             case events.Notice(reason=reason):
                 self.notices.append(reason)
             case events.ServerUnavailable(reason=reason):
+                if self.away is None:
+                    self.away_since = self.clock()
                 self.away = reason
             case events.RetryScheduled(reason=reason):
                 self.repeated += 1
                 self.trouble = reason
-            case deliveries.Archived():
-                self.archived += 1
-            case deliveries.Built():
-                self.built += 1
-            case deliveries.Held():
-                self.held += 1
-            case deliveries.Deleted(files=files):
-                self.repaired += files
-                self.waiting += files
-            case deliveries.Incomplete(lost=lost):
-                self.repaired += len(lost)
-                self.waiting += len(lost)
             case events.AttachmentsStarted(files=files):
                 self.attachments = files
             case events.AttachmentsStored(results=results):
@@ -95,47 +99,51 @@ class Totals:
                 self.unattached += len(results) - attached
             case events.Settling(seconds=seconds):
                 self.quiet_until = self.clock() + seconds
+            case SubjectReport():
+                self.described += 1
+            case _:
+                self._note_verdict(event)
 
-    def line(self) -> str:
-        """Return a line with files, bytes, sessions, rate and time left."""
-        now = self.clock()
-        settled = self.stored + self.refused + self.failed
-        self._samples.append((now, settled, self.stored_size))
-        while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW_SECONDS:
-            self._samples.popleft()
-        then, files_then, size_then = self._samples[0]
-        elapsed = max(now - then, 1e-9)
-        rate = (settled - files_then) / elapsed
-        parts = [
-            f"{self.stored:,} of {self.waiting:,} files",
-            human_bytes(self.stored_size),
-            f"{self.archived + self.built:,} sessions done",
-        ]
-        if self.found:
-            parts.append(f"{self.found:,} files found in the archive")
-        if self.attachments:
-            parts.append(f"{self.attached:,} of {self.attachments:,} attachments")
-        if self.unattached:
-            parts.append(f"{self.unattached:,} attachments refused or failed")
-        if self.scanning:
-            parts.insert(0, f"scanning ({self.scanned:,} files seen)")
-        if self.away is not None:
-            parts.insert(0, f"waiting for the server: {self.away}")
-        if self.refused or self.failed or self.held:
-            parts.append(f"{self.refused:,} refused, {self.failed:,} failed, {self.held:,} held")
-        if self.repaired:
-            parts.append(f"{self.repaired:,} missing from XNAT and sent again")
-        if now < self.quiet_until and settled >= self.waiting:
-            wait = human_seconds(self.quiet_until - now)
-            parts.append(f"waiting {wait}, in case an interrupted upload still lands")
-        if self.repeated:
-            parts.append(f"{self.repeated:,} calls repeated (last: {self.trouble})")
-        if rate > 0:
-            parts.append(f"{rate:,.0f} files/s, {human_bytes((self.stored_size - size_then) / elapsed)}/s")
-            # A resumed run sends files of the journal before the scan finds them again.
-            left = max(self.waiting - settled, 0) / rate
-            parts.append(f"{'at least ' if self.scanning else ''}{human_seconds(left)} left")
-        return " · ".join(parts)
+    def _note_outcome(self, outcome: deliveries.Outcome) -> None:
+        key, size = outcome.claim.delivery.key, outcome.claim.instance.file.size
+        match outcome:
+            case deliveries.Stored():
+                self.stored += 1
+                self.stored_size += size
+                self.open[key] = self.open.get(key, 0) + 1
+            case deliveries.Refused():
+                self.refused += 1
+            case deliveries.Failed():
+                self.failed += 1
+            case deliveries.Withheld():
+                # It stays queued for another run.
+                self.withheld += 1
+                self.waiting -= 1
+                self.waiting_size -= size
+                self.held_deliveries.add(key)
+                return
+        self.settled_size += size
+
+    def _note_verdict(self, verdict: deliveries.Verdict) -> None:
+        again = 0
+        match verdict:
+            case deliveries.Archived():
+                self.archived += 1
+            case deliveries.Built():
+                self.built += 1
+            case deliveries.Held():
+                self.held_deliveries.add(verdict.delivery.key)
+            case deliveries.Deleted(files=files):
+                again = files
+            case deliveries.Incomplete(lost=lost):
+                again = len(lost)
+            case deliveries.Postponed():
+                return
+        self.open.pop(verdict.delivery.key, None)
+        self.repaired += again
+        self.waiting += again
+        # Which files these are is not told: they are as large as the others on average.
+        self.waiting_size += round(again * self.stored_size / max(1, self.stored))
 
 
 def human_bytes(size: float) -> str:

@@ -30,16 +30,18 @@ async def send(
     # file while it is sent, and closes it in whatever way this ends.
     sender, receiver = anyio.create_memory_object_stream[bytes](0)
     with time_limit(client.timeouts.stall) as scope:
+        chunks = _TimedChunks(receiver, scope, client)
         try:
             with receiver:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(_read, body, sender)
-                    chunks = _TimedChunks(receiver, scope, client)
                     result = await client.call(method, url, parse, data=chunks, headers=headers)
                     # XNAT may have replied before the end of the body.
                     tasks.cancel_scope.cancel()
         except BaseExceptionGroup as errors:
             raise primary_error(errors) from None
+        finally:
+            chunks.forget()
         return result
 
 
@@ -64,18 +66,30 @@ class _TimedChunks:
         self._scope = scope
         self._timeouts = client.timeouts
         self._rate = client.rate
+        self._load = client.load
+        self._taken = 0
+
+    def forget(self) -> None:
+        """Note that this body is no longer being sent."""
+        self._load.unfinished_size -= self._taken
+        self._taken = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
+        self._load.reading += 1
         try:
             chunk = await self._chunks.receive()
         except anyio.EndOfStream:
             self._scope.deadline = anyio.current_time() + self._timeouts.reply
             raise StopAsyncIteration from None
+        finally:
+            self._load.reading -= 1
         if self._rate is not None:
             self._scope.deadline = inf
             await self._rate.acquire(len(chunk))
         self._scope.deadline = anyio.current_time() + self._timeouts.stall
+        self._taken += len(chunk)
+        self._load.unfinished_size += len(chunk)
         return chunk

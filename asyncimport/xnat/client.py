@@ -1,5 +1,6 @@
 """Calls to XNAT under one login, which is renewed when it expires."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from yarl import URL
 
 from asyncimport.errors import AsyncimportError, LoginExpiredError, TransientError, UnavailableError
 from asyncimport.pacing.concurrency import RateLimit
+from asyncimport.pacing.load import Load
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.xnat.deadlines import Deadlines, time_limit
@@ -31,17 +33,22 @@ from asyncimport.xnat.response_body import (
     read_reply,
 )
 from asyncimport.xnat.tls import tls_context
-from asyncimport.xnat.transport import Timeouts, Transport, open_session
+from asyncimport.xnat.transport import Timeouts, Transport, count_sending, open_session
 
 T = TypeVar("T")
 F = TypeVar("F")
 
 
 class Client:
-    """Calls XNAT. `rate` limits the bytes of bodies in a second. Open one with `connect`."""
+    """Calls XNAT. `rate` limits the bytes of bodies in a second; `load` is told what waits. Open one with `connect`."""
 
     def __init__(
-        self, transport: Transport, credentials: Credentials, timeouts: Timeouts, rate: RateLimit | None = None
+        self,
+        transport: Transport,
+        credentials: Credentials,
+        timeouts: Timeouts,
+        rate: RateLimit | None = None,
+        load: Load | None = None,
     ) -> None:
         self._transport = transport
         self._monitor = transport.monitor
@@ -49,6 +56,7 @@ class Client:
         self.login = Login(transport, credentials, timeouts)
         self.timeouts = timeouts
         self.rate = rate
+        self.load = load or Load()
         self.url = transport.url
 
     async def call(
@@ -187,16 +195,18 @@ async def connect(
     policy: RetryPolicy | None = None,
     max_rate: float | None = None,
     monitor: OutageMonitor | None = None,
+    load: Load | None = None,
 ) -> AsyncIterator[Client]:
     """Log in to the XNAT at `host` (with its context path), and log out at the end.
 
     `connections` limits the open connections, `max_rate` the bytes of bodies that are sent in a second. The environment
-    names a proxy, and a bundle if `ca_bundle` is None.
+    names a proxy, and a bundle if `ca_bundle` is None. `load` shows what limits the speed.
     Raises: LoginRefusedError, UnavailableError, UsageError.
     """
     timeouts = timeouts or Timeouts()
     server = URL(host.rstrip("/"))
     proxy = await anyio.to_thread.run_sync(proxy_for, server)  # Windows may ask its name server
+    waiting: set[asyncio.Transport | None] = set()
     async with open_session(
         server,
         proxy,
@@ -204,9 +214,13 @@ async def connect(
         connections=connections,
         connect_seconds=timeouts.connect,
         cookies=aiohttp.DummyCookieJar(),
+        waiting=waiting,
     ) as http:
-        rate = None if max_rate is None else RateLimit(max_rate)
-        client = Client(Transport(http, server, proxy, monitor), credentials, timeouts, rate)
+        load = load or Load()
+        load.rate = rate = None if max_rate is None else RateLimit(max_rate)
+        load.monitor = monitor
+        load.count_sending = lambda: count_sending(waiting)
+        client = Client(Transport(http, server, proxy, monitor), credentials, timeouts, rate, load)
         try:
             await call_with_retries(client.login.open, policy or RetryPolicy(attempts=3))
         except TransientError as error:

@@ -1,11 +1,13 @@
 """HTTP to one host. The only place that knows aiohttp's errors, and turns them into ours."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
 from ssl import SSLContext
+from typing import ClassVar
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -22,6 +24,7 @@ from asyncimport.errors import (
 )
 from asyncimport.model.options import REPLY_SECONDS
 from asyncimport.pacing.monitor import OutageMonitor
+from asyncimport.system.sockets import Sending, sending
 from asyncimport.xnat.deadlines import timeout_error
 from asyncimport.xnat.proxies import DIRECT, Proxy
 from asyncimport.xnat.replies.response import Reply
@@ -52,16 +55,24 @@ class _ClosedWhileIdleError(aiohttp.ServerDisconnectedError):
 
 
 class _Response(aiohttp.ClientResponse):
-    """A response that knows whether its connection has served a request before."""
+    """A response that knows whether its connection has served a request before.
+
+    `waiting` has the connections that send a request, or wait for its response.
+    """
+
+    waiting: ClassVar[set[asyncio.Transport | None]]
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        protocol = connection.protocol
+        protocol, transport = connection.protocol, connection.transport
+        self.waiting.add(transport)
         try:
             await super().start(connection)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if hasattr(protocol, _HAS_SERVED):
                 raise _ClosedWhileIdleError from error
             raise
+        finally:
+            self.waiting.discard(transport)
         # On the connection itself: a set of weak references takes 3 us, for every file.
         try:  # noqa: SIM105 - a context manager costs more, for every file
             setattr(protocol, _HAS_SERVED, True)
@@ -79,11 +90,12 @@ def open_session(
     connections: int,
     connect_seconds: float,
     cookies: aiohttp.abc.AbstractCookieJar,
+    waiting: set[asyncio.Transport | None] | None = None,
 ) -> aiohttp.ClientSession:
-    """Open an HTTP session, of at most this many connections."""
+    """Open an HTTP session, of at most this many connections; those that are busy are in `waiting`."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, ssl=tls),
-        response_class=_Response,
+        response_class=type("_Response", (_Response,), {"waiting": set() if waiting is None else waiting}),
         cookie_jar=cookies,
         # Without TLS the proxy reads the request itself; with TLS its headers go to it first, apart.
         headers={"User-Agent": _USER_AGENT, **ACCEPT_HEADERS, **(proxy.headers if server.scheme == "http" else {})},
@@ -91,6 +103,17 @@ def open_session(
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds),
         trust_env=False,  # aiohttp would also send credentials from ~/.netrc
     )
+
+
+def count_sending(waiting: Iterable[asyncio.Transport | None]) -> int:
+    """Return how many of these connections wait for the network."""
+    count = 0
+    for transport in waiting:
+        if transport is not None and (connected := transport.get_extra_info("socket")) is not None:
+            has_more = transport.get_write_buffer_size() > 0
+            state = sending(connected)
+            count += state is Sending.NETWORK or (has_more and state is Sending.NOTHING)
+    return count
 
 
 class Transport:
@@ -195,7 +218,8 @@ class Transport:
         if not isinstance(error, aiohttp.ClientError):
             return timeout_error()
         idle = isinstance(error, _ClosedWhileIdleError)
-        return TransientError(f"the connection broke ({type(error).__name__})", may_have_taken_effect=True, idle=idle)
+        name = type(error.__cause__ if idle else error).__name__
+        return TransientError(f"the connection broke ({name})", may_have_taken_effect=True, idle=idle)
 
     def _proxy_error(self, status: int) -> UnavailableError | TransientError:
         """Return the error of a proxy that makes no connection to the server."""

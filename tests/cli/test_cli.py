@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 from base64 import b64encode
-from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -125,38 +124,6 @@ async def test_the_summary_is_a_table_by_default(url: str, commands: Commands, t
     assert "unreadable: 1 x" in ended.out
     assert r"evil\x1b[31m.dcm" in ended.out
     assert "\x1b" not in ended.out + ended.err
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
-async def test_a_terminal_shows_a_live_line(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
-    """One line shows the progress, and is redrawn; standard output has only the result."""
-    tree = tmp_path / "tree"
-    generated(tree, sessions=3, files=300, size=2_000, seed=9)
-    commands.login(url)
-    ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "asyncimport", "upload", str(tree), "-P", "demo", "-o", "json"]
-    pieces: list[bytes] = []
-
-    def read() -> None:
-        # Linux reports the other end's close as an error.
-        with suppress(OSError):
-            while piece := os.read(ours, 65_536):
-                pieces.append(piece)
-
-    async with await anyio.open_process(command, env=commands.env | {"TERM": "xterm"}, stderr=theirs) as process:
-        os.close(theirs)
-        assert process.stdout is not None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, read)
-            out = b"".join([piece async for piece in process.stdout])
-        assert await process.wait() == 0
-    os.close(ours)
-    assert json.loads(out)["files"]["stored"] == 300
-    shown = b"".join(pieces).decode()
-    assert "files" in shown
-    assert "sessions done" in shown
-    assert shown.count("\x1b[2K") > 1
-    assert len(xnat.sop_uids()) == 300
 
 
 async def test_no_archive_leaves_sessions_built(xnat: TestXnat, url: str, commands: Commands, tree: Path) -> None:

@@ -1,9 +1,11 @@
-"""The totals of a run, and the line that shows them."""
+"""The totals of a run, and the words that show them."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import pytest
 
+from asyncimport.errors import TransientError
 from asyncimport.model.deliveries import (
     Archived,
     Built,
@@ -13,12 +15,29 @@ from asyncimport.model.deliveries import (
     Held,
     Incomplete,
     Outcome,
+    Postponed,
     Refused,
     Stored,
+    Withheld,
 )
-from asyncimport.model.events import Admitted, Event, OutcomesRecorded, RetryScheduled, ScanFinished, Scanned, Settling
+from asyncimport.model.events import (
+    Admitted,
+    Event,
+    OutcomesRecorded,
+    RetryScheduled,
+    ScanFinished,
+    Scanned,
+    ServerUnavailable,
+    SessionFound,
+    Settling,
+)
 from asyncimport.model.files import File, Instance, Session
+from asyncimport.model.summary import SubjectReport
+from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pacing.load import Load
+from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
+from asyncimport.reporting.progress_text import ProgressText, Tone, progress_text
 
 SESSION = Session("P", "S", "E", "1.2.3")
 DELIVERY = Delivery(1, SESSION, 1, "/prearchive/projects/P/1/E")
@@ -39,16 +58,21 @@ class Watched:
 
     def __init__(self, *events: Event) -> None:
         self.now = 1000.0
-        self.totals = Totals(clock=lambda: self.now)
+        load = Load(clock=lambda: self.now, processor=lambda: 0.0)
+        self.totals = Totals(clock=lambda: self.now, load=load)
         for event in events:
             self.totals.note(event)
 
     def line(self, after: float, *events: Event) -> list[str]:
         """Return the parts of the line after this time and these events."""
+        return self.text(after, *events).line().split(" · ")
+
+    def text(self, after: float, *events: Event) -> ProgressText:
+        """Return the text after this time and these events."""
         self.now += after
         for event in events:
             self.totals.note(event)
-        return self.totals.line().split(" · ")
+        return progress_text(self.totals)
 
 
 OUTCOMES: tuple[Outcome, ...] = (
@@ -64,129 +88,209 @@ OUTCOMES: tuple[Outcome, ...] = (
     ("events", "expected"),
     [
         ([], {}),
-        ([Scanned(5, 5000), Scanned(7, 1)], {"scanned": 12}),
-        ([Admitted(3, 3000), Admitted(2, 500)], {"waiting": 5}),
+        ([Scanned(5, 5000), Scanned(7, 1)], {"scanned": 12, "scanned_size": 5001}),
+        ([Admitted(3, 3000), Admitted(2, 500)], {"waiting": 5, "waiting_size": 3500}),
         ([ScanFinished(4, 1)], {"scanning": False, "gone": 4, "gone_unsent": 1}),
-        ([OutcomesRecorded(OUTCOMES)], {"stored": 2, "stored_size": 1234, "refused": 1, "failed": 2}),
+        (
+            [OutcomesRecorded(OUTCOMES)],
+            {"stored": 2, "stored_size": 1234, "settled_size": 4234, "refused": 1, "failed": 2, "open": {1: 2}},
+        ),
         ([OutcomesRecorded(())], {}),
+        (
+            [Admitted(3, 3000), OutcomesRecorded((Withheld(claim(), "no"),))],
+            {"waiting": 2, "waiting_size": 2000, "withheld": 1, "held_deliveries": {1}},
+        ),
         ([RetryScheduled("busy"), RetryScheduled("away")], {"repeated": 2, "trouble": "away"}),
         ([Archived(DELIVERY, "/data/archive", "uids"), Archived(DELIVERY, "/data/archive", None)], {"archived": 2}),
-        ([Built(DELIVERY, "/data/prearchive")], {"built": 1}),
-        ([Held(DELIVERY, "conflict")], {"held": 1}),
+        (
+            [stored(3), Built(DELIVERY, "/data/prearchive")],
+            {"built": 1, "stored": 3, "stored_size": 3000, "settled_size": 3000},
+        ),
+        ([Held(DELIVERY, "conflict"), Held(DELIVERY, "conflict")], {"held_deliveries": {1}}),
+        ([Postponed(DELIVERY, "busy")], {}),
+        ([SessionFound(claim(), "/data/archive", 4, 4000)], {"waiting": -4, "waiting_size": -4000, "found": 4}),
+        ([ServerUnavailable("away"), ServerUnavailable("still away")], {"away": "still away"}),
+        ([SubjectReport("P", "S", "stored")], {"described": 1}),
     ],
 )
 def test_events_are_added_up(events: list[Event], expected: dict[str, object]) -> None:
     """Each event changes its own totals only."""
     totals = Totals(clock=lambda: 0.0)
-    before = {name: getattr(totals, name) for name in Totals.__dataclass_fields__}
+    counts = Totals.__dataclass_fields__.keys() - {"load", "speed"}
+    before = {name: copy(getattr(totals, name)) for name in counts}
     for event in events:
         totals.note(event)
     assert {name: getattr(totals, name) for name in before} == {**before, **expected}
 
 
-def test_line_while_scanning() -> None:
-    """During the scan, the line shows its progress; the first line has no rate."""
-    watched = Watched(Scanned(12_345, 1), Admitted(10_000, 1))
-    assert watched.line(0.0) == [
-        "scanning (12,345 files seen)",
-        "0 of 10,000 files",
-        "0 B",
-        "0 sessions done",
+def test_text_while_scanning() -> None:
+    """During the scan, there are totals so far, and no share of nothing."""
+    watched = Watched(Scanned(12_345, 7_000_000))
+    assert watched.line(0.0) == ["scanning: 12,345 files, 7.0 MB so far"]
+    assert watched.text(1.0).done is None
+    assert watched.line(1.0, Admitted(10_000, 5_000_000), stored(1000)) == [
+        "20 %",
+        "scanning: 12,345 files, 7.0 MB so far",
+        "1,000 of 10,000 files",
+        "1.0 of 5.0 MB",
+        "1.0 MB/s (1,000 files/s), average 1.0 MB/s",
+        "0 sessions done, 1 open",
     ]
 
 
-def test_line_after_the_scan() -> None:
-    """After the scan, the line shows stored files of all, and finished sessions, including built ones."""
+def test_text_after_the_scan() -> None:
+    """After the scan, there are stored files of all, and finished sessions, including built ones."""
     watched = Watched(
-        Admitted(2000, 1),
+        Admitted(2000, 2_000_000),
         ScanFinished(0, 0),
-        stored(1500),
         Archived(DELIVERY, "/data/archive", "uids"),
         Built(DELIVERY, "/data/prearchive"),
+        stored(1500),
     )
-    assert watched.line(0.0) == ["1,500 of 2,000 files", "1.5 MB", "2 sessions done"]
+    assert watched.line(0.0) == ["75 %", "1,500 of 2,000 files", "1.5 of 2.0 MB", "2 sessions done, 1 open"]
+    last = watched.text(1.0, stored(500))
+    assert last.percent == "100 %"
+    assert "2 sessions done, 1 to be archived" in last.line()
 
 
-def test_line_shows_trouble() -> None:
-    """The line shows refused, failed and held files, and repeated calls."""
-    watched = Watched(ScanFinished(0, 0), Admitted(5, 1), OutcomesRecorded(OUTCOMES), Held(DELIVERY, "conflict"))
-    assert watched.line(0.0)[3:] == ["1 refused, 2 failed, 1 held"]
-    assert "1 calls repeated (last: the server is away)" in watched.line(0.0, RetryScheduled("the server is away"))
+def test_text_shows_trouble() -> None:
+    """There are refused, failed and withheld files, held sessions, and repeated calls with the last cause."""
+    outcomes = (*OUTCOMES, Withheld(claim(), "no"))
+    watched = Watched(ScanFinished(0, 0), Admitted(6, 6), OutcomesRecorded(outcomes), Held(DELIVERY, "conflict"))
+    assert watched.line(0.0)[3:] == ["0 sessions done, 1 held", "files: 1 refused, 2 failed, 1 withheld"]
+    assert "1 retry, last: the server is away" in watched.line(0.0, RetryScheduled("the server is away"))
+    again = watched.text(0.0, RetryScheduled("\x1b[31mred"))
+    assert r"2 retries, last: \x1b[31mred" in again.line()
+    assert {row.tone for row in again.rows} == {Tone.NORMAL, Tone.WARNING}
 
 
-@pytest.mark.parametrize(
-    "event", [OutcomesRecorded(OUTCOMES[2:3]), OutcomesRecorded(OUTCOMES[3:4]), Held(DELIVERY, "conflict")]
-)
-def test_line_shows_all_three_numbers(event: Event) -> None:
-    """One of these three numbers shows all three."""
-    assert any("refused" in part for part in Watched(event).line(0.0))
+def test_text_of_an_outage() -> None:
+    """It says why, since when, and how much longer the run waits; there is no rate and no time left."""
+    watched = Watched(ScanFinished(0, 0), Admitted(1000, 1_000_000))
+    monitor = OutageMonitor(600.0, clock=lambda: watched.now)
+    watched.totals.load.monitor = monitor
+    watched.line(0.0)
+    assert "left" in watched.text(10.0, stored(100)).line()
+    watched.totals.note(ServerUnavailable("XNAT has no room (507)"))
+    assert "no answer for 0:05: XNAT has no room (507)" in watched.line(5.0)  # the monitor knows of no outage
+    monitor.call_started()
+    monitor.call_failed(TransientError("no connection"))
+    monitor.call_started()
+    monitor.call_failed(TransientError("no connection"))
+    text = watched.text(45.0, ServerUnavailable("no connection"))
+    assert text.line().split(" · ")[-2:] == ["no answer for 0:45: no connection", "gives up in 9:15"]
+    assert text.rows[-1].tone is Tone.ERROR
+    assert (text.time_left, "/s" in text.line()) == ("", False)
+    monitor.call_started()
+    monitor.call_answered()
+    assert "no answer" not in watched.text(1.0, ServerUnavailable(None)).line()
 
 
 @pytest.mark.parametrize(
     ("events", "seconds", "event", "told"),
     [
         pytest.param(
-            [ScanFinished(0, 0), Admitted(1000, 1)],
+            [ScanFinished(0, 0), Admitted(1000, 50_000_000)],
             10.0,
             stored(100, size=50_000),
-            ["10 files/s, 500.0 kB/s", "1:30 left"],
-            id="from the second line on",
+            ["1:30 left", "500.0 kB/s (10 files/s), average 500.0 kB/s"],
+            id="from the second look on",
         ),
         pytest.param(
-            [Admitted(1000, 1)],
+            [Admitted(1000, 1_000_000)],
             10.0,
             stored(100),
-            ["10 files/s, 10.0 kB/s", "at least 1:30 left"],
+            ["at least 1:30 left", "10.0 kB/s (10 files/s), average 10.0 kB/s"],
             id="a lower bound while the scan goes on",
         ),
         pytest.param(
-            [ScanFinished(0, 0), Admitted(10, 1)],
-            1.0,
+            [ScanFinished(0, 0), Admitted(10, 10_000)],
+            10.0,
             OutcomesRecorded(OUTCOMES),
-            ["5 files/s, 1.2 kB/s", "0:01 left"],
+            ["0:14 left", "423 B/s (0.5 files/s), average 423 B/s"],
             id="refused and failed files are done too",
+        ),
+        pytest.param(
+            [ScanFinished(0, 0), Admitted(110, 1_090_000)],
+            10.0,
+            stored(10, size=9000),
+            ["1:51 left", "9.0 kB/s (1.0 files/s), average 9.0 kB/s"],
+            id="bytes decide, not files",
         ),
         # A resumed run may send more than the scan has found.
         pytest.param(
-            [Admitted(10, 1)],
+            [Admitted(10, 10_000)],
             1.0,
             stored(100),
-            ["100 files/s, 100.0 kB/s", "at least 0:00 left"],
+            ["", "100.0 kB/s (100 files/s), average 100.0 kB/s"],
             id="none left where more is stored than found",
+        ),
+        pytest.param(
+            [ScanFinished(0, 0), Admitted(1000, 1_000_000)],
+            3.0,
+            stored(100),
+            ["", "33.3 kB/s (33 files/s), average 33.3 kB/s"],
+            id="nobody knows after three seconds",
         ),
     ],
 )
 def test_rate_and_time_left(events: Sequence[Event], seconds: float, event: Event, told: list[str]) -> None:
-    """The line shows files and bytes a second, and the time left."""
+    """There are bytes and files a second, lately and on average, and the time left by bytes."""
     watched = Watched(*events)
     watched.line(0.0)
-    assert watched.line(seconds, event)[-2:] == told
+    text = watched.text(seconds, event)
+    assert [text.time_left, next(part for part in text.rows[0].parts if "/s" in part)] == told
+
+
+def rate(text: ProgressText) -> str | None:
+    """Return the rate of now."""
+    return next((part.partition(",")[0] for part in text.rows[0].parts if "/s" in part), None)
 
 
 def test_rate_is_that_of_the_last_quarter_of_a_minute() -> None:
-    """The rate follows the server: an earlier rate does not count."""
+    """The rate follows the server: an earlier rate does not count, but on average."""
     watched = Watched(ScanFinished(0, 0), Admitted(100_000, 1))
     watched.line(0.0)
-    rates = [watched.line(1.0, stored(100))[-2] for _ in range(20)]
-    assert set(rates) == {"100 files/s, 100.0 kB/s"}
-    slow = [watched.line(1.0, stored(10))[-2] for _ in range(15)]
-    assert slow[0] == "94 files/s, 94.0 kB/s"
-    assert slow[-1] == "10 files/s, 10.0 kB/s"
+    assert {rate(watched.text(1.0, stored(100))) for _ in range(20)} == {"100.0 kB/s (100 files/s)"}
+    slow = [watched.text(1.0, stored(10)) for _ in range(15)]
+    assert rate(slow[0]) == "94.0 kB/s (94 files/s)"
+    assert rate(slow[-1]) == "10.0 kB/s (10 files/s)"
+    assert "average 61.4 kB/s" in slow[-1].line()
 
 
-def test_nothing_settled_lately_means_no_rate() -> None:
-    """Without progress, the line shows no rate."""
-    watched = Watched(ScanFinished(0, 0), Admitted(1000, 1), stored(10))
+def test_nothing_moves() -> None:
+    """Then there is no rate and no time left, but how long nothing has moved."""
+    watched = Watched(ScanFinished(0, 0), Admitted(1000, 1_000_000), stored(10))
     watched.line(0.0)
-    assert all("left" not in part for part in watched.line(20.0))
+    assert "no progress" not in watched.text(14.0).line()
+    text = watched.text(6.0)
+    assert (text.time_left, rate(text)) == ("", None)
+    assert "no progress for 0:20" in text.line()
+
+
+def test_what_is_sent_of_a_large_file_counts() -> None:
+    """It moves before the file has arrived, and a repetition does not take it back."""
+    watched = Watched(ScanFinished(0, 0), Admitted(1, 100_000_000))
+    watched.line(0.0)
+    watched.totals.load.unfinished_size = 50_000_000
+    text = watched.text(10.0)
+    assert (text.percent, text.time_left, rate(text)) == ("50 %", "0:10 left", "5.0 MB/s (0.0 files/s)")
+    watched.totals.load.unfinished_size = 0
+    assert watched.text(1.0).percent == "50 %"
+    assert watched.text(1.0, stored(1, size=100_000_000)).percent == "100 %"
+
+
+def test_all_is_done_only_at_the_end() -> None:
+    """The share is 99 % at most while a file is left, even an empty one."""
+    assert Watched(ScanFinished(0, 0), Admitted(101, 100_000), stored(100)).text(1.0).percent == "99 %"
 
 
 def test_rate_of_lines_that_come_rarely() -> None:
     """Lines that are half a minute apart show the rate since the last one."""
-    watched = Watched(ScanFinished(0, 0), Admitted(10_000, 1))
+    watched = Watched(ScanFinished(0, 0), Admitted(10_000, 10_000_000))
     watched.line(0.0)
-    assert watched.line(30.0, stored(300))[-2] == "10 files/s, 10.0 kB/s"
-    assert watched.line(30.0, stored(600))[-2] == "20 files/s, 20.0 kB/s"
+    assert rate(watched.text(30.0, stored(300))) == "10.0 kB/s (10 files/s)"
+    assert rate(watched.text(30.0, stored(600))) == "20.0 kB/s (20 files/s)"
 
 
 def test_two_lines_at_the_same_time() -> None:
@@ -197,7 +301,19 @@ def test_two_lines_at_the_same_time() -> None:
 
 def test_default_clock() -> None:
     """The default clock works."""
-    assert Totals().line() == "scanning (0 files seen) · 0 of 0 files · 0 B · 0 sessions done"
+    assert progress_text(Totals()).line() == "scanning: 0 files, 0 B so far"
+
+
+def test_what_limits_uploads() -> None:
+    """There are the uploads in flight, and what limits them."""
+    watched = Watched(ScanFinished(0, 0), Admitted(100, 1))
+    load = watched.totals.load
+    load.throttle = throttle = Throttle(4)
+    assert all(throttle.try_acquire() for _ in range(4))
+    assert "4 uploads in flight, limited by --workers and the server" in watched.line(0.0)
+    load.reading = 3
+    assert "--workers and the server" in watched.text(1.0).line()
+    assert "4 uploads in flight, limited by --workers and the disk" in watched.line(15.0)
 
 
 @pytest.mark.parametrize(
@@ -245,15 +361,18 @@ def test_human_seconds(seconds: float, expected: str) -> None:
 def test_the_line_shows_the_settle_time() -> None:
     """A waiting run says why, and how long."""
     watched = Watched(Admitted(2, 2000), ScanFinished(0, 0), stored(1), Settling(30.0))
-    assert not any("broke off" in part for part in watched.line(1))
+    assert "interrupted" not in watched.text(1).line()
     watched.totals.note(stored(1))
-    assert "waiting 0:24, in case an interrupted upload still lands" in watched.line(5)
-    assert not any("broke off" in part for part in watched.line(25))
+    text = watched.text(5)
+    assert "waiting 0:24, in case an interrupted upload still lands" in text.line()
+    assert (text.percent, text.time_left) == ("100 %", "")
+    assert "interrupted" not in watched.text(25).line()
 
 
 def test_the_line_shows_files_sent_again() -> None:
     """The line shows files that are sent again."""
     watched = Watched(Admitted(5, 5000), stored(5), Incomplete(DELIVERY, "/archive", frozenset({"1", "2"})))
     parts = watched.line(1)
-    assert "5 of 7 files" in parts[1]
+    assert "5 of 7 files" in parts
+    assert "5.0 of 7.0 kB" in parts
     assert "2 missing from XNAT and sent again" in parts
