@@ -30,7 +30,7 @@ from asyncimport.testserver.samples import generated
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 STARTED = RunStarted("1", "0.1", "https://xnat.test", "P", {"workers": 4}, {"sources": ["/data"]})
-ARCHIVED = Archived(CLAIM.delivery, "/data/archive/projects/P/subjects/S/experiments/E", "uids")
+ARCHIVED = Archived(CLAIM.delivery, "/data/archive/projects/P/subjects/S/experiments/E 1", "uids")
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ class TestWhatIsPushed:
             assert (await pushed.until("of 5 so far"))["rows"] == []
             note(ARCHIVED)
             (row,) = (await pushed.until("archived"))["rows"]
-            assert row[13] == "https://xnat.test/data/archive/projects/P/subjects/S/experiments/E?format=html"
+            assert row[13] == "https://xnat.test/data/archive/projects/P/subjects/S/experiments/E%201?format=html"
 
     async def test_a_browser_that_comes_back(self, page: tuple[str, Any], browser: aiohttp.ClientSession) -> None:
         """It says what it knows, and gets what it has missed."""

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -19,6 +20,7 @@ PARTS = ("head", "tiles", "causes", "about")
 """The parts of the page that change while a run goes on: each a template, and the id of an element."""
 # No text that a person reads is as long. A hostile header may be.
 _MAX_TEXT = 600
+_PLAIN = re.compile(r"[\w/.-]*", re.ASCII)
 
 
 def shown(text: str) -> str:
@@ -53,6 +55,8 @@ def page_data(page: Page) -> dict[str, Any]:
     return {
         "live": page.is_live,
         "changes": page.changes,
+        "host": page.host,
+        "tones": TONES,
         "rows": session_data(rows, page.host),
         "charts": chart_columns(page.charts),
     }
@@ -67,13 +71,18 @@ def session_data(rows: Iterable[tuple[int, SessionRow]], host: str) -> list[list
             one.scans,
             one.files,
             one.size,
-            one.state,
-            *map(shown, (one.verified, one.reason, one.study_uid)),
-            link(host, one.uri),
-            TONES.get(one.state, ""),
+            *map(shown, (one.state, one.verified, one.reason, one.study_uid)),
+            _link_data(host, one),
         ]
         for number, one in rows
     ]
+
+
+def _link_data(host: str, row: SessionRow) -> str | int:
+    """Return the link of a row; 1 for that of its labels, which the script makes of them, as most are."""
+    usual = f"/data/archive/projects/{row.project}/subjects/{row.subject}/experiments/{row.session}"
+    found = link(host, row.uri)
+    return 1 if found and row.uri == usual and _PLAIN.fullmatch(usual) else found
 
 
 def parts_of(page: Page) -> Mapping[str, str]:

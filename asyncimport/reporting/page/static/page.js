@@ -11,7 +11,7 @@ const bytes = (size) => {
 };
 
 // ---- The table. A row is an array: see `session_data` in render.py.
-const LINK = 13, TONE = 14, PAGE = 100, MOST_PRINTED = 2000;
+const LINK = 13, PAGE = 100, MOST_PRINTED = 2000;
 const columns = [
   { name: "Session", at: 1, wide: true }, { name: "Subject", at: 2 }, { name: "Project", at: 3 },
   { name: "Date", at: 4, keep: true }, { name: "Modality", at: 5 }, { name: "Scans", at: 6, number: true },
@@ -21,7 +21,13 @@ const columns = [
 ];
 const rows = [], found = new Map(), texts = new Map();
 let view = [], page = 0, order = null, falling = false, perPage = PAGE;
-const collator = new Intl.Collator("en", { numeric: true });
+// Numbers in texts are sorted as numbers. A key for each text is ten times as fast as a collator.
+const key = (value) => {
+  const plain = /^[\x20-\x7e]*$/.test(value) ? value : value.normalize("NFKD").replace(/\p{M}/gu, "");
+  return plain.toLowerCase().replace(/\d+/g, (digits) => digits.padStart(20, "0"));
+};
+const linkOf = (row) => row[LINK] !== 1 ? row[LINK]
+  : `${data.host}/data/archive/projects/${row[3]}/subjects/${row[2]}/experiments/${row[1]}?format=html`;
 
 const take = (row) => {
   const place = found.get(row[0]);
@@ -48,7 +54,10 @@ const select = () => {
   view = rows.filter((row) => (!state || row[9] === state) && (!words.length || words.every((word) => text(row).includes(word))));
   if (order) {
     const at = order.at, sign = falling ? -1 : 1;
-    view.sort(order.number ? (a, b) => sign * ((a[at] ?? -1) - (b[at] ?? -1)) : (a, b) => sign * collator.compare(a[at], b[at]));
+    const keys = view.map((row) => order.number ? row[at] ?? -1 : key(row[at]));
+    const places = Uint32Array.from(view, (_, place) => place);
+    places.sort((a, b) => keys[a] < keys[b] ? -sign : keys[a] > keys[b] ? sign : a - b);
+    view = Array.from(places, (place) => view[place]);
   }
 };
 
@@ -76,11 +85,11 @@ const draw = () => {
       cell.dataset.name = one.name;
       if (value == null || value === "") cell.classList.add("empty");
       let inner = element("bdi", one.number ? (value == null ? "" : (one.show || number.format)(value)) : value);
-      if (one.at === 9) inner.className = "state " + row[TONE];
+      if (one.at === 9) inner.className = "state " + (data.tones[row[9]] || "");
       if (one.at === 12) { const code = element("code"); code.append(inner); inner = code; }
-      if (one.at === 1 && row[LINK]) {
+      if (one.at === 1 && linkOf(row)) {
         const link = element("a");
-        link.href = row[LINK];
+        link.href = linkOf(row);
         link.rel = "noreferrer noopener";
         link.target = "_blank";
         link.append(inner);
