@@ -6,6 +6,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from asyncimport.cli.live_area import terminal_size
+
 _GAP = 2
 _INDENT = 4
 _LINES_AT_A_TIME = 1_000
@@ -28,7 +30,8 @@ def show_rows(
     if not lines:
         return
     widths = [max(cell_len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    is_folded = console.is_terminal and sum(widths) + _GAP * (len(widths) - 1) >= console.width
+    # A console with forced colours says that a file is a terminal.
+    is_folded = console.file.isatty() and sum(widths) + _GAP * (len(widths) - 1) >= terminal_size(console)[0]
     made = [_folded(line, widths, long) if is_folded else _aligned(line, widths) for line in lines]
     for begin in range(0, len(made), _LINES_AT_A_TIME):
         text = Text("\n").join(

@@ -13,6 +13,8 @@ _WINDOW_SECONDS = 15.0
 _BUSY_PROCESSOR = 0.9
 _FULL_SHARE = 0.9
 _IDLE_SHARE = 0.5
+# If there is nearly always an upload that waits for --max-rate, no more bytes may go, whatever the others wait for.
+_LIMITED_SHARE = 0.5
 
 
 @record
@@ -80,13 +82,12 @@ class Load:
         seconds = samples[-1].at - samples[0].at
         if seconds > 0 and samples[-1].processor - samples[0].processor > _BUSY_PROCESSOR * seconds:
             return "the processor of this computer"
-        waits = {
-            "the disk": sum(one.disk for one in samples),
-            "--max-rate": sum(one.rate for one in samples),
-            "the network": sum(one.network for one in samples),
-        }
-        waits["the server"] = in_flight - sum(waits.values())
+        if sum(one.rate > 0 for one in samples) >= _LIMITED_SHARE * len(samples):
+            return "--max-rate"
+        disk, network = sum(one.disk for one in samples), sum(one.network for one in samples)
+        rate = sum(one.rate for one in samples)
+        waits = {"the disk": disk, "the network": network, "the server": in_flight - disk - network - rate}
         most = max(waits, key=waits.__getitem__)
-        if throttle.is_fixed and most != "--max-rate" and in_flight >= _FULL_SHARE * slots:
+        if throttle.is_fixed and in_flight >= _FULL_SHARE * slots:
             return f"--workers and {most}"
         return most

@@ -9,6 +9,8 @@ from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
 
 # Uploads of large files come to an end rarely. Before this time there is nothing to say about it.
 _STILL_SECONDS = 15.0
+# Fewer files a second are none for the eye.
+_FEW_FILES = 0.1
 
 
 class Tone(Enum):
@@ -65,6 +67,8 @@ def progress_text(totals: Totals) -> ProgressText:
 
 
 def _done(totals: Totals) -> float | None:
+    if totals.attachments:  # the images are done
+        return (totals.attached + totals.unattached) / totals.attachments
     if not totals.waiting:
         return None
     if totals.settled >= totals.waiting:
@@ -105,8 +109,8 @@ def _of(done: float, total: float) -> str:
 def _rates(totals: Totals) -> Iterator[str]:
     files, size = totals.speed.now()
     if (files or size) and totals.away is None:
-        files_rate = f"{files:,.0f}" if round(files, 1) >= 10 else f"{files:,.1f}"
-        yield f"{human_bytes(size)}/s ({files_rate} files/s), average {human_bytes(totals.speed.average())}/s"
+        files_rate = f" ({files:,.{0 if round(files, 1) >= 10 else 1}f} files/s)" if files >= _FEW_FILES else ""
+        yield f"{human_bytes(size)}/s{files_rate}, average {human_bytes(totals.speed.average())}/s"
 
 
 def _sessions(totals: Totals) -> Iterator[str]:

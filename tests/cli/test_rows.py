@@ -13,13 +13,21 @@ HEADINGS = ("state", "instance", "path", "reason")
 ROWS = [("stored", UID, PATH, ""), ("failed", "1.2", "/a.dcm", "time-out"), ("refused", "1.3", "/漢.dcm", "no")]
 
 
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        """Say that it is one."""
+        return True
+
+
 def written(width: int, *, is_terminal: bool) -> str:
     """Return the rows as a console of this width shows them."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=is_terminal, no_color=True, soft_wrap=True)
+    file = Terminal() if is_terminal else io.StringIO()
+    # Colours may be forced into a file.
+    console = Console(file=file, width=width, force_terminal=True, no_color=True, soft_wrap=True)
     show_rows(console, ROWS, headings=HEADINGS, long=2)
-    file = console.file
-    assert isinstance(file, io.StringIO)
-    return file.getvalue()
+    return file.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", "")
 
 
 @pytest.mark.parametrize("width", [20, 80, 1000])
@@ -37,9 +45,7 @@ def test_a_file_has_one_whole_line_for_each_row(width: int) -> None:
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_a_narrow_terminal_folds_paths_and_reasons(width: int) -> None:
     """They have lines of their own, which only the terminal wraps, so that they can be copied."""
-    lines = [
-        line.replace("\x1b[1m", "").replace("\x1b[0m", "") for line in written(width, is_terminal=True).split("\n")
-    ]
+    lines = written(width, is_terminal=True).split("\n")
     assert f"    {PATH}" in lines
     assert lines[lines.index("    /a.dcm") + 1] == "    time-out"
     assert [line for line in lines if line.startswith("failed")] == [f"failed   {'1.2':{len(UID)}}".rstrip()]

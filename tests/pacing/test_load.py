@@ -33,6 +33,7 @@ class Watched:
         (1, 0, 0, "the server"),
         (2, 0, 1, "the disk"),
         (0, 3, 0, "--max-rate"),
+        (0, 1, 0, "--max-rate"),
         (1, 0, 2, "the network"),
     ],
 )

@@ -6,6 +6,7 @@ from copy import copy
 import pytest
 
 from asyncimport.errors import TransientError
+from asyncimport.model.attachments import Attachment, AttachmentResult, AttachmentState, Resource, ResourceOwner
 from asyncimport.model.deliveries import (
     Archived,
     Built,
@@ -22,6 +23,8 @@ from asyncimport.model.deliveries import (
 )
 from asyncimport.model.events import (
     Admitted,
+    AttachmentsStarted,
+    AttachmentsStored,
     Event,
     OutcomesRecorded,
     RetryScheduled,
@@ -274,7 +277,7 @@ def test_what_is_sent_of_a_large_file_counts() -> None:
     watched.line(0.0)
     watched.totals.load.unfinished_size = 50_000_000
     text = watched.text(10.0)
-    assert (text.percent, text.time_left, rate(text)) == ("50 %", "0:10 left", "5.0 MB/s (0.0 files/s)")
+    assert (text.percent, text.time_left, rate(text)) == ("50 %", "0:10 left", "5.0 MB/s")
     watched.totals.load.unfinished_size = 0
     assert watched.text(1.0).percent == "50 %"
     assert watched.text(1.0, stored(1, size=100_000_000)).percent == "100 %"
@@ -302,6 +305,17 @@ def test_two_lines_at_the_same_time() -> None:
 def test_default_clock() -> None:
     """The default clock works."""
     assert progress_text(Totals()).line() == "scanning: 0 files, 0 B so far"
+
+
+def test_attachments_follow_the_images() -> None:
+    """Then the share is theirs."""
+    watched = Watched(ScanFinished(0, 0), Admitted(1, 1000), stored(1), AttachmentsStarted(4))
+    resource = Resource(ResourceOwner("P"), "R")
+    states = (AttachmentState.STORED, AttachmentState.REFUSED)
+    done = [AttachmentResult(Attachment(1, File("/a.pdf", 1, 0), "a.pdf"), state) for state in states]
+    text = watched.text(1.0, AttachmentsStored(resource, tuple(done)))
+    assert text.percent == "50 %"
+    assert "1 of 4 attachments" in text.line()
 
 
 def test_what_limits_uploads() -> None:
