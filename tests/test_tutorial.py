@@ -49,7 +49,7 @@ async def test_the_tutorial_works(nothing: dict[str, str], tmp_path: Path, port:
     assert len(blocks) >= 9
     script = "\n".join(["set -euo pipefail", *blocks]).replace("8090", str(port))
     # What serves in the background has to be there before it is asked, and what was written is read before it is gone.
-    ready = f"until (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.1; done"
+    ready = f"until (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do kill -0 %1; sleep 0.1; done"
     kept = tmp_path / "kept"
     for before, after in ((" &\n", f" &\n{ready}\n"), ("kill %1\n", f"kill %1\ncp -r ~/practice {kept}\n")):
         assert script.count(before) == 1

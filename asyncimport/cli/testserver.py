@@ -64,8 +64,11 @@ class ServerOptions:
         "--directory", help="Keep the files here; by default they go when the server stops."
     )
     context: str | None = rare("--context", help="Context path; old XNATs have /xnat.")
-    config: Path | None = rare(
-        "--config", help="JSON file with users, projects, settings, service times and faults; --schema describes it."
+    # Not a setting: ASYNCIMPORT_CONFIG is the file of profiles.
+    config: Path | None = option(
+        "--config",
+        is_hidden=True,
+        help="JSON file with users, projects, settings, service times and faults; --schema describes it.",
     )
     schema: bool = rare("--schema", default=False, help="Print the JSON schema of --config and exit.")
     faults: Path | None = rare("--faults", help=_FAULTS_HELP)

@@ -65,6 +65,13 @@ async def test_a_file_sets_the_site_up(commands: Commands, tmp_path: Path) -> No
     assert lines[-1].startswith("hint:")
 
 
+async def test_the_file_of_profiles_is_not_the_file_of_the_site(commands: Commands, tmp_path: Path) -> None:
+    """ASYNCIMPORT_CONFIG names the former."""
+    commands.env["ASYNCIMPORT_CONFIG"] = str(tmp_path / "config.toml")
+    async with serving(commands) as said:
+        assert said["project"] == "demo"
+
+
 async def test_the_schema_of_the_file_is_printed(commands: Commands) -> None:
     """And is JSON."""
     printed = await commands("testserver", "--schema")
