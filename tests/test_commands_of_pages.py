@@ -1,6 +1,6 @@
 """The commands of README and docs, run: each works on the test XNAT as somebody who reads the page types it.
 
-The tutorial and the cookbook of labels have tests of their own. The check runs the commands of the README that install.
+The tutorial, the cookbook of labels and the recipes have tests of their own. The check runs the commands of the README that install.
 """
 
 import re
@@ -20,7 +20,7 @@ from asyncimport.testserver.samples import generated
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 ROOT = Path(__file__).parent.parent
-OWN_TESTS = {"tutorial", "mapping"}
+OWN_TESTS = {"tutorial", "mapping", "recipes"}
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.stem not in OWN_TESTS)]
 BLOCK = re.compile(r"^```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:\$ |\S+ \* \* \* \* )?(?:XNAT_HOST=\S+ )?(asyncimport .*)$", re.MULTILINE)
