@@ -1,6 +1,7 @@
 """The commands of README and docs, run: each works on the test XNAT as somebody who reads the page types it.
 
-The tutorial, the cookbook of labels and the recipes have tests of their own. The check runs the commands of the README that install.
+The tutorial, the cookbook of labels and the recipes have tests of their own. The check runs the commands of the README
+that install.
 """
 
 import re
