@@ -211,7 +211,9 @@ MAY_SKIP |= dict.fromkeys(
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let no test be skipped unseen."""
     report = yield
-    may_skip = any(item.nodeid == name or (name.endswith(("/", "::")) and item.nodeid.startswith(name)) for name in MAY_SKIP)
+    may_skip = any(
+        item.nodeid == name or (name.endswith(("/", "::")) and item.nodeid.startswith(name)) for name in MAY_SKIP
+    )
     unseen = report.skipped and not hasattr(report, "wasxfail") and not may_skip
     if unseen and os.environ.get("CI") == "true":
         report.outcome = "failed"
