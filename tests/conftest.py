@@ -192,6 +192,7 @@ MAY_SKIP = {
     "tests/credentials/test_credentials.py::TestNetrc::test_unreadable_netrc": "CI runs as root",
     "tests/cli/test_progress_screens.py::test_a_terminal_that_is_resized": "tmux need not be installed",
     "tests/reporting/test_page_in_browser.py::": "where chromium cannot be installed, .ci/run says so",
+    "tests/testserver/test_home_page.py::": "likewise",
     "tests/real/": "nobody has a real XNAT here; tests/scenarios/test_real_suite.py runs them on the test XNAT",
 }
 MAY_SKIP |= dict.fromkeys(

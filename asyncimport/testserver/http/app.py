@@ -25,6 +25,7 @@ from . import inject, logins, overview
 from .authentication import Authentication, authenticate, expiration_cookie, needs_csrf_token
 from .bodies import RequestBody, form_fields
 from .front_end import has_reset, refuse
+from .home import Home
 from .listener import Listener
 from .origins import check_origin, is_local
 from .request_context import RequestContext
@@ -34,7 +35,7 @@ from .routes import AREAS, OPEN_PATHS, kind_of_request
 _NOBODY = Login("", None, 0.0)
 """The login of a request until it is authenticated."""
 _LOGIN_PAGE = "app/template/Login.vm"
-_OWN_PAGES = frozenset({"", "testserver/state", "testserver/instances"})
+_OWN_PAGES = frozenset({"", "testserver/events", "testserver/state", "testserver/instances"})
 _WITH_FILES = frozenset({"file", "import"})
 """The kinds of requests whose body is a file, whatever its media type says."""
 
@@ -56,6 +57,7 @@ class App:
     ) -> None:
         self.site_url = ""
         self._site = site
+        self._home = Home(site)
         self._faults = faults
         self._runtime = runtime
         self._listener = listener
@@ -69,6 +71,7 @@ class App:
             response = await self._answer(request)
         except HttpError as error:
             response = error.page()
+        self._home.notify()
         if self._site.seconds_ahead and not response.prepared:
             response.headers["Date"] = formatdate(time.time() + self._site.seconds_ahead, usegmt=True)
         if has_reset(self._site, request, response):
@@ -86,7 +89,7 @@ class App:
             raise HttpError(404, raw, tomcat=True)
         check_origin(request, self.site_url)
         raw = _resolve_dots(raw.removeprefix(self._context_path + "/"))
-        if (page := self._page(request, raw)) is not None:
+        if (page := await self._page(request, raw)) is not None:
             return page
         area, _, path = raw.partition("/")
         missing = {"xapi": not self._site.profile.has_xapi, "data": not self._site.has_data}
@@ -193,7 +196,7 @@ class App:
             return None
         return web.Response(status=302, headers={"Location": f"{self._context_path}/{page}"})
 
-    def _page(self, request: web.BaseRequest, raw: str) -> web.Response | None:
+    async def _page(self, request: web.BaseRequest, raw: str) -> web.StreamResponse | None:
         """Answer the addresses outside XNAT's REST interface: the login page, and this server's own pages.
 
         Its own pages need a login unless the request comes by an address of this machine.
@@ -207,7 +210,9 @@ class App:
                 return authentication.denied
         match raw:
             case "":
-                return overview.home(self._site)
+                return self._home.page()
+            case "testserver/events" if request.method == "GET":
+                return await self._home.push(request)
             case "testserver/state":
                 return overview.state(self._site, self._faults)
             case "testserver/instances":

@@ -1,26 +1,15 @@
-"""The server's own pages for people and other processes; not part of XNAT's interface."""
+"""What has arrived, for other processes; not part of XNAT's interface."""
 
-import html
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
 from ..faults.schedule import Faults
 from ..site.projects import UNASSIGNED
-from ..site.resource_owners import all_owners, resources_of
 from ..site.resources import Resource
 from ..site.site import Site
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem }
-h1 { font-size: 1.4rem } h2 { font-size: 1.05rem; margin-top: 2rem }
-table { border-collapse: collapse; width: 100% } td, th { padding: .3rem .6rem; text-align: left }
-th { border-bottom: 2px solid #ccc; font-weight: 600 } td { border-bottom: 1px solid #eee }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } p.none { color: #777 }
-"""
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def state(site: Site, faults: Faults) -> web.Response:
@@ -119,87 +108,3 @@ def instances(site: Site) -> web.Response:
         if file.complete
     )
     return web.Response(text="".join(lines), content_type="text/plain")
-
-
-def home(site: Site) -> web.Response:
-    """Return a page that shows what has arrived; it reloads itself."""
-    parts = [
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>Test XNAT</title>",
-        f"<meta http-equiv='refresh' content='2'><style>{_STYLE}</style></head><body>",
-        "<h1>Test XNAT</h1>",
-        f"<p>A server for trying things out that behaves like XNAT {html.escape(site.profile.version)}.",
-        f" {len(site.imports)} files received.</p>",
-        *_table("Projects", ("Project", "Name", "Prearchive code"), _projects(site)),
-        *_table("Prearchive", ("Project", "Subject", "Session", "Status", "Files", "Size"), _rows(site)),
-        *_table(
-            "Archive",
-            ("Project", "Subject", "Session", "Modality", "Scans", "Files", "Size", "Cut files"),
-            _sessions(site),
-        ),
-        *_table("Subjects", ("Project", "Subject", "ID", "Demographics"), _subjects(site)),
-        *_table("Uploaded resources", ("Project", "Of", "Resource", "Files", "Size"), _uploaded(site)),
-        "</body></html>\n",
-    ]
-    return web.Response(text="".join(parts), content_type="text/html")
-
-
-def _projects(site: Site) -> Iterator[tuple[object, ...]]:
-    for project in site.projects.values():
-        yield project.id, project.name, project.prearchive_code
-
-
-def _rows(site: Site) -> Iterator[tuple[object, ...]]:
-    for row in site.prearchive:
-        files = sum(map(len, row.scans.values()))
-        size = _size(sum(file.size for file in row.files))
-        yield row.project or UNASSIGNED, row.subject, row.name, row.status.value, files, size
-
-
-def _sessions(site: Site) -> Iterator[tuple[object, ...]]:
-    for session in site.archived:
-        files = list(session.files)
-        modalities = ", ".join(sorted({scan.series.modality for scan in session.scans.values()}))
-        yield (
-            session.project,
-            session.subject.label,
-            session.label,
-            modalities,
-            len(session.scans),
-            len(files),
-            _size(sum(file.size for file in files)),
-            sum(not file.complete for file in files),
-        )
-
-
-def _subjects(site: Site) -> Iterator[tuple[object, ...]]:
-    for subject in site.subjects():
-        shown = ", ".join(f"{name} {value}" for name, value in subject.demographics.items())
-        yield subject.project, subject.label, subject.id, shown
-
-
-def _uploaded(site: Site) -> Iterator[tuple[object, ...]]:
-    for owner, resource in resources_of(all_owners(site)):
-        if resource.metadata is not None:
-            yield owner.project, owner.uri, resource.label, len(resource.files), _size(resource.size)
-
-
-def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterator[str]:
-    yield f"<h2>{html.escape(title)}</h2>"
-    lines = ["".join(f"<td{_numeric(cell)}>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
-    if not lines:
-        yield "<p class='none'>Nothing yet.</p>"
-        return
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    yield f"<table><tr>{head}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def _numeric(cell: object) -> str:
-    return " class='n'" if isinstance(cell, int) else ""
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes for people, with SI units."""
-    size, unit = float(count), 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.0f} {_UNITS[unit]}" if unit == 0 else f"{size:.1f} {_UNITS[unit]}"
