@@ -174,9 +174,7 @@ def login_from(connection: Connection) -> tuple[str, str, str]:
 
     Raises: UsageError.
     """
-    if not connection.host:
-        raise UsageError("no server", hint="name it with --host, set XNAT_HOST, or use asyncimport login")
-    host = check_host(connection.host, insecure=connection.insecure)
+    host = check_host(connection.host or "", insecure=connection.insecure)
     profile = connection.profile
     password = sys.stdin.readline().rstrip("\r\n") if connection.password_stdin else None
     name, password = find_login(

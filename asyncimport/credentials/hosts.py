@@ -21,8 +21,10 @@ def check_no_secret(host: str, name: str = "--host") -> None:
 def check_host(host: str, *, insecure: bool, name: str = "--host") -> str:
     """Return an address without its trailing slash; `name` is its option.
 
-    Raises: UsageError when it is not an address, or would send the password over the network unencrypted.
+    Raises: UsageError when it is not an address, or none, or would send the password over the network unencrypted.
     """
+    if not host:
+        raise UsageError("no server", hint="name it with --host, set XNAT_HOST, or use asyncimport login")
     check_no_secret(host, name)
     try:
         parts = urlsplit(host)

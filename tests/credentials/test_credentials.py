@@ -91,7 +91,6 @@ class TestHost:
     @pytest.mark.parametrize(
         "host",
         [
-            "",
             "xnat.example.org",
             "xnat.example.org:8080",
             "ftp://xnat.example.org",
@@ -118,6 +117,12 @@ class TestHost:
         with pytest.raises(UsageError, match="is not an address") as caught:
             check_host(host, insecure=True)
         assert "https://" in caught.value.hint
+
+    def test_nothing(self) -> None:
+        """Without an address, the hint says how to give one."""
+        with pytest.raises(UsageError, match="no server") as caught:
+            check_host("", insecure=True)
+        assert "--host" in caught.value.hint
 
     @pytest.mark.parametrize(
         "host",

@@ -910,7 +910,7 @@ async def test_the_table(xnat: TestXnat, url: str, commands: Commands) -> None:
 @pytest.mark.parametrize(
     ("host", "said"),
     [
-        ("", "is not an address"),
+        ("", "no server"),
         ("xnat.example.org", "is not an address"),
         ("https://ada:hidden-word@xnat.example.org", "holds a user name or password"),
     ],
