@@ -102,7 +102,10 @@ def session_reports(
 
 
 def settled_files(database: sqlite3.Connection, run: int) -> None:
-    """Put into `scope` the files that a run settled, and those of the sessions that were closed while it ran."""
+    """Put into `scope` the files that a run settled, and those of the sessions that were closed while it ran.
+
+    Files that are no instances belong to the last run: nothing says which runs have met them.
+    """
     database.execute(
         "WITH r AS (SELECT CAST(strftime('%s', started) AS INTEGER) AS since, coalesce("
         "CAST(strftime('%s', ended) AS INTEGER) + 1, (SELECT CAST(strftime('%s', n.started) AS INTEGER) FROM run n "
@@ -110,7 +113,8 @@ def settled_files(database: sqlite3.Connection, run: int) -> None:
         "INSERT OR IGNORE INTO scope SELECT i.file FROM instance i WHERE i.run = ?1 "
         "UNION SELECT a.file FROM attachment a WHERE a.run = ?1 "
         "UNION SELECT i.file FROM r JOIN delivery d ON d.closed_at >= r.since AND d.closed_at < r.until "
-        "JOIN instance i ON i.session = d.session",
+        "JOIN instance i ON i.session = d.session "
+        "UNION SELECT key FROM file WHERE kind <> 'INSTANCE' AND ?1 = (SELECT max(key) FROM run)",
         (run,),
     )
 

@@ -111,7 +111,7 @@ class TestReport:
             await expect(seen.page.locator("#table tbody tr")).to_have_count(4)
             assert await seen.barriers() == []
             assert not await seen.is_wide()
-            await expect(seen.page.locator(".chart canvas")).to_have_count(3)
+            await expect(seen.page.locator(".chart canvas")).to_have_count(4)
 
     async def test_a_reader_finds_sorts_and_follows(self, browser: Browser, tmp_path: Path) -> None:
         """By all words, by state, by numbers as numbers, by keyboard; a name leads into XNAT."""

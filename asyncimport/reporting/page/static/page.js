@@ -148,8 +148,13 @@ $("search").addEventListener("input", () => { page = 0; refresh(); });
 $("state").addEventListener("change", () => { page = 0; refresh(); });
 $("previous").addEventListener("click", () => { page -= 1; draw(); });
 $("next").addEventListener("click", () => { page += 1; draw(); });
-addEventListener("beforeprint", () => { perPage = MOST_PRINTED; draw(); theme(); });
-addEventListener("afterprint", () => { perPage = PAGE; draw(); theme(); });
+addEventListener("beforeprint", () => {
+  page = 0; perPage = MOST_PRINTED;
+  draw(); theme();
+  $("printed").hidden = view.length <= MOST_PRINTED;
+  $("printed").textContent = `The first ${number.format(MOST_PRINTED)} of ${number.format(view.length)} sessions; -o csv has all.`;
+});
+addEventListener("afterprint", () => { perPage = PAGE; draw(); theme(); $("printed").hidden = true; });
 
 // ---- The charts.
 const plots = [];
@@ -157,22 +162,28 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const seconds = (value) => value == null ? "–" : value < 1 ? Math.round(value * 1000) + " ms" : value.toFixed(1) + " s";
 const whole = (value) => value == null ? "–" : number.format(value);
 const CHARTS = [
-  { id: "throughput", of: [["bytes a second", "bytes", (v) => bytes(v) + "/s"], ["files a second", "files", (v) => v == null ? "–" : number.format(Math.round(v * 10) / 10), true]] },
+  { id: "throughput", of: [["bytes a second", "bytes", (value) => value == null ? "–" : bytes(value) + "/s"]] },
+  { id: "rate", of: [["files a second", "files", (value) => value == null ? "–" : number.format(Math.round(value * 10) / 10)]] },
   { id: "flight", of: [["in flight", "in_flight", whole], ["limit", "allowed", whole]] },
   { id: "latency", of: [["mean", "mean", seconds], ["slowest", "slowest", seconds]] },
 ];
+// Times are UTC, as in the rest of the page.
+const utc = (time) => new Date(time * 1000).toISOString();
+const times = (_, splits, __, ___, step) => splits.map((time, place) => {
+  const clock = utc(time).slice(11, step < 60 ? 19 : 16), day = utc(time).slice(0, 10);
+  return step >= 86400 ? day : place && utc(splits[place - 1]).slice(0, 10) === day ? clock : clock + "\n" + day;
+});
 const plot = (chart) => {
   const place = $(chart.id), axis = (more) => ({ stroke: () => colour("--soft"), font: "12px system-ui, sans-serif",
     grid: { stroke: () => colour("--line"), width: 1 }, ticks: { stroke: () => colour("--line"), width: 1 }, ...more });
-  const scales = { x: { time: true }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] }, second: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] } };
-  const series = [{ label: "time" }], axes = [axis({})];
-  chart.of.forEach(([label, name, show, isSecond], place_) => {
-    series.push({ label, scale: isSecond ? "second" : "y", stroke: () => colour(place_ ? "--two" : "--one"), width: 2,
-      dash: place_ ? [5, 4] : undefined, spanGaps: false, value: (_, value) => show(value), points: { show: data.charts.time.length < 3 } });
-    if (isSecond) axes.push(axis({ scale: "second", side: 1, size: 50, grid: { show: false } }));
-    else if (!place_) axes.push(axis({ size: 70, values: (_, values) => values.map(show) }));
+  const scales = { x: { time: true }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] } };
+  const series = [{ label: "time", value: (_, time) => time == null ? "–" : utc(time).slice(0, 19).replace("T", " ") }];
+  const show = chart.of[0][2], axes = [axis({ values: times, space: 70 }), axis({ size: 84, values: (_, values) => values.map(show) })];
+  chart.of.forEach(([label, , show], nth) => {
+    series.push({ label, stroke: () => colour(nth ? "--two" : "--one"), width: 2, dash: nth ? [5, 4] : undefined,
+      spanGaps: false, value: (_, value) => show(value), points: { show: data.charts.time.length < 3 } });
   });
-  const made = new uPlot({ width: place.clientWidth || 400, height: 200, scales, series, axes, cursor: { drag: { x: true, y: false } } },
+  const made = new uPlot({ width: place.clientWidth || 400, height: 200, scales, series, axes, tzDate: (time) => uPlot.tzDate(new Date(time * 1000), "Etc/UTC"), cursor: { drag: { x: true, y: false } } },
     [data.charts.time, ...chart.of.map(([, name]) => data.charts[name])], place);
   plots.push([chart, made, place]);
 };
