@@ -12,7 +12,7 @@ import typer
 from messages import messages
 from typer.main import get_command
 
-from asyncimport import errors
+from asyncimport import __version__, errors
 from asyncimport.cli.app import app
 from asyncimport.cli.output import summary_json
 from asyncimport.model.csv_table import normalized
@@ -21,7 +21,7 @@ from asyncimport.routing.problems import ProblemCode
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
 
 # Typer keeps its parser to itself; what it makes of our functions can be read all the same.
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -169,7 +169,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_readme_is_a_front_page() -> None:
     """It has 120 lines at most, and leads to each page of docs, but for those that are other files on the site."""
     assert len(README.splitlines()) <= 120
-    pages = {page.name for page in PAGES[1:]} - {"index.md", "changes.md", "benchmark.md"}
+    pages = {page.name for page in PAGES if page.parent.name == "docs"} - {"index.md", "changes.md", "benchmark.md"}
     assert [name for name in sorted(pages) if f"(docs/{name})" not in README] == []
 
 
@@ -253,9 +253,15 @@ def test_typer_is_what_we_take_it_for() -> None:
 
 def test_the_tests_that_pages_name_exist() -> None:
     """A cell of a table may only say what a test holds."""
-    named = {name for page in PAGES for name in re.findall(r"`(test_\w+\.py::[\w:]+)`", page.read_text("utf-8"))}
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+\.py(?:::[\w:]+)?)`", page.read_text("utf-8"))}
     assert len(named) > 10
     for name in sorted(named):
         file, *parts = name.split("::")
         texts = [path.read_text("utf-8") for path in Path(__file__).parent.rglob(file)]
+        assert texts, name
         assert any(all(re.search(rf"(?:def|class) {part}\b", text) for part in parts) for text in texts), name
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """Those who cite it say which."""
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
