@@ -48,7 +48,7 @@ class News:
 
 def is_live(console: Console) -> bool:
     """Whether progress is drawn in place: on a terminal that can."""
-    return console.file.isatty() and not console.is_dumb_terminal
+    return console.file.isatty() and not (console.is_dumb_terminal or console.legacy_windows)
 
 
 @asynccontextmanager

@@ -46,6 +46,7 @@ class Display(Observer):
         self._record = record
         self._outage_timeout = outage_timeout
         self._is_run = False
+        self._is_live = is_live(self._err)
         self._notices: set[str] = set()
         self._warnings: set[tuple[str, object]] = set()
         self._news = News()
@@ -62,7 +63,7 @@ class Display(Observer):
             self._show_availability(entry.reason)
         elif isinstance(entry, Notice):
             self._show_notice(entry.reason)
-        elif not self._screen.quiet and is_live(self._err):
+        elif self._is_live and not self._screen.quiet:
             self._show_news(entry)
 
     def tell(self, text: str) -> None:
@@ -79,7 +80,7 @@ class Display(Observer):
 
     def _show_availability(self, reason: str | None) -> None:
         # On a terminal, the live lines show it.
-        if self._screen.quiet or is_live(self._err):
+        if self._screen.quiet or self._is_live:
             return
         longest = human_seconds(self._outage_timeout)
         self.tell(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from conftest import Commands
 from rich.console import Console
@@ -123,6 +124,38 @@ async def test_an_outage(xnat: TestXnat, ready: Commands, tree: Path) -> None:
         assert await terminal.end() == 0
 
 
+async def test_a_paused_terminal(xnat: TestXnat, ready: Commands, tree: Path) -> None:
+    """Ctrl-S stops what is shown, and not the upload; Ctrl-Q shows the rest."""
+    stalled = Fault("import", Stall(), nth=2)
+    xnat.faults.add(stalled)
+    async with open_terminal("upload", tree, "-P", "demo", "-w", "2", env=ready.env) as terminal:
+        await terminal.wait_for(lambda text: "in flight" in text)
+        terminal.type(b"\x13")
+        stalled.release()
+        with anyio.fail_after(50):
+            while len(xnat.archived) < 5:
+                await anyio.lowlevel.checkpoint()
+        terminal.type(b"\x11")
+        assert await terminal.end() == 0
+    assert len([line for line in terminal.lines if line.startswith("archived: ")]) == 5
+    assert "60 DICOM files" in "\n".join(terminal.lines)
+
+
+async def test_ctrl_c(xnat: TestXnat, ready: Commands, tree: Path) -> None:
+    """What it says appears above the live lines, while what is in flight may finish."""
+    xnat.faults.add(Fault("import", Stall(), nth=30))
+    async with open_terminal("upload", tree, "-P", "demo", "-w", "1", env=ready.env) as terminal:
+        await terminal.wait_for(lambda text: "29 of 60 files" in text)
+        terminal.interrupt()
+        lines = await terminal.wait_for(lambda text: "stopping: what is in flight may finish" in text)
+        stopping = next(place for place, line in enumerate(lines) if line.startswith("stopping: "))
+        assert len(view(lines[stopping:])) > 2
+        terminal.interrupt()
+        assert await terminal.end() == 130
+    assert terminal.lines[-1] == "stopped; the same command goes on from here"
+    assert not BAR.search("\n".join(terminal.lines))
+
+
 async def test_a_scan(ready: Commands, tree: Path) -> None:
     """A plan shows what the scan has found so far; there is no bar, as there is nothing to send."""
     async with open_terminal("plan", tree, "-P", "demo", env=ready.env) as terminal:
@@ -179,7 +212,7 @@ async def test_a_terminal_that_is_resized(xnat: TestXnat, ready: Commands, tree:
         return done.stdout.decode()
 
     async def wait_for(pattern: str) -> str:
-        with anyio.fail_after(30):
+        with anyio.fail_after(50):
             while not re.search(pattern, text := await control("capture-pane", "-p", "-S", "-", "-t", "it")):
                 pass
         return text

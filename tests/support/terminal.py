@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import struct
 import sys
 import termios
@@ -12,7 +13,7 @@ import anyio
 import pyte
 from anyio.abc import Process
 
-_MAX_SECONDS = 30
+_MAX_SECONDS = 50
 
 
 class Terminal:
@@ -35,6 +36,14 @@ class Terminal:
         while lines and not lines[-1]:
             lines.pop()
         return lines
+
+    def type(self, keys: bytes) -> None:
+        """Send what somebody types."""
+        os.write(self._number, keys)
+
+    def interrupt(self) -> None:
+        """Do what Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
 
     async def wait_for(self, is_shown: Callable[[str], bool]) -> list[str]:
         """Return the lines as soon as all of them together are as wanted."""
