@@ -57,7 +57,7 @@ def view(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize("columns", [60, 80, 120, 200])
 async def test_an_upload(xnat: TestXnat, ready: Commands, tree: Path, columns: int) -> None:
     """It shows share, totals, sessions, uploads in flight and their limit, retries and their cause: in whole parts."""
-    xnat.faults.add(Fault("import", Status(503, headers={"Server": "nginx"}), nth=10, times=2))
+    xnat.faults.add(Fault("import", Status(503, headers={"Server": "nginx"}), nth=30, times=2))
     xnat.faults.add(Fault("import", Status(422), nth=20))
     stalled = Fault("import", Stall(), nth=45, times=4)
     xnat.faults.add(stalled)
@@ -67,7 +67,7 @@ async def test_an_upload(xnat: TestXnat, ready: Commands, tree: Path, columns: i
             lambda text: "4 uploads in flight" in text and "--workers and the server" in text
         )
         # The last of what is recorded comes with the next commit.
-        lines = await terminal.wait_for(lambda text: re.search(r"4\d of 60 files", text) is not None)
+        lines = await terminal.wait_for(lambda text: "41 of 60 files" in text and len(stalled.gates) == 4)
         bar, *rest = view(lines)
         assert re.match(r"[━─]+ +[67]\d %", bar)
         parts = [part for line in rest for part in line.split(" · ")]
@@ -129,7 +129,7 @@ async def test_a_paused_terminal(xnat: TestXnat, ready: Commands, tree: Path) ->
     stalled = Fault("import", Stall(), nth=2)
     xnat.faults.add(stalled)
     async with open_terminal("upload", tree, "-P", "demo", "-w", "2", env=ready.env) as terminal:
-        await terminal.wait_for(lambda text: "in flight" in text)
+        await terminal.wait_for(lambda text: "in flight" in text and bool(stalled.gates))
         terminal.type(b"\x13")
         stalled.release()
         with anyio.fail_after(50):
@@ -223,6 +223,8 @@ async def test_a_terminal_that_is_resized(xnat: TestXnat, ready: Commands, tree:
     try:
         for fault, columns, files in zip(stalled, (50, 90, 35), (19, 38, 57), strict=True):
             await wait_for(rf"\b{files} of 60 files")
+            while not fault.gates:
+                await anyio.lowlevel.checkpoint()
             await control("resize-window", "-t", "it", "-x", str(columns))
             fault.release()
         text = await wait_for("it ended with 0")
