@@ -13,10 +13,12 @@ AsyncimportError                 every error of ours; `exit_code` and `hint` are
 ├── TransientError               repeat the call; `overload` also slows all other calls down
 │   ├── LoginExpiredError        log in again, then repeat
 │   ├── SessionChangedError      read the whole session again
+│   ├── ZipFailedError           the server failed on a zip of a file
 │   └── NothingStoredError       XNAT answered 200 and stored nothing
 ├── RefusedError                 XNAT's last word on this file, or (`whole_session`) on its session
 │   ├── SessionConflictError     something else has the place of the session; the file may be sound
 │   └── MergeRefusedError        an old XNAT merges only if it is asked to
+├── ZipRefusedError              the answer to a zip is no verdict: the file goes as it is
 └── SourceError                  the file cannot be read as it was found
 """
 
@@ -128,6 +130,22 @@ class SessionChangedError(TransientError):
 
 class NothingStoredError(TransientError):
     """XNAT accepted the file and stored nothing: its empty 200, a filter's verdict if there is a filter."""
+
+
+class ZipFailedError(TransientError):
+    """The server failed on a zip of a file (500), which may have taken effect: the file as it is may succeed."""
+
+
+class ZipRefusedError(AsyncimportError):
+    """The answer to a zip of a file is no verdict on the file.
+
+    With `ends_zips`, no zip would fare better. With `leaves_part`, XNAT may keep a part of the file.
+    """
+
+    def __init__(self, message: str, *, ends_zips: bool = False, leaves_part: bool = False) -> None:
+        super().__init__(message)
+        self.ends_zips = ends_zips
+        self.leaves_part = leaves_part
 
 
 class RefusedError(AsyncimportError):

@@ -121,7 +121,7 @@ def _upload(tree: Path, *workers: str) -> Callable[[Job], Command]:
                 unverified = [one for one in summary["details"] if one["verified"] != "uids"]
                 problem = f"exit code {ended.code}: {_last_line(ended.err)}" if ended.code else ""
                 problem = problem or (f"{len(unverified)} sessions are not verified" if unverified else "")
-            return Claim(stored, problem)
+            return Claim(stored, problem, bytes=summary["bytes"].get("sent"))
 
         # The prepared rows behind the instant server are not from this journal. Older revisions ignore the option.
         env = {**job.environment, "PYTHONPATH": python_path(tree)["PYTHONPATH"], "ASYNCIMPORT_ADOPT_ROWS": "1"}
@@ -252,6 +252,12 @@ def contenders(against: Path | None = None, revision: str = "") -> Mapping[str, 
             *(
                 Contender(f"{name} {n}", f"the same with -w {n}", _upload(tree, "-w", str(n)), ours=True)
                 for n in (1, 2, 4, 8, 16, 32, 64)
+            ),
+            *(
+                Contender(
+                    f"{name} {word}", f"the same with --compress {value}", _upload(tree, "--compress", value), ours=True
+                )
+                for word, value in (("never", "never"), ("always", "always"), ("compress", "auto"))
             ),
             Contender(
                 f"{name} paths",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any, Literal, NamedTuple
 
 from bench.trees import ROOT, python_path
@@ -26,12 +27,17 @@ _LEVELS = 12
 
 
 class Part(NamedTuple):
-    """This many files of about this size, in this many sessions. `sparse` files take no room on disk."""
+    """This many files of about this size, in this many sessions.
+
+    `sparse` files take no room on disk. `noisy` ones have noise in every other byte, as pixels have: they deflate by
+    1.9. Others deflate to next to nothing.
+    """
 
     files: int
     size: int
     sessions: int = 1
     sparse: bool = False
+    noisy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class Shape:
         parts = [
             Part(min(part.files, 2), 2 * _LARGE, 1, sparse=True)
             if part.sparse
-            else Part(min(part.files, 100), min(part.size, 20_000), min(part.sessions, 2))
+            else Part(min(part.files, 100), min(part.size, 20_000), min(part.sessions, 2), noisy=part.noisy)
             for part in self.parts
         ]
         return replace(self, parts=tuple(dict.fromkeys(parts)))
@@ -66,7 +72,7 @@ class Shape:
 def _scaled(part: Part, scale: float) -> Part:
     files = min(part.files, max(8 if not part.sparse else 2, round(part.files * scale)))
     size = part.size if part.size <= _LARGE else max(2 * _LARGE, round(part.size * scale))
-    return Part(files, size, max(1, min(part.sessions, files // 4)), part.sparse)
+    return part._replace(files=files, size=size, sessions=max(1, min(part.sessions, files // 4)))
 
 
 class Entry(NamedTuple):
@@ -169,6 +175,9 @@ def _write_series(
     number, at = which
     side = max(2, int((max(part.size - _PIXELS_BEFORE, 8) // 2) ** 0.5))
     header, pixels = _image(session, number, at, side)
+    if part.noisy:
+        noise = Random(number).randbytes(len(pixels) // 2)
+        pixels = b"".join(bytes((value, 1)) for value in noise)
     start, middle, rest = header.split(_ANY_UID.encode())
     before, after = rest.split(_ANY_NUMBER.encode())
     entries = []

@@ -25,6 +25,8 @@ class Claim:
     problem: str = ""
     not_counted: float = 0.0
     """Seconds that do not count."""
+    bytes: int | None = None
+    """Bytes sent, if they are others than those of the files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +162,9 @@ def judged(
 def _lack(command: Command, claim: Claim, received: Received, arrived: int, *, counts_bytes: bool) -> str:
     if arrived != command.files:
         return f"{arrived} of {command.files} files arrived"
-    if counts_bytes and received.bytes != command.bytes:
-        return f"{received.bytes} of {command.bytes} bytes arrived"
+    expected = command.bytes if claim.bytes is None else claim.bytes
+    if counts_bytes and received.bytes != expected:
+        return f"{received.bytes} of {expected} bytes arrived"
     if claim.files is not None and claim.files != arrived:
         return f"it claims {claim.files} files, and the server has {arrived}"
     return ""

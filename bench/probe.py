@@ -16,7 +16,7 @@ import anyio
 from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.journal import Journal
 from asyncimport.model.deliveries import Archived, Claim, Dropped, SealedDelivery, Stored, Verdict
-from asyncimport.model.files import ArchivedPatient, Body, File, Instance, Session
+from asyncimport.model.files import ArchivedPatient, Body, File, Instance, Session, Zip
 from asyncimport.model.options import Options
 from asyncimport.pipeline.images import upload_images
 from asyncimport.routing.router import Router
@@ -31,7 +31,13 @@ _DESTINATION = "http://bench.invalid"
 class Nowhere:
     """A destination that stores nothing and acknowledges everything."""
 
-    async def store(self, claim: Claim, body: Body) -> str:
+    blocked_seconds = 0.0
+
+    async def make_zip(self, _: Body) -> Zip | None:
+        """Make none."""
+        return None
+
+    async def store(self, claim: Claim, body: Body | Zip) -> str:
         """Say that it is stored."""
         del body
         return f"/prearchive/projects/P/0/{claim.instance.session.label}"

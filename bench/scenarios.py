@@ -9,6 +9,7 @@ Kind = Literal["transfer", "sweep", "profile", "memory", "scan", "resume", "star
 
 SWEEP = (1, 2, 4, 8, 16, 32, 64)
 AUTO = "asyncimport auto"
+AUTO_COMPRESS = "asyncimport compress"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,18 @@ _TABLE = (
         (_shape("20 kB x 2,000", Part(2_000, 20_000, 4)),), ("netns",), _PARALLEL,
         tuple(Target("rate", f"asyncimport {n}", ">=", 1.0, over=f"curl data {n}") for n in (4, 16)),
         rounds=3, reference="ceiling 16", quick=("asyncimport 16",),
+    ),
+    Scenario(
+        "compress", "images that deflate by 1.9, over a link of 100 Mbit/s and over none", "transfer",
+        (_shape("526 kB x 1,000, noisy", Part(1_000, 526_000, 4, noisy=True)),), ("link-100", "instant"),
+        ("asyncimport never", "asyncimport always", AUTO_COMPRESS, "ceiling 16"),
+        (
+            Target("rate", AUTO_COMPRESS, ">=", 1.5, over="ceiling 16", models=("link-100",)),
+            Target("rate", AUTO_COMPRESS, ">=", 0.97, over="asyncimport never", models=("instant",)),
+        ),
+        rounds=3, reference="asyncimport never", quick=(AUTO_COMPRESS, "asyncimport always"),
+        quick_models=("link-100",),
+        notes=("never, always and compress: --compress never, always and auto, with -w auto",),
     ),
     Scenario(
         "multiframe", "large multi-frame files", "transfer",

@@ -24,7 +24,7 @@ from asyncimport.model.summary import (
     Summary,
     is_unverified,
 )
-from asyncimport.model.texts import plain
+from asyncimport.model.texts import counted, plain
 from asyncimport.reporting.entries import session_names
 from asyncimport.reporting.progress import human_bytes, human_seconds
 
@@ -124,7 +124,8 @@ def summary_json(
         "exit_code": code,
         "error": error_json(error),
         "files": _counts(files),
-        "bytes": {"found": summary.bytes_found, "stored": summary.bytes_stored},
+        "bytes": {"found": summary.bytes_found, "stored": summary.bytes_stored, "sent": summary.bytes_sent},
+        "zips": summary.zips,
         "attachments": _counts(summary.attachments),
         "subjects": _counts(summary.subjects),
         "sessions": {
@@ -206,10 +207,13 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
     took = "" if seconds is None else f" in {human_seconds(seconds)}"
     files = summary.files
     console.print(Text(f"{files.found:,} DICOM files, {human_bytes(summary.bytes_found)}{took}", style="bold"))
-    counted = [(f"{count:,}", words) for name, words in _WORDS.items() if (count := getattr(files, name))]
-    width = max((len(count) for count, _ in counted), default=0)
-    for count, words in counted:
+    rows = [(f"{count:,}", words) for name, words in _WORDS.items() if (count := getattr(files, name))]
+    width = max((len(count) for count, _ in rows), default=0)
+    for count, words in rows:
         console.print(Text(f"  {count:>{width}}    {words}"))
+    if summary.zips:
+        sizes = f"{human_bytes(summary.bytes_stored)} stored, {human_bytes(summary.bytes_sent)} sent"
+        console.print(Text(f"{sizes}: {counted(summary.zips, 'file')} went as zips"))
     if summary.attachments.found:
         of_attachments = {"left": "wait for their session", "already_refused": "refused by XNAT in an earlier run"}
         _show_counts(console, "attachments", summary.attachments, of_attachments)

@@ -98,7 +98,7 @@ class UploadQueue:
                     ticks = self._connection.ticks()
                     self._db.execute("INSERT OR REPLACE INTO interrupted VALUES (?, ?)", (delivery.key, ticks))
                 if isinstance(outcome, Stored):
-                    stored.append((*how, delivery.key, outcome.sha256, outcome.xxh3))
+                    stored.append((*how, delivery.key, outcome.sha256, outcome.xxh3, outcome.zip_size))
                     if delivery.uri is None:
                         self._db.execute(
                             "UPDATE delivery SET uri = ?, merges = ? WHERE key = ?",
@@ -111,13 +111,13 @@ class UploadQueue:
                     kind = outcome.kind if isinstance(outcome, Refused) else None
                     others.append((*how, "REFUSED" if refused else "FAILED", outcome.reason, kind))
             self._connection.execute_rows(
-                f"{_RECORD} state = 'STORED', reason = NULL, delivery = column5, sha256 = column6, xxh3 = column7 "
-                "FROM {rows} WHERE key = column1",
+                f"{_RECORD} state = 'STORED', reason = NULL, delivery = column5, sha256 = column6, xxh3 = column7, "
+                "zip_size = column8 FROM {rows} WHERE key = column1",
                 stored,
             )
             self._connection.execute_rows(
                 f"{_RECORD} state = column5, reason = column6, refusal = column7, "
-                "delivery = NULL, sha256 = NULL, xxh3 = NULL FROM {rows} WHERE key = column1",
+                "delivery = NULL, sha256 = NULL, xxh3 = NULL, zip_size = NULL FROM {rows} WHERE key = column1",
                 others,
             )
             for outcome in outcomes if others else ():

@@ -161,7 +161,7 @@ class JournalReader:
     def summary(self) -> Summary:
         """Add up files, bytes, sessions and problems."""
         with journal_errors(self._path):
-            files, found, stored, counted = count_files(self._db, self._files, self._run)
+            files, sizes, counted = count_files(self._db, self._files, self._run)
             attachments = attachment_counts(self._db, self._files, self._run)
             subjects = subject_counts(self._db, self._files, self._run)
             sound = files.stored + files.already_stored + files.duplicate + files.left
@@ -172,7 +172,17 @@ class JournalReader:
                 *(attachment_problems(self._db, self._files) if attachments.found else ()),
                 *subject_problems(self._db, self._files),
             ]
-            return Summary(files, found, stored, self._reports(counted), tuple(problems), attachments, subjects)
+            return Summary(
+                files,
+                sizes.found,
+                sizes.stored,
+                self._reports(counted),
+                tuple(problems),
+                attachments,
+                subjects,
+                sizes.sent,
+                sizes.zips,
+            )
 
     def instances(self, label: str) -> list[InstanceRow]:
         """Return the instances of the sessions with this label, in the order they were found."""
@@ -293,7 +303,8 @@ class JournalReader:
         with journal_errors(self._path):
             rows = self._db.execute(
                 "SELECT s.project, s.subject, s.label, s.study_uid, i.series_uid, i.sop_uid, i.sha256, i.xxh3, d.uri, "  # noqa: S608 - fixed text
-                "i.attempts, i.settled_at, i.run, d.archive_uri, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+                "i.attempts, i.settled_at, i.run, i.zip_size, d.archive_uri, f.path, "
+                "f.size, f.mtime_ns, f.inode, f.ctime_ns "
                 f"FROM {self._files} "
                 "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' JOIN session s ON s.key = i.session "
                 "LEFT JOIN delivery d ON d.key = i.delivery WHERE i.state = 'STORED' "
@@ -302,12 +313,16 @@ class JournalReader:
             )
             last = where = None
             for row in rows:
-                series_uid, sop_uid, sha256, xxh3, uri, attempts, settled_at, run, there, path, *columns = row[4:]
+                series_uid, sop_uid, sha256, xxh3, uri, attempts, settled_at, run, zip_size, there, path, *columns = (
+                    row[4:]
+                )
                 digests = sha256 and sha256.hex(), xxh3
                 file = file_of(path, columns)
                 if where is None or last != (row[:4], there):
                     last, where = (row[:4], there), with_archived_subject(Session(*row[:4]), there)
-                yield StoredInstance(where, series_uid, sop_uid, file, *digests, uri, attempts, settled_at, run)
+                yield StoredInstance(
+                    where, series_uid, sop_uid, file, *digests, uri, attempts, settled_at, run, zip_size
+                )
 
     def stored_attachments(self) -> Iterator[AttachmentRow]:
         """Yield all attachments that XNAT has stored."""

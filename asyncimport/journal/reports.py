@@ -24,21 +24,31 @@ _COUNTED_AS = {
 }
 
 
+@dataclass(slots=True)
+class Sizes:
+    """Bytes of the files found, of those stored, and sent for these; how many of these went as zips."""
+
+    found: int = 0
+    stored: int = 0
+    sent: int = 0
+    zips: int = 0
+
+
 def count_files(
     database: sqlite3.Connection, files: str, run: int | None
-) -> tuple[Files, int, int, dict[int, tuple[int, int]]]:
-    """Count `files` (a FROM clause), outcomes before `run` apart; add up bytes found and stored, and each session."""
+) -> tuple[Files, Sizes, dict[int, tuple[int, int]]]:
+    """Count `files` (a FROM clause), outcomes before `run` apart; add up bytes, and each session."""
     counts = dict.fromkeys(Files.__dataclass_fields__, 0)
-    found = stored = 0
+    sizes = Sizes()
     sessions: dict[int, tuple[int, int]] = {}
     # A file that an earlier run sent and XNAT refused, but no rule of the site drops, does not count as "already".
     rows = database.execute(
         "SELECT f.kind, i.state, coalesce(i.run, 0) < ? AND (i.state = 'STORED' OR i.refusal IS 'DROPPED'), "  # noqa: S608 - fixed text
-        f"i.session, count(*), sum(f.size) FROM {files} "
+        f"i.session, count(*), sum(f.size), sum(coalesce(i.zip_size, f.size)), count(i.zip_size) FROM {files} "
         "LEFT JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED') GROUP BY 4, 1, 2, 3",
         (run,),
     )
-    for kind, state, earlier, session, count, size in rows:
+    for kind, state, earlier, session, count, size, sent, zips in rows:
         if kind == "ATTACHMENT":
             continue
         if session is not None:
@@ -50,10 +60,12 @@ def count_files(
             name = f"already_{name}"
         counts[name] += count
         if kind not in {"NOT_DICOM", "CONTAINER", "LINK", "INNER_LINK", "UNREADABLE"}:
-            found += size
+            sizes.found += size
         if name == "stored":
-            stored += size
-    return Files(**counts), found, stored, sessions
+            sizes.stored += size
+            sizes.sent += sent
+            sizes.zips += zips
+    return Files(**counts), sizes, sessions
 
 
 def session_reports(

@@ -45,7 +45,10 @@ class Remaining:
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """A file that XNAT acknowledged; `sha256` in hexadecimal, both digests of what was sent, `settled_at` in s."""
+    """A file that XNAT acknowledged; `sha256` in hexadecimal, both digests of the file sent, `settled_at` in s.
+
+    `zip_size` is the size of the zip that it was sent as; None: as it is.
+    """
 
     session: Session
     series_uid: str
@@ -57,6 +60,7 @@ class StoredInstance:
     attempts: int | None
     settled_at: float | None
     run: int
+    zip_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

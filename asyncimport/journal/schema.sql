@@ -128,7 +128,7 @@ CREATE INDEX file_missing ON file (missing_from) WHERE missing_from IS NOT NULL;
 -- what was sent, if asked for, `xxh3` (XXH3-128, big-endian) that of everything sent. `refusal` is why XNAT lacks a
 -- REFUSED one: DROPPED by a rule of the site, because of the FILE, or because of the state of the SERVER. `presumed`:
 -- the archive had an instance of this SOPInstanceUID before, and nothing proves that it has this version. `modality` is
--- '' if its header has none.
+-- '' if its header has none. `zip_size`: it was sent as a zip of this many bytes.
 CREATE TABLE instance (
     key INTEGER PRIMARY KEY,
     session INTEGER NOT NULL REFERENCES session,
@@ -146,6 +146,7 @@ CREATE TABLE instance (
     refusal TEXT,
     presumed INTEGER,
     modality TEXT,
+    zip_size INTEGER,
     UNIQUE (session, sop_uid)
 );
 

@@ -96,8 +96,8 @@ class Stored:
     """XNAT acknowledged the file and put it where it belongs, at the last of `attempts`.
 
     `may_have_taken_effect`: an earlier attempt broke off, and may still take effect. `xxh3` and `sha256` are digests of
-    what was sent. `merges`: the archive held the session before anything of this delivery was sent. The last two are
-    None unless asked for.
+    the file that was sent. `merges`: the archive held the session before anything of this delivery was sent. `sha256`
+    and `merges` are None unless asked for. `zip_size` is the size of the zip that was sent; None: the file as it is.
     """
 
     claim: Claim
@@ -107,6 +107,12 @@ class Stored:
     sha256: bytes | None = None
     merges: bool | None = None
     xxh3: bytes | None = None
+    zip_size: int | None = None
+
+    @property
+    def sent_size(self) -> int:
+        """Bytes that were sent."""
+        return self.claim.instance.file.size if self.zip_size is None else self.zip_size
 
 
 @record

@@ -164,3 +164,15 @@ class StreamedBody(Protocol):
 
 
 Body = bytes | StreamedBody
+
+
+@record
+class Zip:
+    """A zip of one file, to send in its place."""
+
+    body: Body
+
+    @property
+    def size(self) -> int:
+        """Length in bytes: what the wire carries."""
+        return len(self.body) if isinstance(self.body, bytes) else self.body.size

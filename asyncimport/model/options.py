@@ -53,6 +53,14 @@ class Overwrite(StrEnum):
     DELETE = "delete"
 
 
+class Compress(StrEnum):
+    """Whether images go as zips, which XNAT unpacks."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class OnCollision(StrEnum):
     """What becomes of a label that another study has already."""
 
@@ -143,6 +151,11 @@ class Options(ReadOptions):
         help="Hold or archive sessions that lack files which failed, were refused or cannot be read.",
     )
     max_rate: float | None = rare("--max-rate", form=SIZE, help="Bytes a second at most: 500kB, 20MB/s, 10MiB.")
+    compress: Compress = rare(
+        "--compress",
+        default=Compress.NEVER,
+        help="Send uncompressed images as zips: where a slow link makes it worth it, always, or never.",
+    )
     resend_changed: bool = rare(
         "--resend-changed", default=False, help="Send files again that have changed since; needs --overwrite append."
     )

@@ -6,7 +6,7 @@ from typing import Protocol
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
 from asyncimport.model.deliveries import ArchivedContent, Claim, Dropped, SealedDelivery, Verdict
-from asyncimport.model.files import ArchivedPatient, Body, Digest, File, Ignored, Session
+from asyncimport.model.files import ArchivedPatient, Body, Digest, File, Ignored, Session, Zip
 
 
 class Routes(Protocol):
@@ -97,11 +97,23 @@ class Source(Readable, Protocol):
 class Destination(Protocol):
     """Where sessions go."""
 
-    async def store(self, claim: Claim, body: Body) -> str:
+    @property
+    def blocked_seconds(self) -> float:
+        """How long all bodies together have waited to be sent: for the link, or for a limit of the rate."""
+        ...
+
+    async def make_zip(self, body: Body) -> Zip | None:
+        """Return a file as a zip, to send in its place; None if that is not worth it.
+
+        Raises: ZipRefusedError if the server takes none, TransientError, SourceError, FatalError.
+        """
+        ...
+
+    async def store(self, claim: Claim, body: Body | Zip) -> str:
         """Send one file once, and return the address of its prearchive row.
 
         Raises: TransientError, NothingStoredError if `find_drop_rules` may explain it, RefusedError, SourceError,
-        FatalError.
+        FatalError; ZipRefusedError or ZipFailedError if it is a zip, and says nothing about the file.
         """
         ...
 

@@ -131,7 +131,10 @@ class Problem:
 
 @record
 class Summary:
-    """The end of a run, or the content of a journal: files, bytes, sessions, problems, attachments, subjects."""
+    """The end of a run, or the content of a journal: files, bytes, sessions, problems, attachments, subjects.
+
+    `bytes_sent` were sent for the `bytes_stored`: fewer, as `zips` of the files went as zips.
+    """
 
     files: Files
     bytes_found: int
@@ -140,6 +143,8 @@ class Summary:
     problems: tuple[Problem, ...]
     attachments: AttachmentCounts = AttachmentCounts()
     subjects: SubjectCounts = SubjectCounts()
+    bytes_sent: int = 0
+    zips: int = 0
 
     @property
     def containers(self) -> int:

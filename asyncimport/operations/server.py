@@ -31,6 +31,7 @@ class Server:
         connections: int = 16,
         timeouts: Timeouts | None = None,
         max_rate: float | None = None,
+        times_link: bool = False,
         monitor: OutageMonitor | None = None,
         load: Load | None = None,
     ) -> AbstractAsyncContextManager[Client]:
@@ -41,6 +42,7 @@ class Server:
             connections=connections,
             timeouts=timeouts,
             max_rate=max_rate,
+            times_link=times_link,
             monitor=monitor,
             load=load,
             ca_bundle=self.ca_bundle,

@@ -15,6 +15,7 @@ from asyncimport.errors import FatalError, LoginRefusedError, UsageError
 from asyncimport.model.options import AUTO_CEILING
 from asyncimport.xnat.inspection import AuthenticatedFacts, Fact, ProjectFacts, Unknown
 from asyncimport.xnat.public_inspection import BodyLimit, PublicFacts
+from asyncimport.xnat.replies.site import version_number
 
 # The order in which an upload meets errors: of the command, the network, the login, the project; 9 is a held session.
 _EXIT_CODES = (2, 4, 3, 5, 6, 9)
@@ -176,10 +177,10 @@ def _version(facts: Facts, public: PublicFacts) -> Finding:
     version = public.version
     if not version and facts.authenticated is not None and not isinstance(facts.authenticated.version, Unknown):
         version = facts.authenticated.version
-    match = re.fullmatch(r"(\d+)\.(\d+)[\w.-]*", version)
-    if match is None:
+    number = version_number(version)
+    if number is None:
         return Finding("version", Status.UNKNOWN, "XNAT does not show its version")
-    if (int(match[1]), int(match[2])) < (1, 7):
+    if number < (1, 7):
         meaning = "it does not show its filters and scripts, and merges into a session only with --overwrite append"
         hint = "try a small part first, or have XNAT upgraded"
         return Finding("version", Status.WARNING, f"XNAT {version}", meaning, hint)

@@ -10,6 +10,7 @@ import anyio.to_thread
 from asyncimport.errors import FatalError, RefusedError, TransientError
 from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model.events import Event, ServerUnavailable
+from asyncimport.model.options import Compress
 from asyncimport.model.summary import Orphan
 from asyncimport.operations import upload_steps
 from asyncimport.operations.comparison import orphans_of
@@ -153,6 +154,7 @@ class Uploader:
             connected = request.server.connect(
                 connections=connections,
                 max_rate=options.max_rate,
+                times_link=options.compress is Compress.AUTO,
                 timeouts=request.timeouts,
                 monitor=self._monitor,
                 load=self._load,

@@ -40,6 +40,7 @@ _EVENT_OPTIONS = {
     "workers": "max_workers",
     "adaptive": "is_adaptive",
     "max_rate": "max_rate",
+    "compress": "compress",
     "finalizers": "max_finalizers",
     "enclosers": "attachment_workers",
     "max_open_sessions": "max_open_sessions",
@@ -105,7 +106,8 @@ def describe_run(request: UploadRequest, started: RunStarted) -> dict[str, objec
     return {
         "version": started.version,
         "python": platform.python_version(),
-        "system": platform.platform(terse=True),
+        # `platform.platform` may start another program, which blocks.
+        "system": f"{platform.system()}-{platform.release()}-{platform.machine()}",
         "command": [plain(word) for word in request.command],
         "project": started.project,
         "names": dict(started.names),

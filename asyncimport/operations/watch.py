@@ -109,17 +109,22 @@ def add_run(before: Summary | None, last: Summary, totals: Totals) -> Summary:
         return last
     known = {(one.session.project, one.session.study_uid) for one in last.sessions}
     sessions = [one for one in before.sessions if (one.session.project, one.session.study_uid) not in known]
-    stored, size = last.files.stored, last.bytes_stored
+    stored, size, sent, zips = last.files.stored, last.bytes_stored, last.bytes_sent, last.zips
     if totals.scanning:
         # The run was stopped, or had no server, before it had scanned everything.
         last, stored, size = replace(before, sessions=last.sessions), before.files.stored, before.bytes_stored
+        sent, zips = before.bytes_sent, before.zips
     if totals.gone or totals.scanning:
         stored = max(stored, before.files.stored + totals.stored)
         size = max(size, before.bytes_stored + totals.stored_size)
+        sent = max(sent, before.bytes_sent + totals.sent_size)
+        zips = max(zips, before.zips + totals.zips)
     return replace(
         last,
         files=replace(last.files, stored=stored),
         bytes_found=last.bytes_found + max(0, size - last.bytes_stored),
         bytes_stored=size,
+        bytes_sent=sent,
+        zips=zips,
         sessions=(*sessions, *last.sessions),
     )

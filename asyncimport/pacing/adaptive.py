@@ -29,6 +29,7 @@ _PAUSE_FACTOR_AFTER_CHANGE = 3
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 10.0
 # The limit grows only if this share of calls found all slots in use.
 _FULL_SHARE = 0.75
+# One for each power of two of bytes on the wire, and as many for zips, which the server has to inflate.
 _SIZE_CLASSES = 64
 
 
@@ -54,7 +55,7 @@ class AdaptiveLimit:
         self._max_limit = max_limit
         self._clock = clock
         self._limit = min(_MIN_LIMIT, max_limit)
-        self._base_latencies = [0.0] * _SIZE_CLASSES
+        self._base_latencies = [0.0] * 2 * _SIZE_CLASSES
         """The latency without a queue, for each size class; 0 if unknown."""
         self._last_probe_step: tuple[int, float] | None = None
         """While probing: the limit before it was last halved, and the slowdown there."""
@@ -73,14 +74,14 @@ class AdaptiveLimit:
         """Calls that should be in flight now."""
         return self._limit
 
-    def record_success(self, seconds: float, size: int, *, is_full: bool = True) -> None:
-        """Record a successful call: its latency, the bytes of its file, and whether all slots were in use."""
+    def record_success(self, seconds: float, size: int, *, is_full: bool = True, is_zip: bool = False) -> None:
+        """Record a successful call: its latency, the bytes that it sent, and whether all slots were in use."""
         if self._calls_to_skip:
             self._calls_to_skip -= 1
             if not self._calls_to_skip:
                 self._began = self._clock()
             return
-        size_class = size.bit_length()
+        size_class = size.bit_length() + is_zip * _SIZE_CLASSES
         self._seconds[size_class] += seconds
         self._counts[size_class] += 1
         self._full_count += is_full
@@ -109,8 +110,8 @@ class AdaptiveLimit:
         self._calls_to_skip = self._limit + limit
         self._began = 0.0
         self._limit = limit
-        self._seconds = [0.0] * _SIZE_CLASSES
-        self._counts = [0] * _SIZE_CLASSES
+        self._seconds = [0.0] * 2 * _SIZE_CLASSES
+        self._counts = [0] * 2 * _SIZE_CLASSES
         self._full_count = 0
         self._count = 0
         self._needed_calls = max(limit, _FEW_CALLS) if self._is_growing else max(2 * limit, _PROBE_CALLS)

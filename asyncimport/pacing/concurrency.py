@@ -44,6 +44,8 @@ class Throttle:
         self._successes = 0
         self._cut_at = float("-inf")
         self._resume_at = float("-inf")
+        self.is_frozen = False
+        """Whether the limit must not grow now, nor be measured."""
         self.seconds_per_call: float | None = None
         """How long recent calls took on average; None before the first has ended."""
 
@@ -116,21 +118,23 @@ class Throttle:
         await self._sleep(wait)
         return True
 
-    def record_success(self, seconds: float = 0.0, size: int = 0) -> None:
-        """Record a successful call while its slot is still in use: how long it took, and the bytes of its file.
+    def record_success(self, seconds: float = 0.0, size: int = 0, *, is_zip: bool = False) -> None:
+        """Record a successful call while its slot is still in use: how long it took, and the bytes that it sent.
 
         While more calls are in flight than the limit allows, those that end began before the cut, and say nothing
         about the new limit.
         """
         average = self.seconds_per_call
         self.seconds_per_call = seconds if average is None else average + (seconds - average) / _AVERAGED_CALLS
+        if self.is_frozen:
+            return
         if self._limit < self._ceiling:
             if not self.is_over_limit:
                 self._successes += 1
                 if self._successes >= self._limit:
                     self._set_limit(self._limit + 1)
         elif self._adaptive is not None:
-            self._adaptive.record_success(seconds, size, is_full=self._acquired >= self._limit)
+            self._adaptive.record_success(seconds, size, is_full=self._acquired >= self._limit, is_zip=is_zip)
             if self._adaptive.limit != self._limit:
                 self._ceiling = self._adaptive.limit
                 self._set_limit(self._ceiling)
@@ -200,15 +204,15 @@ class Slot:
                 return
             self._since = throttle.now()
 
-    def record_success(self, size: int) -> float:
-        """Record a successful call for a file of `size` bytes; return the seconds that it took.
+    def record_success(self, size: int, *, is_zip: bool = False) -> float:
+        """Record a successful call that sent `size` bytes; return the seconds that it took.
 
         It took all the time since the call before. Reading and recording occupy the slot too, and the throughput is
         the number of slots divided by that time.
         """
         now = self._throttle.now()
         seconds, self._since = now - self._since, now
-        self._throttle.record_success(seconds, size)
+        self._throttle.record_success(seconds, size, is_zip=is_zip)
         return seconds
 
     def release(self) -> None:
@@ -255,6 +259,8 @@ class RateLimit:
         self._free_at = float("-inf")
         self.waiting = 0
         """Calls that wait now."""
+        self.waited_seconds = 0.0
+        """How long all calls together have waited, and will."""
 
     async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may go; they count as sent even if the wait is cancelled."""
@@ -263,6 +269,7 @@ class RateLimit:
         self._free_at = begin + size / self._bytes_per_second
         if begin > now:
             self.waiting += 1
+            self.waited_seconds += begin - now
             try:
                 await self._sleep(begin - now)
             finally:

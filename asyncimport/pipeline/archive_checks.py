@@ -81,7 +81,7 @@ async def _call(context: Context, call: Callable[[], Awaitable[T]], claim: Claim
             return await call()
         except TransientError as error:
             if error.overload:
-                context.throttle.slow_down(error.retry_after)
+                context.slow_down(error.retry_after)
             # Release the slot during backoff.
             slot.release()
             raise

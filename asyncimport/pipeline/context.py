@@ -14,6 +14,7 @@ from asyncimport.journal import Journal
 from asyncimport.model.events import Event, Notice, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, Routes, Source
+from asyncimport.pacing.compression import Compression
 from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pacing.load import Load
 from asyncimport.pacing.meter import Meter
@@ -40,6 +41,7 @@ class Context:
     throttle: Throttle = field(init=False)
     finalizing: Throttle = field(init=False)
     """Of sessions that are being archived: as many at a time as make the server archive faster."""
+    compression: Compression = field(init=False)
     outage: Outage = field(init=False)
     meter: Meter = field(default_factory=Meter, init=False)
     may_feed: bool = field(init=False)
@@ -55,16 +57,28 @@ class Context:
         self.throttle = Throttle(self.options.max_workers, adaptive=self.options.is_adaptive)
         self.finalizing = Throttle(self.options.max_finalizers, adaptive=self.options.finalizers is None)
         self.load.throttle = self.throttle
+        self.compression = Compression(self.options.compress)
         self.outage = Outage(
             self.options.outage_timeout,
             ping=self.destination.ping,
             first_pause=self.policy.first_seconds,
             clock=monotonic,
             sleep=self.stop.sleep,
-            slow_down=self.throttle.slow_down,
+            slow_down=self.slow_down,
             report=lambda reason: report(ServerUnavailable(reason)),
         )
         self._journal_limiter = anyio.CapacityLimiter(1)
+
+    def slow_down(self, retry_after: float | None = None) -> None:
+        """Send less at a time, as the server is overloaded; send nothing for its Retry-After (seconds)."""
+        self.compression.cancel_trial()
+        self.throttle.is_frozen = False
+        self.throttle.slow_down(retry_after)
+
+    def end_zips(self, reason: str) -> None:
+        """Send no more zips in this run, for this reason."""
+        if self.compression.end():
+            self.report(Notice(f"images are sent as they are from now on: {reason}"))
 
     async def call_journal(self, method: Callable[[], T]) -> T:
         """Call the journal in a worker thread, one call at a time."""

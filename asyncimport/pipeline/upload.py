@@ -23,6 +23,7 @@ from asyncimport.pipeline.archive_checks import check_subject, explain_empty_ans
 from asyncimport.pipeline.context import Context, Signal, notify
 from asyncimport.pipeline.feed import split_batches
 from asyncimport.pipeline.record import pass_outcome
+from asyncimport.pipeline.sending import Sending
 from asyncimport.source.bytes_on_disk import xxh3_of
 
 
@@ -111,7 +112,7 @@ class Uploader:
     async def _send(self, claim: Claim, body: Body | SourceError, digest: bytes | None, slot: Slot) -> Outcome:
         if isinstance(body, SourceError):
             return Failed(claim, str(body), unreadable=True)
-        context, attempts = self._context, Attempts([monotonic()])
+        context, attempts, sending = self._context, Attempts([monotonic()]), Sending(self._context, claim, body)
         # Now, while the body is in the processor's cache: later it takes five times as long.
         xxh3 = xxh3_of(body) if isinstance(body, bytes) else None
 
@@ -120,7 +121,7 @@ class Uploader:
             attempts.count += 1
             try:
                 try:
-                    return await context.destination.store(claim, body)
+                    return await sending.store(attempts.count)
                 except NothingStoredError:
                     await explain_empty_answer(context, claim, attempts.count)
                     # No known rule drops it: this may have been a mishap.
@@ -141,20 +142,23 @@ class Uploader:
                 if not context.outage.is_on(error, attempts.times[-2]):
                     raise
                 uri = await context.outage.wait_until_up(attempt, error, attempts.times[0], claim.key)
-        except SourceError as error:
+        except (SourceError, RefusedError, TransientError) as error:
+            attempts.may_have_taken_effect |= sending.may_have_left_part
+            if not isinstance(error, SourceError):
+                return judge(claim, error, attempts)
             count, effect = attempts.count, attempts.may_have_taken_effect
             return Failed(claim, str(error), unreadable=True, attempts=count, may_have_taken_effect=effect)
-        except (RefusedError, TransientError) as error:
-            return judge(claim, error, attempts)
-        size = claim.instance.file.size
-        context.meter.record_upload(slot.record_success(size), size)
+        seconds = slot.record_success(sending.sent_size, is_zip=sending.zip_size is not None)
+        context.meter.record_upload(seconds, claim.instance.file.size)
         self._budget.record_success()
         context.outage.record_success()
         if not isinstance(body, bytes):
             xxh3 = body.xxh3
             digest = body.sha256 if context.options.receipts else digest
         merges = False if claim.check_archive else None
-        return Stored(claim, uri, attempts.count, attempts.may_have_taken_effect, digest, merges, xxh3)
+        return Stored(
+            claim, uri, attempts.count, attempts.may_have_taken_effect, digest, merges, xxh3, sending.zip_size
+        )
 
     def _note_failure(self, claim: Claim, error: TransientError, attempts: Attempts) -> None:
         context = self._context
@@ -165,7 +169,7 @@ class Uploader:
         context.report(RetryScheduled(str(error), claim, attempts.count))
         context.meter.record_retry()
         if error.overload:
-            context.throttle.slow_down(error.retry_after)
+            context.slow_down(error.retry_after)
 
 
 def judge(claim: Claim, error: RefusedError | TransientError, attempts: Attempts) -> Refused | Failed | Withheld:

@@ -56,3 +56,8 @@ def session_names(session: Session) -> dict[str, str]:
         "session": session.label,
         "study_uid": session.study_uid,
     }
+
+
+def lane(zip_size: int | None) -> str:
+    """Return how a file was sent: as a "zip" of this size, or as the "file" that it is."""
+    return "file" if zip_size is None else "zip"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from asyncimport.model import attachments, deliveries, events
 from asyncimport.model.summary import Orphan, SubjectReport, Summary
-from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, session_names, text_of_path
+from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, lane, session_names, text_of_path
 
 # New events and keys keep the version; a key that changes its meaning or goes raises it.
 _SCHEMA = 1
@@ -88,8 +88,8 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
 def _outcome(outcome: deliveries.Outcome) -> dict[str, object]:
     event = {"event": "file_stored", **_file(outcome.claim), "attempts": outcome.attempts}
     match outcome:
-        case deliveries.Stored(uri=uri):
-            return event | {"uri": f"/data{uri}"}
+        case deliveries.Stored(uri=uri, zip_size=zip_size, sent_size=size):
+            return event | {"uri": f"/data{uri}", "lane": lane(zip_size), "sent_bytes": size}
         case deliveries.Refused(reason=reason):
             return event | {"event": "file_refused", "reason": reason}
         case deliveries.Failed(reason=reason):

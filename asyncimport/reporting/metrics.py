@@ -53,6 +53,8 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "admitted_files_total": ("counter", "Files that were queued to be sent."),
     "files_total": ("counter", "Files by what became of them; found: the archive had them."),
     "stored_bytes_total": ("counter", "Bytes of the files that XNAT stored."),
+    "sent_bytes_total": ("counter", "Bytes that were sent for them: fewer where files go as zips."),
+    "zipped_files_total": ("counter", "Files that XNAT stored and that went as zips."),
     "sessions_total": ("counter", "Deliveries of sessions by what became of them."),
     "attachments_total": ("counter", "Attachments by what became of them."),
     "subjects_total": ("counter", "Subjects by what became of their demographics."),
@@ -75,6 +77,8 @@ _COUNTERS: Mapping[str, Sequence[str]] = {
     "admitted_files_total": ("",),
     "files_total": ("stored", "refused", "failed", "withheld", "found"),
     "stored_bytes_total": ("",),
+    "sent_bytes_total": ("",),
+    "zipped_files_total": ("",),
     "sessions_total": ("archived", "built", "held", "deleted", "postponed", "incomplete"),
     "attachments_total": ("stored", "refused", "failed"),
     "subjects_total": ("stored", "refused", "failed"),
@@ -152,6 +156,8 @@ class Metrics:
                     self._add("files_total", 1, _OUTCOMES[type(outcome)])
                     if isinstance(outcome, deliveries.Stored):
                         self._add("stored_bytes_total", outcome.claim.instance.file.size)
+                        self._add("sent_bytes_total", outcome.sent_size)
+                        self._add("zipped_files_total", outcome.zip_size is not None)
             case events.SessionFound(files=files):
                 self._add("files_total", files, "found")
             case events.RetryScheduled():
@@ -186,6 +192,7 @@ class Metrics:
             self._set("summary_files", getattr(files, name), "state", name)
         self._set("summary_bytes", summary.bytes_found, "state", "found")
         self._set("summary_bytes", summary.bytes_stored, "state", "stored")
+        self._set("summary_bytes", summary.bytes_sent, "state", "sent")
         for name in ("archived", "prearchive", "held", "open"):
             self._set("summary_sessions", summary.count(name), "state", name)
 

@@ -27,6 +27,8 @@ class Totals:
     waiting_size: int = 0
     stored: int = 0
     stored_size: int = 0
+    sent_size: int = 0
+    zips: int = 0
     settled_size: int = 0
     refused: int = 0
     failed: int = 0
@@ -107,9 +109,11 @@ class Totals:
     def _note_outcome(self, outcome: deliveries.Outcome) -> None:
         key, size = outcome.claim.delivery.key, outcome.claim.instance.file.size
         match outcome:
-            case deliveries.Stored():
+            case deliveries.Stored(zip_size=zip_size, sent_size=sent_size):
                 self.stored += 1
                 self.stored_size += size
+                self.sent_size += sent_size
+                self.zips += zip_size is not None
                 self.open[key] = self.open.get(key, 0) + 1
             case deliveries.Refused():
                 self.refused += 1

@@ -131,6 +131,9 @@ def _in_flight(totals: Totals) -> Iterator[str]:
 
 
 def _other(totals: Totals) -> Iterator[str]:
+    if totals.zips:
+        sizes = f"{human_bytes(totals.sent_size)} sent for {human_bytes(totals.stored_size)}"
+        yield f"{counted(totals.zips, 'file')} as zips: {sizes}"
     if totals.found:
         yield f"{counted(totals.found, 'file')} found in the archive"
     if totals.repaired:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from asyncimport.errors import AsyncimportError
 from asyncimport.journal import JournalReader, StoredInstance
-from asyncimport.reporting.entries import session_names, text_of_path
+from asyncimport.reporting.entries import lane, session_names, text_of_path
 from asyncimport.source.bytes_on_disk import compute_sha256
 from asyncimport.system.output_files import replacing
 
@@ -40,6 +40,8 @@ def _lines(reader: JournalReader) -> Iterator[Mapping[str, object]]:
             "sop_uid": stored.sop_uid,
             "path": text_of_path(stored.file.path),
             "bytes": stored.file.size,
+            "lane": lane(stored.zip_size),
+            "sent_bytes": stored.file.size if stored.zip_size is None else stored.zip_size,
             "sha256": sha256,
             "sha256_of": of,
             "uri": stored.uri and f"/data{stored.uri}",

@@ -59,6 +59,11 @@ class Client:
         self.load = load or Load()
         self.url = transport.url
 
+    @property
+    def blocked_seconds(self) -> float:
+        """How long all bodies together have waited to be sent: for the link, or for the rate limit."""
+        return self._transport.blocked_seconds + (0.0 if self.rate is None else self.rate.waited_seconds)
+
     async def call(
         self,
         method: str,
@@ -194,13 +199,15 @@ async def connect(
     verify: bool = True,
     policy: RetryPolicy | None = None,
     max_rate: float | None = None,
+    times_link: bool = False,
     monitor: OutageMonitor | None = None,
     load: Load | None = None,
 ) -> AsyncIterator[Client]:
     """Log in to the XNAT at `host` (with its context path), and log out at the end.
 
-    `connections` limits the open connections, `max_rate` the bytes of bodies that are sent in a second. The environment
-    names a proxy, and a bundle if `ca_bundle` is None. `load` shows what limits the speed.
+    `connections` limits the open connections, `max_rate` the bytes of bodies that are sent in a second; `times_link`
+    notes how long bodies wait for the link. The environment names a proxy, and a bundle if `ca_bundle` is None. `load`
+    shows what limits the speed.
     Raises: LoginRefusedError, UnavailableError, UsageError.
     """
     timeouts = timeouts or Timeouts()
@@ -215,6 +222,7 @@ async def connect(
         connect_seconds=timeouts.connect,
         cookies=aiohttp.DummyCookieJar(),
         waiting=waiting,
+        times_link=times_link,
     ) as http:
         load = load or Load()
         load.rate = rate = None if max_rate is None else RateLimit(max_rate)

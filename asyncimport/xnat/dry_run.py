@@ -10,7 +10,7 @@ import anyio.to_thread
 from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.model.deliveries import Archived, ArchivedContent, Claim, Delivery, SealedDelivery, Verdict
-from asyncimport.model.files import Body, File, Ignored, Session
+from asyncimport.model.files import Body, File, Ignored, Session, Zip
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
@@ -102,6 +102,10 @@ class DryRunDestination(XnatDestination):
     async def find_existing(self, claim: Claim) -> ArchivedContent | None:
         """Return what the archive has of a claim's session; one listing of its project tells if it has nothing."""
         return None if await _is_new(self._archived, claim.instance.session) else await super().find_existing(claim)
+
+    async def make_zip(self, _: Body) -> Zip | None:
+        """Make none: bodies are not read."""
+        return None
 
     async def _import(self, claim: Claim, _: Body) -> str:
         session = claim.delivery.row_session

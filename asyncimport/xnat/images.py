@@ -8,11 +8,12 @@ import anyio
 import anyio.to_thread
 from yarl import URL
 
-from asyncimport.errors import RefusedError, SessionConflictError, TransientError
+from asyncimport.errors import RefusedError, SessionConflictError, TransientError, ZipRefusedError
 from asyncimport.model.addresses import OUR_SOURCE
 from asyncimport.model.deliveries import ArchivedContent, Claim, Delivery, Dropped, SealedDelivery, Verdict
-from asyncimport.model.files import ArchivedPatient, Body, Session
+from asyncimport.model.files import ArchivedPatient, Body, Session, Zip
 from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.system.deflate import thread_limiter
 from asyncimport.xnat.archive import Archive, ArchivedSessions, FoundSessions
 from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client
@@ -20,10 +21,12 @@ from asyncimport.xnat.conflicts import ArchiveConflicts
 from asyncimport.xnat.finalizer import CLEAR_ROW, RELABEL, Finalizer, archive_address
 from asyncimport.xnat.prearchive import Prearchive, PrearchiveRows
 from asyncimport.xnat.replies.identity import row_conflict
-from asyncimport.xnat.replies.images import Row, parse_import_uri
+from asyncimport.xnat.replies.images import Row, parse_import_uri, parse_zip_uri
 from asyncimport.xnat.site import SiteRules, explain_drop
+from asyncimport.xnat.zip_body import zip_body
 
 _HEADERS = {"Content-Type": "application/dicom"}
+_ZIP_HEADERS = {"Content-Type": "application/zip"}
 
 
 class XnatDestination:
@@ -62,6 +65,7 @@ class XnatDestination:
         self._source = source
         self._adopt_rows = adopt_rows
         self._import_url = lru_cache(maxsize=1024)(self._make_import_url)
+        self._deflating = thread_limiter()
         self._rules = rules or SiteRules(client, policy)
         self._archived = archived or ArchivedSessions(client, policy)
         self._archive = Archive(client, policy, self._rules)
@@ -85,24 +89,43 @@ class XnatDestination:
             sleep=sleep,
         )
 
-    def _make_import_url(self, session: Session) -> URL:
-        """Return the address that imports into a session."""
+    def _make_import_url(self, session: Session, handler: str) -> URL:
+        """Return the address that imports into a session, by the importer of files or the one of zips."""
         # rename: XNAT names files by their UIDs, so parallel ones do not collide, and a repeated one overwrites itself.
         # prevent_auto_commit: XNAT's idle builder does not archive half a session (SessionXMLRebuilder). SOURCE: whose
         # row it is. Both are read from the file that makes the row, so all do so. PROJECT_ID: XNAT ignores `project`.
+        # With `dest` or `action` XNAT would build the session after each zip.
         return self._client.url(
-            "/data/services/import?import-handler=gradual-DICOM&inbody=true"
+            f"/data/services/import?import-handler={handler}&inbody=true"
             f"&PROJECT_ID={quote(session.project)}&SUBJECT_ID={quote(session.subject)}"
             f"&EXPT_LABEL={quote(session.label)}&rename=true&prevent_auto_commit=true"
             f"&SOURCE={quote(self._source)}"
         )
 
-    async def store(self, claim: Claim, body: Body) -> str:
+    @property
+    def blocked_seconds(self) -> float:
+        """How long all bodies together have waited to be sent."""
+        return self._client.blocked_seconds
+
+    async def make_zip(self, body: Body) -> Zip | None:
+        """Return a file as a zip; None if that is not worth it.
+
+        Raises: ZipRefusedError if XNAT takes none, SourceError, TransientError.
+        """
+        packed = await zip_body(body, self._deflating)
+        if packed is not None and not await self._rules.takes_zips():
+            raise ZipRefusedError("this XNAT is older than 1.8, or does not show its version", ends_zips=True)
+        return packed
+
+    async def store(self, claim: Claim, body: Body | Zip) -> str:
         """Import one file, once, and return the prearchive URI that it went to.
 
-        Before the first file of a delivery, the rows that it could go into are checked; after it, the row it went to.
-        Raises: NothingStoredError, SessionConflictError, RefusedError, SourceError if the file is not what was scanned.
+        Before the first file of a delivery, which is no zip, the rows that it could go into are checked; after it, the
+        row it went to. Raises: NothingStoredError, SessionConflictError, RefusedError, ZipRefusedError, SourceError if
+        the file is not what was scanned.
         """
+        if isinstance(body, Zip):
+            return await self._import_zip(claim, body.body)
         is_first = claim.delivery.uri is None
         if is_first:
             await self._check_rows(claim.delivery.row_session)
@@ -114,7 +137,14 @@ class XnatDestination:
     async def _import(self, claim: Claim, body: Body) -> str:
         session = claim.delivery.row_session
         parse = partial(parse_import_uri, project=session.project, expected=claim.delivery.uri)
-        return await send(self._client, "POST", self._import_url(session), body, parse, _HEADERS)
+        url = self._import_url(session, "gradual-DICOM")
+        return await send(self._client, "POST", url, body, parse, _HEADERS)
+
+    async def _import_zip(self, claim: Claim, body: Body) -> str:
+        assert claim.delivery.uri is not None  # noqa: S101 - the first file of a delivery is no zip
+        url = self._import_url(claim.delivery.row_session, "DICOM-zip")
+        parse = partial(parse_zip_uri, expected=claim.delivery.uri)
+        return await send(self._client, "POST", url, body, parse, _ZIP_HEADERS)
 
     async def _check_rows(self, session: Session) -> None:
         """Check the rows that XNAT would put a session into. Raises: SessionConflictError, TransientError."""

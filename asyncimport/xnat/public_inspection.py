@@ -1,6 +1,5 @@
 """What a server shows without a login, for `doctor`. Nothing here changes anything on it."""
 
-import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -23,7 +22,9 @@ from asyncimport.xnat.inspection import Fact, Unknown
 from asyncimport.xnat.proxies import proxy_for
 from asyncimport.xnat.replies.logins import check_login
 from asyncimport.xnat.replies.response import REDIRECTS, Reply
+from asyncimport.xnat.replies.site import parse_version, version_number
 from asyncimport.xnat.response_body import MAX_REPLY_BYTES, read_reply
+from asyncimport.xnat.site import BUILD_INFO
 from asyncimport.xnat.tls import tls_context
 from asyncimport.xnat.transport import Timeouts, Transport, open_session
 
@@ -31,12 +32,10 @@ BODY_SIZES: Mapping[str, int] = {"1 MB": 1 << 20, "100 MB": 100 << 20, "2 GB": 2
 """The sizes of the announced bodies, smallest first."""
 _TIMEOUTS = Timeouts(connect=10.0, stall=15.0, reply=15.0)
 _END_SECONDS = 5.0
-_BUILD_INFO = "/xapi/siteConfig/buildInfo"
 _JSESSION = "/data/JSESSION"
 # No XNAT has this importer: it would refuse the call before it reads a byte of the body (Importer).
 _IMPORT = "/data/services/import?inbody=true&import-handler=asyncimport-doctor"
 _LOGIN_ID = re.compile(r"[0-9A-F]{32}(?:\.[\w-]+)?")
-_VERSION = re.compile(r"\d+\.\d[\w.-]*")
 _EXPIRATION = re.compile(r'SESSION_EXPIRATION_TIME="?(\d+),(-?\d+)')
 
 
@@ -176,10 +175,10 @@ def _record_certificates(context: ssl.SSLContext) -> list[Mapping[str, Any]]:
 
 async def _inspect(guest: _Guest, base: URL) -> dict[str, Any]:
     """Return the fields of PublicFacts for an address. Raises: TransientError, UnavailableError."""
-    first = await guest.get(base, _BUILD_INFO)
+    first = await guest.get(base, BUILD_INFO)
     found: dict[str, Any] = {"server": first.headers.get("server", "")}
     if first.status in REDIRECTS:
-        target = _redirect_target(base, first, _BUILD_INFO)
+        target = _redirect_target(base, first, BUILD_INFO)
         version = await _find_version(guest, target)
         return {**found, "moved_to": str(target), "elsewhere": "" if version is None else str(target)}
     version = await _find_version(guest, base, first)
@@ -216,8 +215,8 @@ def _login_error(login: Reply) -> FatalError | None:
 async def _find_version(guest: _Guest, base: URL, info: Reply | None = None) -> str | None:
     """Return the version of the XNAT at an address (SiteConfigApi), "" if it does not show it; None: no XNAT."""
     try:
-        info = info or await guest.get(base, _BUILD_INFO)
-        if (version := _parse_version(info)) is not None:
+        info = info or await guest.get(base, BUILD_INFO)
+        if (version := parse_version(info)) is not None:
             guest.addresses.add(base)
             return version
         login = await guest.get(base, _JSESSION)
@@ -226,17 +225,9 @@ async def _find_version(guest: _Guest, base: URL, info: Reply | None = None) -> 
             return None
         guest.addresses.add(base)
         text = (await guest.get(base, "/data/version")).text.strip()
-        return text if _VERSION.fullmatch(text) else ""
+        return text if version_number(text) else ""
     except (TransientError, FatalError):
         return None
-
-
-def _parse_version(reply: Reply) -> str | None:
-    try:
-        version = json.loads(reply.text)["version"] if reply.status == 200 else None
-    except (ValueError, RecursionError, KeyError, TypeError):
-        return None
-    return version if isinstance(version, str) and _VERSION.fullmatch(version) else None
 
 
 def _redirect_target(base: URL, reply: Reply, path: str) -> URL:

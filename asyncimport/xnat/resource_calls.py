@@ -1,7 +1,5 @@
 """The address of a resource's owner, and the calls on one resource: create it, list its files, send files into it."""
 
-import io
-import zipfile
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from urllib.parse import quote, urlencode
@@ -26,6 +24,7 @@ from asyncimport.xnat.replies.resources import (
     parse_scan_ids,
 )
 from asyncimport.xnat.replies.subjects import parse_owners
+from asyncimport.xnat.zip_body import zip_files
 
 
 async def find_address(client: Client, owner: ResourceOwner, policy: RetryPolicy) -> str:
@@ -172,7 +171,7 @@ class ResourceCalls:
         ((name, body), *more) = bodies.items()
         if more:
             small = {one: data for one, data in bodies.items() if isinstance(data, bytes)}
-            packed = await anyio.to_thread.run_sync(_zip, small)
+            packed = await anyio.to_thread.run_sync(zip_files, small)
             body = packed if len(packed) <= _MAX_WHOLE_BYTES else _ChunkedBytes(packed)
             name, options["extract"] = "attachments.zip", "true"
         url = self._client.url(f"{self._path}/files/{name}?{_query(options)}")
@@ -182,12 +181,3 @@ class ResourceCalls:
 
 def _query(fields: Mapping[str, str]) -> str:
     return urlencode({name: value for name, value in fields.items() if value}, quote_via=quote)
-
-
-def _zip(bodies: Mapping[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, body in bodies.items():
-            # ZipInfo has a fixed date, so the same files make the same zip.
-            archive.writestr(zipfile.ZipInfo(name), body, zipfile.ZIP_DEFLATED)
-    return out.getvalue()

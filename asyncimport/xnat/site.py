@@ -24,13 +24,17 @@ from asyncimport.xnat.replies.site import (
     parse_script,
     parse_series_filter,
     parse_setting,
+    parse_version_number,
 )
 
 T = TypeVar("T")
 _POLICY = RetryPolicy(attempts=4)
+# From this version on, DICOM-zip is the importer that XNAT's own pages upload with.
+_FIRST_WITH_ZIPS = (1, 8)
 # XNAT's cached rights lag behind a new project by about a second (its own tests wait for them).
 _CACHE_POLICY = RetryPolicy(attempts=3)
 _EDITABLE_PROJECTS = "/data/projects?permissions=edit&dataType=xnat:mrSessionData&format=json"
+BUILD_INFO = "/xapi/siteConfig/buildInfo"
 _SITE_FILTER, _PROJECT_FILTER = "the site's series import filter", "the project's series import filter"
 _SITE_SCRIPT, _PROJECT_SCRIPT = "the site's anonymisation script", "the project's anonymisation script"
 
@@ -135,6 +139,7 @@ class SiteRules:
         self._policy = policy
         self._projects: dict[str, FilterInfo] = {}
         self._merges: list[bool | None] = []
+        self._takes_zips: bool | None = None
         self._lock = anyio.Lock()
 
     async def get(self, project: str) -> FilterInfo:
@@ -145,6 +150,15 @@ class SiteRules:
             if project not in self._projects:
                 self._projects[project] = await _fetch_filter_info(self._client, project, self._policy)
         return self._projects[project]
+
+    async def takes_zips(self) -> bool:
+        """Whether images may come as zips: to XNAT 1.8 and later, if it shows its version. Raises: TransientError."""
+        if self._takes_zips is None:
+            async with self._lock:
+                if self._takes_zips is None:
+                    found = await self._client.request("GET", BUILD_INFO, parse_version_number, self._policy)
+                    self._takes_zips = found is not None and found >= _FIRST_WITH_ZIPS
+        return self._takes_zips
 
     async def merges_modalities(self) -> bool | None:
         """Whether the site merges sessions of two data types; None: not shown, as to all but administrators."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 from ssl import SSLContext
+from time import monotonic
 from typing import ClassVar
 
 import aiohttp
@@ -24,7 +25,7 @@ from asyncimport.errors import (
 )
 from asyncimport.model.options import REPLY_SECONDS
 from asyncimport.pacing.monitor import OutageMonitor
-from asyncimport.system.sockets import Sending, sending
+from asyncimport.system.sockets import Sending, link_seconds, link_state, sending
 from asyncimport.xnat.deadlines import timeout_error
 from asyncimport.xnat.proxies import DIRECT, Proxy
 from asyncimport.xnat.replies.response import Reply
@@ -82,6 +83,27 @@ class _Response(aiohttp.ClientResponse):
         return self
 
 
+class _TimedResponse(_Response):
+    """A response that knows how long its request waited for the link.
+
+    Where the system does not tell, that is all the time until the response began.
+    """
+
+    blocked_seconds = 0.0
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        began = monotonic()
+        link = None if connection.transport is None else connection.transport.get_extra_info("socket")
+        before = link_state(link)
+        await super().start(connection)
+        after = None if before is None else link_state(link)
+        if before is None or after is None:
+            self.blocked_seconds = monotonic() - began
+        else:
+            self.blocked_seconds = link_seconds(before, after)
+        return self
+
+
 def open_session(
     server: URL,
     proxy: Proxy,
@@ -91,11 +113,16 @@ def open_session(
     connect_seconds: float,
     cookies: aiohttp.abc.AbstractCookieJar,
     waiting: set[asyncio.Transport | None] | None = None,
+    times_link: bool = False,
 ) -> aiohttp.ClientSession:
-    """Open an HTTP session, of at most this many connections; those that are busy are in `waiting`."""
+    """Open an HTTP session, of at most this many connections; those that are busy are in `waiting`.
+
+    With `times_link`, responses tell how long their request waited for the link.
+    """
+    response = _TimedResponse if times_link else _Response
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, ssl=tls),
-        response_class=type("_Response", (_Response,), {"waiting": set() if waiting is None else waiting}),
+        response_class=type("_Response", (response,), {"waiting": set() if waiting is None else waiting}),
         cookie_jar=cookies,
         # Without TLS the proxy reads the request itself; with TLS its headers go to it first, apart.
         headers={"User-Agent": _USER_AGENT, **ACCEPT_HEADERS, **(proxy.headers if server.scheme == "http" else {})},
@@ -128,6 +155,8 @@ class Transport:
         self.area = "/data"
         """The first part of paths; very old servers, or proxies before them, have /REST only."""
         self.monitor = monitor or OutageMonitor(inf)
+        self.blocked_seconds = 0.0
+        """How long all bodies together have waited for the link, if that is timed."""
 
     def url(self, path: str) -> URL:
         """Return the address of an encoded path below XNAT's, such as `/data/projects`."""
@@ -171,6 +200,8 @@ class Transport:
             async with self._request(method, url, data, headers) as response:
                 if response.status == 407:
                     raise self._proxy.auth_error()
+                if isinstance(response, _TimedResponse) and data is not None:
+                    self.blocked_seconds += response.blocked_seconds
                 return await read_reply(response, max_bytes)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._translate(error) from _cause(error)

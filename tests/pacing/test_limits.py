@@ -532,7 +532,11 @@ async def test_the_time_between_two_calls_of_a_slot_counts() -> None:
     time = Time()
     throttle = Throttle(64, adaptive=True, sleep=time.sleep, clock=time.clock)
     noted: list[float] = []
-    throttle.record_success = lambda seconds=0.0, size=0: noted.append(seconds + size)  # type: ignore[method-assign]
+
+    def note(seconds: float = 0.0, size: int = 0, *, is_zip: bool = False) -> None:
+        noted.append(seconds + size + is_zip)
+
+    throttle.record_success = note  # type: ignore[method-assign]
     with throttle.slot() as slot:
         await slot.wait_turn()
         time.now += 1.0

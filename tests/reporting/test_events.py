@@ -106,7 +106,13 @@ class TestJson:
         }  # fmt: skip
         uri = "/data/prearchive/projects/P/1/LABEL1_20200101"
         reason = "XNAT refused the file (400: of LABEL1)"
-        assert event(EVERYTHING["file_stored"]) == common | {"event": "file_stored", "attempts": 2, "uri": uri}
+        assert event(EVERYTHING["file_stored"]) == common | {
+            "event": "file_stored",
+            "attempts": 2,
+            "uri": uri,
+            "lane": "file",
+            "sent_bytes": 1_000,
+        }
         assert event(EVERYTHING["file_refused"]) == common | {"event": "file_refused", "attempts": 3, "reason": reason}
         assert event(EVERYTHING["file_failed"]) == common | {
             "event": "file_failed",

@@ -96,7 +96,15 @@ OUTCOMES: tuple[Outcome, ...] = (
         ([ScanFinished(4, 1)], {"scanning": False, "gone": 4, "gone_unsent": 1}),
         (
             [OutcomesRecorded(OUTCOMES)],
-            {"stored": 2, "stored_size": 1234, "settled_size": 4234, "refused": 1, "failed": 2, "open": {1: 2}},
+            {
+                "stored": 2,
+                "stored_size": 1234,
+                "sent_size": 1234,
+                "settled_size": 4234,
+                "refused": 1,
+                "failed": 2,
+                "open": {1: 2},
+            },
         ),
         ([OutcomesRecorded(())], {}),
         (
@@ -107,7 +115,7 @@ OUTCOMES: tuple[Outcome, ...] = (
         ([Archived(DELIVERY, "/data/archive", "uids"), Archived(DELIVERY, "/data/archive", None)], {"archived": 2}),
         (
             [stored(3), Built(DELIVERY, "/data/prearchive")],
-            {"built": 1, "stored": 3, "stored_size": 3000, "settled_size": 3000},
+            {"built": 1, "stored": 3, "stored_size": 3000, "sent_size": 3000, "settled_size": 3000},
         ),
         ([Held(DELIVERY, "conflict"), Held(DELIVERY, "conflict")], {"held_deliveries": {1}}),
         ([Postponed(DELIVERY, "busy")], {}),

@@ -61,15 +61,19 @@ class Migration:
     tree: Path
     journal: Path
     kills: int = 0
+    compress: str = "never"
     _sealed: dict[str, int] = field(default_factory=dict)
     """Rows that have been committed, and the number of imports when that was first seen."""
 
-    async def run(self, kill: Kill | None = None) -> Ended | None:
-        """Run the command; None when it was killed, otherwise how it ended."""
+    async def run(self, kill: Kill | None = None, *, also: Fault | None = None) -> Ended | None:
+        """Run the command, with another fault; None when it was killed, otherwise how it ended."""
         known, before = await self._stored(), len(self.xnat.imports)
         self.xnat.faults.clear()
-        words = ("upload", self.tree, "-P", "demo", "-q", "-o", "json", "-w", str(WORKERS), "--journal", self.journal)
+        to = "--journal", self.journal, "--compress", self.compress
+        words = ("upload", self.tree, "-P", "demo", "-q", "-o", "json", "-w", str(WORKERS), *to)
         async with self.commands.start(*words) as process, self._killer(process, kill):
+            if also is not None:
+                self.xnat.faults.add(also)
             # Only the first fault that is due strikes, so the observer comes after the killer.
             self.xnat.faults.add(Fault("any", Tell(self._look), share=1))
             out, err = [await _all_of(stream) for stream in (process.stdout, process.stderr)]
@@ -178,6 +182,21 @@ async def test_a_kill_at_any_stage_loses_nothing(migration: Migration, kill: Kil
     """At the first request of a kind, at one in the middle, and at the last."""
     assert await migration.run(kill) is None
     await migration.check(await migration.run())
+
+
+@pytest.mark.parametrize("how", get_args(How))
+@pytest.mark.parametrize("nth", [1, FILES // 2])
+async def test_a_kill_while_files_go_as_zips_loses_nothing(migration: Migration, nth: int, how: How) -> None:
+    """With the first zip in flight, or with one in the middle; the second run goes on with zips."""
+    migration.compress, migration.tree = "always", migration.tree.with_name("large")
+    generated(migration.tree, sessions=SESSIONS, files=FILES, size=20_000, seed=11)
+    zips = Fault("import", Tell(lambda: None), share=1, path="DICOM-zip")
+    assert await migration.run(Kill("import", nth, how, path="" if how == "unheard" else "DICOM-zip")) is None
+    ended = await migration.run(also=zips)
+    await migration.check(ended)
+    assert ended is not None
+    assert ended.json["zips"] > 0
+    assert zips.seen >= ended.json["zips"]
 
 
 @pytest.mark.parametrize(

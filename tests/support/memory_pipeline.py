@@ -22,7 +22,7 @@ from asyncimport.model.deliveries import Archived, ArchivedContent, Claim, Dropp
 from asyncimport.model.events import (
     Event,
 )
-from asyncimport.model.files import ArchivedPatient, Body, Digest, File, Ignored, Session
+from asyncimport.model.files import ArchivedPatient, Body, Digest, File, Ignored, Session, Zip
 from asyncimport.model.options import Options
 from asyncimport.model.states import FileKind
 from asyncimport.model.summary import Summary
@@ -110,8 +110,13 @@ class MemoryDestination:
         self.is_up = False
         self.archive: dict[str, ArchivedContent] = {}
         self.uids_before: dict[str, frozenset[str]] = {}
+        self.blocked_seconds = 0.0
 
-    async def store(self, claim: Claim, body: Body) -> str:
+    async def make_zip(self, _: Body) -> Zip | None:
+        """Make none: nothing here is worth it."""
+        return None
+
+    async def store(self, claim: Claim, body: Body | Zip) -> str:
         """Acknowledge a file."""
         assert claim.instance.file.path.encode() == body
         await self.on_store(claim)

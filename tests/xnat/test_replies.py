@@ -20,6 +20,8 @@ from asyncimport.errors import (
     SessionChangedError,
     TransientError,
     UnavailableError,
+    ZipFailedError,
+    ZipRefusedError,
 )
 from asyncimport.xnat import replies
 from asyncimport.xnat.replies.archive import (
@@ -41,6 +43,7 @@ from asyncimport.xnat.replies.images import (
     parse_import_uri,
     parse_prearchive,
     parse_row,
+    parse_zip_uri,
     raise_download_error,
 )
 from asyncimport.xnat.replies.logins import check_login, check_reachable, check_user, parse_login_count, parse_user_name
@@ -56,6 +59,8 @@ from asyncimport.xnat.replies.site import (
     parse_series_filter,
     parse_setting,
     parse_subscription_count,
+    parse_version,
+    parse_version_number,
 )
 
 SECRET = "Roentgen_W"  # a label: it names a patient, and no reason may
@@ -126,6 +131,7 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "parse_project_id": parse_project_id,
     "parse_project_ids": parse_project_ids,
     "parse_import_uri": stored,
+    "parse_zip_uri": partial(parse_zip_uri, expected=ROW),
     "check_build": check_build,
     "parse_archive_uri": parse_archive_uri,
     "parse_row": parse_row,
@@ -148,6 +154,7 @@ ASKED: dict[str, Callable[[Reply], object]] = {
     "parse_login_count": parse_login_count,
     "parse_pipeline_count": parse_pipeline_count,
     "parse_subscription_count": parse_subscription_count,
+    "parse_version_number": parse_version_number,
 }
 IN_A_RUN = [call for call in ASKED if call not in {"check_login", "check_user"}]
 
@@ -163,6 +170,8 @@ def flags(error: AsyncimportError) -> dict[str, object]:
         "blames_file",
         "whole_session",
         "never_reached_xnat",
+        "ends_zips",
+        "leaves_part",
     )
     found = {name: getattr(error, name, None) for name in names}
     return {name: value for name, value in found.items() if value is not None and value is not False}
@@ -317,6 +326,7 @@ VALUES = [
     ("parse_import_uri", reply(200, ROW, URIS), ROW),
     ("parse_import_uri", reply(200, f"/data{ROW}", {}), ROW),
     ("parse_import_uri", reply(200, f"/data{ROW}_1\r\n", URIS), f"{ROW}_1"),
+    ("parse_zip_uri", reply(200, f"/data{ROW}\r\n", URIS), ROW),
     # built
     ("check_build", reply(200, f"/data{ROW}", URIS), None),
     ("check_build", reply(200, "", URIS), None),
@@ -506,7 +516,21 @@ VALUES = [
     ),
     ("parse_catalog", reply(200, '<Catalog><entries><entry UID="1.2.1"/></entries></Catalog>', XML), {"1.2.1": ""}),
     ("parse_catalog", reply(200, "<cat:Catalog xmlns:cat='x'/>", XML), {}),
+    ("parse_version_number", reply(200, '{"version": "1.8.10.1"}', JSON), (1, 8)),
+    ("parse_version_number", reply(200, '{"version": "1.10.0-SNAPSHOT"}', JSON), (1, 10)),
+    *(
+        ("parse_version_number", reply(200, text, JSON), None)
+        for text in ("", "{}", "[]", '{"version": 1.8}', '{"version": "Unknown"}', '{"version": "1"}', "[" * 5_000)
+    ),
+    ("parse_version_number", restlet(403, "no"), None),
+    ("parse_version_number", tomcat(404, "Not Found"), None),
 ]
+
+
+def test_a_version_is_read_without_a_login() -> None:
+    """As text, for a person."""
+    assert parse_version(reply(200, '{"version": "1.8.10.1"}', JSON)) == "1.8.10.1"
+    assert parse_version(reply(401, '{"version": "1.8.10.1"}', JSON)) is None
 
 
 @pytest.mark.parametrize(("call", "answer", "expected"), VALUES)
@@ -521,6 +545,8 @@ def test_values(call: str, answer: Reply, expected: object) -> None:
 LOGIN_VM = "https://xnat.example.org/app/template/Login.vm"
 EXPIRED = "https://xnat.example.org/app/template/XDATScreen_UpdateUser.vm"
 INACTIVE = "/xnat/app/template/InactiveAccount.vm"
+
+ENDS, PART = {"ends_zips": True}, {"leaves_part": True}
 
 ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = [
     # login
@@ -592,6 +618,26 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     ("parse_import_uri", restlet(500, "Concurrent file sends are not supported."), TransientError, MAYBE),
     ("parse_import_uri", restlet(404, "Unknown importer implementation specified: X"), TransientError, OVERLOAD),
     ("parse_import_uri", tomcat(404, "Not Found"), TransientError, OVERLOAD),
+    # a zip: only the address of the row is a verdict
+    ("parse_zip_uri", reply(200, "", URIS), ZipRefusedError, {}),
+    ("parse_zip_uri", reply(200, "\r\n", URIS), ZipRefusedError, {}),
+    ("parse_zip_uri", reply(200, ROW, URIS), ZipRefusedError, ENDS),
+    ("parse_zip_uri", reply(200, f"/data{ROW}_1\r\n", URIS), ZipRefusedError, ENDS),
+    ("parse_zip_uri", reply(200, f"/data{ROW}\r\n/data{ROW}2\r\n", URIS), ZipRefusedError, ENDS),
+    ("parse_zip_uri", reply(200, f"/data{ROW}\r\n".replace("/P/", "/Unassigned/"), URIS), ZipRefusedError, ENDS),
+    ("parse_zip_uri", reply(200, f"{SESSION}\r\n", URIS), ZipRefusedError, ENDS),
+    ("parse_zip_uri", reply(201, f"/data{ROW}", URIS), ZipRefusedError, PART),
+    ("parse_zip_uri", restlet(400, "invalid entry CRC (expected 0x1 but got 0x2)"), ZipRefusedError, PART),
+    ("parse_zip_uri", restlet(400, "unable to read DICOM object f.dcm"), ZipRefusedError, PART),
+    ("parse_zip_uri", restlet(404, "Unknown importer implementation specified: DICOM-zip"), ZipRefusedError, ENDS),
+    ("parse_zip_uri", tomcat(404, "Not Found"), ZipRefusedError, ENDS),
+    ("parse_zip_uri", restlet(403, "User ada cannot archive into project P"), ZipRefusedError, ENDS),
+    ("parse_zip_uri", restlet(405, "The method specified in the request is not allowed"), ZipRefusedError, ENDS),
+    ("parse_zip_uri", reply(413, NGINX, HTML), ZipRefusedError, ENDS),
+    ("parse_zip_uri", reply(415, NGINX, HTML), ZipRefusedError, ENDS),
+    ("parse_zip_uri", restlet(500, "java.util.zip.ZipException"), ZipFailedError, MAYBE),
+    ("parse_zip_uri", reply(200, NGINX, HTML), TransientError, MAYBE),
+    ("parse_zip_uri", reply(507, "Insufficient Storage"), TransientError, MAYBE),
     ("parse_import_uri", reply(200, NGINX, HTML), TransientError, MAYBE),
     ("parse_import_uri", reply(200, NGINX, TEXT), TransientError, MAYBE),
     # built
@@ -696,7 +742,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
         if call
         not in {
             *("check_build", "parse_archive_uri", "parse_flag"),
-            *("parse_script", "parse_setting", "parse_subscription_count"),
+            *("parse_script", "parse_setting", "parse_subscription_count", "parse_version_number", "parse_zip_uri"),
         }
     ),
     # whatever was asked in a run
@@ -734,7 +780,7 @@ ERRORS: list[tuple[str, Reply, type[AsyncimportError], Mapping[str, object]]] = 
     *(
         (call, restlet(500, "The server encountered an unexpected condition"), TransientError, MAYBE)
         for call in IN_A_RUN
-        if call not in {"check_build", "parse_archive_uri"}
+        if call not in {"check_build", "parse_archive_uri", "parse_zip_uri"}
     ),
 ]
 
@@ -799,7 +845,7 @@ def test_every_function_has_its_cases() -> None:
         for module in (replies.archive, replies.images, replies.logins, replies.site)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and name.startswith(("check_", "parse_", "raise_"))
-        if name != "parse_patterns"
+        if name not in {"parse_patterns", "parse_version"}
     }
     assert offered == {name.removesuffix(" as proof") for name in ASKED}
     assert {call for call, *_ in ERRORS} == set(ASKED)

@@ -48,6 +48,13 @@ def status_of(exit_code: int) -> tuple[str, str]:
     return _EXIT.get(exit_code, (f"ended with exit code {exit_code}", BAD))
 
 
+def _data_sent(summary: Summary) -> str:
+    stored = bytes_text(summary.bytes_stored)
+    if not summary.zips:
+        return f"{stored} of it sent"
+    return f"{stored} of it sent as {bytes_text(summary.bytes_sent)}, {counted(summary.zips, 'file')} as zips"
+
+
 def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
     """Return the totals; `busy` is for how many seconds runs were sending, and `sent` how many bytes they sent."""
     files, sessions = summary.files, summary.sessions
@@ -59,7 +66,7 @@ def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
     concerns = summary.count("held") + summary.count("open")
     found = [
         Tile("Files in XNAT", f"{there:,}", f"of {files.found:,} to send", GOOD if there == files.found else ""),
-        Tile("Data", bytes_text(summary.bytes_found), f"{bytes_text(summary.bytes_stored)} of it sent"),
+        Tile("Data", bytes_text(summary.bytes_found), _data_sent(summary)),
         Tile("Sessions done", f"{done:,}", f"of {len(sessions):,}", GOOD if done == len(sessions) else WARNING),
         Tile(
             "Verified",
@@ -160,6 +167,7 @@ _SETTINGS = {
     "workers": "uploads in flight, at most",
     "adaptive": "--workers auto",
     "max_rate": "--max-rate",
+    "compress": "--compress",
     "finalizers": "sessions archived at a time",
     "enclosers": "resources filled at a time",
     "max_open_sessions": "--max-open-sessions",

@@ -7,7 +7,14 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
-from asyncimport.errors import MergeRefusedError, NothingStoredError, RefusedError, TransientError
+from asyncimport.errors import (
+    MergeRefusedError,
+    NothingStoredError,
+    RefusedError,
+    TransientError,
+    ZipFailedError,
+    ZipRefusedError,
+)
 from asyncimport.xnat.replies.response import Reply, check, page_error, parse_location, parse_rows, too_large_error
 
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
@@ -112,6 +119,34 @@ def _parse_stored_uri(reply: Reply, project: str, expected: str | None) -> str:
     if expected is not None and match[1] != expected:
         raise RefusedError("XNAT put the file into a second prearchive session of the same study", second_row=True)
     return match[1]
+
+
+# XNAT or a proxy before it takes no zips. It may have refused just this one for another reason, as with 400.
+_ENDS_ZIPS = frozenset({403, 404, 405, 413, 415})
+
+
+def parse_zip_uri(reply: Reply, expected: str) -> str:
+    """Return the prearchive URI of a file that was imported as a zip (DicomZipImporter), if it is the `expected` one.
+
+    Only that is a verdict. An empty 200 is what a zip without an entry gets too, and a 400 also means that it was
+    damaged on the way. Raises: ZipRefusedError: send the file as it is; ZipFailedError, TransientError.
+    """
+    if reply.status == 200 and reply.text.strip() == f"/data{expected}":
+        return expected
+    if reply.status == 200 and reply.is_html:
+        raise page_error(reply)
+    if reply.status == 200 and reply.text.strip():
+        raise ZipRefusedError("XNAT put a zip elsewhere than the files before it", ends_zips=True)
+    if reply.status == 200:
+        raise ZipRefusedError("XNAT answered to a zip, but did not keep a file (empty 200)")
+    if reply.status == 500:
+        raise ZipFailedError(f"the server failed on a zip (500: {reply.message})", may_have_taken_effect=True)
+    ends = reply.status in _ENDS_ZIPS
+    if not ends:
+        check(reply)
+    raise ZipRefusedError(
+        f"XNAT did not take a zip ({reply.status}: {reply.message})", ends_zips=ends, leaves_part=not ends
+    )
 
 
 def check_build(reply: Reply) -> None:

@@ -19,6 +19,7 @@ _REWRITES = re.compile(
 # Tags of patient attributes in any statement; X, @ and # are DicomEdit's wildcards.
 _PATIENT_TAG = re.compile(r"\(\s*0010\s*,\s*([0-9A-FX@#]{4})\s*\)", re.IGNORECASE)
 _PATIENT_FIELDS = {"0010": "name", "0020": "id", "0030": "birth date"}
+_VERSION = re.compile(r"(\d+)\.(\d+)[\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,27 @@ class Script:
         if any(not tag.isalnum() or "X" in tag for tag in tags):
             return frozenset(_PATIENT_FIELDS.values())
         return frozenset(name for tag, name in _PATIENT_FIELDS.items() if tag in tags)
+
+
+def parse_version(reply: Reply) -> str | None:
+    """Return XNAT's version (SiteConfigApi, `buildInfo`)."""
+    try:
+        version = json.loads(reply.text)["version"] if reply.status == 200 else None
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+    return version if isinstance(version, str) and version_number(version) else None
+
+
+def parse_version_number(reply: Reply) -> tuple[int, int] | None:
+    """Return the first two numbers of XNAT's version (SiteConfigApi, `buildInfo`), under a login."""
+    version = None if _text(reply) is None else parse_version(reply)
+    return None if version is None else version_number(version)
+
+
+def version_number(version: str) -> tuple[int, int] | None:
+    """Return the first two numbers of a version; None if it is none."""
+    match = _VERSION.fullmatch(version)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def parse_project_id(reply: Reply) -> str | None:

@@ -1,0 +1,198 @@
+"""Decides which files go as zips. Pure: it learns from calls as they end, and neither waits nor polls."""
+
+from collections.abc import Callable
+from time import monotonic
+
+from asyncimport.model.options import AUTO_CEILING, Compress
+
+# Zips are tried if they could save more than this share of the time of a call.
+_MIN_SAVING = 0.15
+# They begin if calls then take less than this share of the time without them, and end above the other share.
+_BEGIN_BELOW, _END_ABOVE = 0.92, 0.98
+# Calls and seconds after which the share of the link is known.
+_SHARE_CALLS, _SHARE_SECONDS = 8, 0.25
+# Calls that are measured in each part of a trial, at least.
+_TRIAL_CALLS = 16
+# The pause before the next trial doubles with each one that changes nothing. While files go as zips, a trial sends some
+# of them over a slow link as they are.
+_FIRST_PAUSE_SECONDS, _FIRST_PAUSE_OF_ZIPS, _MAX_PAUSE_SECONDS = 10.0, 60.0, 300.0
+# How much files deflate before any has been tried, and over how many files it is averaged.
+_ASSUMED_RATIO, _AVERAGED_FILES = 2.0, 8
+# Failures of the server that are the last; refusals and losses without a stored zip in between. An outage loses all
+# zips in flight, but no second time before one is stored.
+_MAX_FAILURES, _MAX_REFUSALS, _MAX_LOSSES = 2, 3, 2 * AUTO_CEILING
+# A series is given up after this many files that are not worth it; this many series are remembered.
+_HOPELESS_FILES, _MAX_SERIES = 3, 1000
+_SIZE_CLASSES = 64
+
+
+class _Times:
+    """The seconds of calls, for each power of two of bytes on disk, without the first `skipped` ones."""
+
+    def __init__(self, began: float, skipped: int) -> None:
+        self.began = began
+        self._skipped = skipped
+        self.seconds = [0.0] * _SIZE_CLASSES
+        self.counts = [0] * _SIZE_CLASSES
+        self.count = 0
+
+    def add(self, seconds: float, size: int) -> None:
+        """Add a call, unless it is one of the first."""
+        if self._skipped:
+            self._skipped -= 1
+            return
+        self.seconds[size.bit_length()] += seconds
+        self.counts[size.bit_length()] += 1
+        self.count += 1
+
+    def over(self, other: "_Times") -> float:
+        """Return the time of these calls over that of the others, for files of the same size; 1 if there are none."""
+        quotient, calls = 0.0, 0
+        for seconds, count, others, number in zip(self.seconds, self.counts, other.seconds, other.counts, strict=True):
+            if count and others:
+                quotient += seconds * number / others
+                calls += count
+        return quotient / calls if calls else 1.0
+
+
+class Compression:
+    """Decides for each file whether it goes as a zip.
+
+    With AUTO, files go as they are until the link shows to be the limit: calls wait for it a share `s` of their time,
+    and deflating by the ratio `r` would save s (1 - 1/r). If that is enough, a trial compares both ways, with the same
+    number of calls in flight (`is_comparing`): as many bytes in flight take as long, whosever they are, so only the
+    whole flow shows what zips save. It has three parts, as before, the other way, and as before again: what changes
+    meanwhile on the server or the link shows between the first and the last. The trial is repeated now and then. Its
+    pauses grow while the result stays the same, and to change takes more than to stay.
+
+    What deflates by less than a tenth is left alone, after some such files with its whole series. Times are seconds.
+    """
+
+    def __init__(self, mode: Compress, *, clock: Callable[[], float] = monotonic) -> None:
+        self._mode = mode
+        self._clock = clock
+        self._is_on = mode is Compress.ALWAYS
+        self._has_ended = mode is Compress.NEVER
+        self._has_tried = False
+        self._failures = self._refusals = self._losses = 0
+        self._ratio = _ASSUMED_RATIO
+        self._hopeless: dict[str, int] = {}
+        """How many files of a series were not worth it, one after another."""
+        self._trial: list[_Times] = []
+        """The parts of a trial so far: calls as before it, the other way, as before."""
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._next_trial_at = float("-inf")
+        self._share_began = 0.0
+        self._share_calls = 0
+        self._share_seconds = 0.0
+        self._blocked_seconds = 0.0
+        """How long all calls had waited for the link when the share was last measured."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether files go as zips now, if they are worth it."""
+        return not self._has_ended and self._is_on is (len(self._trial) != 2)
+
+    @property
+    def is_comparing(self) -> bool:
+        """Whether the number of calls in flight must not change now."""
+        return bool(self._trial)
+
+    def is_worth_trying(self, series: str) -> bool:
+        """Whether to make a zip of the next file, which is of this series."""
+        return self.is_on and self._hopeless.get(series, 0) < _HOPELESS_FILES
+
+    def record_size(self, series: str, size: int, zip_size: int | None) -> None:
+        """Record the size of a file and of its zip; None if that is not worth it."""
+        ratio = 1.0 if zip_size is None else size / zip_size
+        self._ratio += (ratio - self._ratio) / _AVERAGED_FILES
+        if zip_size is None:
+            self._give_up(series)
+        self._has_tried |= zip_size is not None
+
+    def record_success(
+        self, series: str, seconds: float, size: int, *, is_zip: bool, in_flight: int, blocked_seconds: float
+    ) -> None:
+        """Record a call that stored a file of a series, of `size` bytes, in `seconds`, deflating included.
+
+        `in_flight` is how many calls may be in flight, `blocked_seconds` how long all have waited for the link so far.
+        """
+        if is_zip:
+            self._refusals = self._losses = 0
+            self._hopeless.pop(series, None)
+        if self._mode is not Compress.AUTO or self._has_ended:
+            return
+        now = self._clock()
+        if not self._trial:
+            if self._is_trial_due(seconds, now, blocked_seconds):
+                self._trial = [_Times(now, 0)]
+        elif now - seconds >= (part := self._trial[-1]).began:
+            part.add(seconds, size)
+            if part.count >= max(_TRIAL_CALLS, in_flight):
+                self._end_part(now, in_flight)
+
+    def record_failure(self) -> bool:
+        """Record that the server failed on a zip (500). Whether it was the last one."""
+        self._failures += 1
+        return self._failures >= _MAX_FAILURES
+
+    def record_loss(self) -> bool:
+        """Record that a zip got no answer, or one of a server in trouble. Whether it was the last one."""
+        self._losses += 1
+        return self._losses >= _MAX_LOSSES
+
+    def record_refusal(self, series: str, *, is_stored: bool) -> bool:
+        """Record no verdict on a zip, and whether the file was then stored as it is. Whether it was the last zip.
+
+        If it was not, a filter may drop the series.
+        """
+        self._give_up(series)
+        self._refusals += is_stored
+        return self._refusals >= _MAX_REFUSALS
+
+    def end(self) -> bool:
+        """Send no more zips: the server takes none. Whether that is a change."""
+        is_change = self._has_tried and not self._has_ended
+        self._has_ended = True
+        self.cancel_trial()
+        return is_change
+
+    def cancel_trial(self) -> None:
+        """Drop a trial: the number of calls in flight has changed."""
+        self._trial = []
+
+    def _give_up(self, series: str) -> None:
+        """Count a file of a series that was not worth a zip."""
+        if series not in self._hopeless and len(self._hopeless) >= _MAX_SERIES:
+            self._hopeless = {}
+        self._hopeless[series] = self._hopeless.get(series, 0) + 1
+
+    def _is_trial_due(self, seconds: float, now: float, blocked_seconds: float) -> bool:
+        if self._is_on:
+            return now >= self._next_trial_at
+        if not self._share_calls:
+            self._share_began = now
+        self._share_calls += 1
+        self._share_seconds += seconds
+        if self._share_calls < _SHARE_CALLS or now - self._share_began < _SHARE_SECONDS:
+            return False
+        share = min(1.0, (blocked_seconds - self._blocked_seconds) / max(self._share_seconds, 1e-9))
+        self._blocked_seconds, self._share_calls, self._share_seconds = blocked_seconds, 0, 0.0
+        return now >= self._next_trial_at and share * (1 - 1 / self._ratio) > _MIN_SAVING
+
+    def _end_part(self, now: float, in_flight: int) -> None:
+        if len(self._trial) < 3:
+            # What is still in flight went the other way.
+            self._trial.append(_Times(now, in_flight))
+            return
+        before, changed, after = self._trial
+        quotient = max(changed.over(before), changed.over(after))
+        stays = quotient > (1 / _END_ABOVE if self._is_on else _BEGIN_BELOW)
+        self._is_on = self._is_on is stays
+        self.cancel_trial()
+        if not self._is_on:
+            # The next files may deflate better.
+            self._ratio = max(self._ratio, _ASSUMED_RATIO)
+        first = _FIRST_PAUSE_OF_ZIPS if self._is_on else _FIRST_PAUSE_SECONDS
+        self._pause = min(2 * self._pause, _MAX_PAUSE_SECONDS) if stays else first
+        self._next_trial_at = now + self._pause

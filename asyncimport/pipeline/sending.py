@@ -1,0 +1,110 @@
+"""One file on its way: as a zip where that is worth it, else as it is."""
+
+from time import monotonic
+
+from asyncimport.errors import (
+    LoginExpiredError,
+    NothingStoredError,
+    RefusedError,
+    TransientError,
+    ZipFailedError,
+    ZipRefusedError,
+)
+from asyncimport.model.deliveries import Claim
+from asyncimport.model.events import RetryScheduled
+from asyncimport.model.files import Body, Zip
+from asyncimport.pipeline.context import Context
+
+
+class Sending:
+    """Sends one file, several times if need be.
+
+    Only its stored address is a verdict on a zip. Without one the file goes as it is, and so do all its later attempts.
+    """
+
+    def __init__(self, context: Context, claim: Claim, body: Body) -> None:
+        self._context = context
+        self._claim = claim
+        self._body = body
+        # The first file of a delivery shows where the others go, which a zip is checked against.
+        self._may_be_zip = claim.delivery.uri is not None
+        self._refusal: ZipRefusedError | None = None
+        self.zip_size: int | None = None
+        """Bytes of the zip that was stored; None if the file went as it is."""
+
+    @property
+    def sent_size(self) -> int:
+        """Bytes that were sent at the attempt that succeeded."""
+        return self._claim.instance.file.size if self.zip_size is None else self.zip_size
+
+    @property
+    def may_have_left_part(self) -> bool:
+        """Whether XNAT may keep a part of the file, of a zip that it refused."""
+        return self._refusal is not None and self._refusal.leaves_part
+
+    async def store(self, attempt: int) -> str:
+        """Make one attempt, and return the address of the row. Raises: as `Destination.store`, but for zips."""
+        context = self._context
+        began = monotonic()
+        try:
+            packed = await self._make_zip()
+            if packed is not None:
+                uri = await context.destination.store(self._claim, packed)
+                self.zip_size = packed.size
+                self._record_success(monotonic() - began)
+                return uri
+        except ZipRefusedError as error:
+            self._may_be_zip, self._refusal = False, error
+            context.report(RetryScheduled(str(error), self._claim, attempt))
+            if error.ends_zips:
+                context.end_zips(str(error))
+        except ZipFailedError as error:
+            self._may_be_zip = False
+            if context.compression.record_failure():
+                context.end_zips(str(error))
+            raise
+        except TransientError as error:
+            # A login that expired says nothing about zips. Another reason may: some gateways break connections.
+            if not isinstance(error, LoginExpiredError):
+                self._may_be_zip = False
+                if context.compression.record_loss():
+                    context.end_zips(str(error))
+            raise
+        began = monotonic()
+        try:
+            uri = await context.destination.store(self._claim, self._body)
+        except (NothingStoredError, RefusedError):
+            self._record_refusal(is_stored=False)
+            raise
+        if self._refusal is None:
+            self._record_success(monotonic() - began)
+        self._record_refusal(is_stored=True)
+        return uri
+
+    async def _make_zip(self) -> Zip | None:
+        series, compression = self._claim.instance.series_uid, self._context.compression
+        if not self._may_be_zip or not compression.is_worth_trying(series):
+            return None
+        packed = await self._context.destination.make_zip(self._body)
+        compression.record_size(series, self._claim.instance.file.size, None if packed is None else packed.size)
+        self._may_be_zip = packed is not None
+        return packed
+
+    def _record_success(self, seconds: float) -> None:
+        context = self._context
+        context.compression.record_success(
+            self._claim.instance.series_uid,
+            seconds,
+            self._claim.instance.file.size,
+            is_zip=self.zip_size is not None,
+            in_flight=context.throttle.limit,
+            blocked_seconds=context.destination.blocked_seconds,
+        )
+        context.throttle.is_frozen = context.compression.is_comparing
+
+    def _record_refusal(self, *, is_stored: bool) -> None:
+        if self._refusal is None:
+            return
+        series = self._claim.instance.series_uid
+        if self._context.compression.record_refusal(series, is_stored=is_stored):
+            self._context.end_zips(str(self._refusal))

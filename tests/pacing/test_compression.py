@@ -1,0 +1,224 @@
+"""When images go as zips: simulated links and servers, and what ends zips."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from asyncimport.model.options import Compress
+from asyncimport.pacing.compression import Compression
+
+SIZE = 500_000
+
+
+@dataclass
+class Upload:
+    """A simulated upload: `in_flight` calls at a time, over a link that they share, to a server that takes `service` s.
+
+    `link` is in bytes a second, `ratio` how much files deflate, `zip_cost` the seconds that a zip costs more.
+    """
+
+    link: float
+    service: float = 0.02
+    ratio: float = 2.0
+    zip_cost: float = 0.005
+    in_flight: int = 8
+    noise: float = 0.0
+    mode: Compress = Compress.AUTO
+    series: str = "1"
+    now: float = 0.0
+    blocked: float = 0.0
+    lanes: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(4)
+        self.compression = Compression(self.mode, clock=lambda: self.now)
+
+    def send(self, calls: int) -> int:
+        """Send files, one round of calls after another; return how many went as zips."""
+        before = len(self.lanes)
+        while len(self.lanes) < before + calls:
+            begun = [self._begin() for _ in range(self.in_flight)]
+            sizes = [SIZE / self.ratio if is_zip else SIZE for is_zip in begun]
+            sending = sum(sizes) / self.link
+            began = self.now
+            for is_zip in begun:
+                seconds = sending + self.service + is_zip * self.zip_cost
+                seconds *= 1 + self.noise * self.random.uniform(-1, 1)
+                self.blocked += min(seconds, sending)
+                self.now = max(self.now, began + seconds)
+                self.compression.record_success(
+                    self.series, seconds, SIZE, is_zip=is_zip, in_flight=self.in_flight, blocked_seconds=self.blocked
+                )
+                self.lanes.append(is_zip)
+        return sum(self.lanes[before:])
+
+    def _begin(self) -> bool:
+        if not self.compression.is_worth_trying(self.series):
+            return False
+        size = round(SIZE / self.ratio) if self.ratio >= 1 / 0.9 else None
+        self.compression.record_size(self.series, SIZE, size)
+        return size is not None
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("in_flight", [1, 4, 16, 64])
+def test_a_slow_link_gets_zips(in_flight: int, noise: float) -> None:
+    """100 Mbit/s: after one trial, and nearly all files from then on."""
+    upload = Upload(12_500_000, in_flight=in_flight, noise=noise)
+    upload.send(30 + 10 * in_flight)
+    assert upload.send(1_000) > 900
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("in_flight", [1, 4, 16, 64])
+def test_a_fast_link_gets_none(in_flight: int, noise: float) -> None:
+    """10 Gbit/s, with nothing to win: not even a trial."""
+    upload = Upload(1_250_000_000 * in_flight, in_flight=in_flight, noise=noise)
+    assert upload.send(5_000) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_costs_more_than_it_saves_ends_with_the_trial(seed: int) -> None:
+    """Calls wait for the link, and zips keep a server that is the limit busy for as long: trials become rare."""
+    upload = Upload(60_000_000, service=0.02, zip_cost=0.04, noise=0.3)
+    upload.random.seed(seed)
+    assert upload.send(5_000) < 300
+
+
+def test_what_does_not_deflate_goes_as_it_is() -> None:
+    """After some files of a series no other is tried; another series is tried again."""
+    upload = Upload(1_000_000, ratio=1.05, mode=Compress.ALWAYS)
+    tried: list[bool] = []
+    for series in "123":
+        upload.series = series
+        upload.send(8)
+        tried.append(upload.compression.is_worth_trying(series))
+    assert tried == [False, False, False]
+    assert upload.compression.is_worth_trying("4")
+    assert sum(upload.lanes) == 0
+
+
+def test_a_link_that_becomes_fast_loses_them_and_a_slow_one_gets_them_back() -> None:
+    """By the trials that are repeated."""
+    upload = Upload(5_000_000)
+    upload.send(200)
+    assert upload.compression.is_on
+    upload.link, upload.zip_cost = 1e10, 0.02
+    upload.send(20_000)
+    assert not upload.compression.is_on
+    assert upload.send(1_000) == 0
+    upload.link = 5_000_000
+    upload.send(1_000)
+    assert upload.compression.is_on
+
+
+def test_results_near_the_threshold_do_not_alternate() -> None:
+    """What saves less than a twelfth does not begin; what saves a little does not end."""
+    upload = Upload(5_000_000, zip_cost=0.0)
+    upload.send(200)
+    assert upload.compression.is_on
+    # From now on a zip takes 0.95 of the time.
+    upload.link, upload.service, upload.ratio = 40_000_000, 0.9, 2.0
+    changes = 0
+    for _ in range(200):
+        before = upload.compression.is_on or upload.compression.is_comparing
+        upload.send(100)
+        changes += before is not (upload.compression.is_on or upload.compression.is_comparing)
+    assert changes == 0
+
+
+def test_the_number_of_calls_is_fixed_during_a_trial_only() -> None:
+    """And a cancelled trial decides nothing."""
+    upload = Upload(5_000_000)
+    assert not upload.compression.is_comparing
+    while not upload.compression.is_comparing:
+        upload.send(8)
+    upload.compression.cancel_trial()
+    assert not upload.compression.is_comparing
+    assert not upload.compression.is_on
+
+
+def test_a_server_that_slows_down_during_a_trial_decides_nothing() -> None:
+    """The last part of the trial is as slow as the middle one."""
+    upload = Upload(1e12, service=0.05)
+    upload.blocked = 1e9
+    upload.send(8 * 8)
+    assert upload.compression.is_comparing
+    while not upload.compression.is_on:
+        upload.send(8)
+        if not upload.compression.is_comparing:
+            break
+    # The zips met a server that was three times as fast, and so did the files after them.
+    upload.service = 0.015
+    upload.send(400)
+    assert not upload.compression.is_on
+
+
+@pytest.mark.parametrize("mode", Compress)
+def test_what_was_asked_for(mode: Compress) -> None:
+    """Always begins at once, never never does."""
+    assert Compression(mode).is_on is (mode is Compress.ALWAYS)
+    upload = Upload(1_000_000, mode=mode, in_flight=4)
+    zips = upload.send(400)
+    assert zips == 400 if mode is Compress.ALWAYS else zips == 0 if mode is Compress.NEVER else 0 < zips < 400
+
+
+def ends_after(record: Callable[[Compression], bool]) -> int:
+    """Return how many of these are the last."""
+    compression = Compression(Compress.ALWAYS)
+    return next(number for number in range(1, 1_000) if record(compression))
+
+
+def test_how_many_are_the_last() -> None:
+    """Two failures of the server, three refusals of what it then stores, and many losses."""
+    assert ends_after(Compression.record_failure) == 2
+    assert ends_after(lambda one: one.record_refusal("1", is_stored=True)) == 3
+    assert ends_after(Compression.record_loss) == 128
+
+
+def test_a_stored_zip_forgets_refusals_and_losses_but_no_failure() -> None:
+    """Failures count for the whole run."""
+    compression = Compression(Compress.ALWAYS)
+
+    def store() -> None:
+        compression.record_success("1", 0.1, SIZE, is_zip=True, in_flight=1, blocked_seconds=0)
+
+    for _ in range(2):
+        assert not compression.record_refusal("1", is_stored=True)
+    for _ in range(127):
+        assert not compression.record_loss()
+    assert not compression.record_failure()
+    store()
+    assert not compression.record_refusal("1", is_stored=True)
+    assert not compression.record_loss()
+    assert compression.record_failure()
+
+
+def test_what_is_not_stored_either_way_gives_up_its_series_only() -> None:
+    """A filter may drop the series."""
+    compression = Compression(Compress.ALWAYS)
+    for _ in range(10):
+        assert not compression.record_refusal("1", is_stored=False)
+    assert not compression.is_worth_trying("1")
+    assert compression.is_worth_trying("2")
+
+
+def test_an_end_is_told_once_and_only_if_there_were_zips() -> None:
+    """And there are none from then on."""
+    assert not Compression(Compress.NEVER).end()
+    assert not Compression(Compress.AUTO).end()
+    compression = Compression(Compress.ALWAYS)
+    compression.record_size("1", SIZE, SIZE // 2)
+    assert compression.end()
+    assert not compression.end()
+    assert not compression.is_worth_trying("1")
+
+
+def test_few_series_are_remembered() -> None:
+    """However many there are."""
+    compression = Compression(Compress.ALWAYS)
+    for number in range(10_000):
+        compression.record_size(str(number), SIZE, None)
+    assert len(compression._hopeless) <= 1_000

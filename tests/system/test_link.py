@@ -1,0 +1,70 @@
+"""How long bytes have waited for the link: real sockets, and a system that does not tell."""
+
+import socket
+import sys
+import threading
+
+import pytest
+
+from asyncimport.system.sockets import LinkState, link_seconds, link_state
+
+SIZE = 200_000
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"),
+    [
+        # 1 MB at 10 MB/s, under way for 100 ms and a round trip.
+        (LinkState(1_000_000, 0.01, 10_000_000, 0.11), 0.1),
+        # The last acknowledgement came with the answer, half a second later.
+        (LinkState(1_000_000, 0.01, 10_000_000, 0.6), 0.1),
+        # Less than a round trip: the link is no limit.
+        (LinkState(1_000_000, 0.1, 10_000_000, 0.09), 0.0),
+        # A slow peer, at the rate at which it took them.
+        (LinkState(1_000_000, 0.0, 1_000_000, 1.0), 1.0),
+        (LinkState(0, 0.0, 0, 0.0), 0.0),
+    ],
+)
+def test_what_counts_as_waiting(after: LinkState, seconds: float) -> None:
+    """Neither a round trip nor the time until the answer does."""
+    before = LinkState(0, 0.0, 0, 0.0)
+    assert link_seconds(before, after) == pytest.approx(seconds)
+    later = LinkState(after.acknowledged + 5, after.round_trip, after.rate, after.busy_seconds + 7.0)
+    assert link_seconds(before._replace(acknowledged=5, busy_seconds=7.0), later) == pytest.approx(seconds)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_a_connection_counts_what_was_acknowledged() -> None:
+    """On this machine it takes next to no time, however long the answer takes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answer = threading.Event()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                left = SIZE
+                while left:
+                    left -= len(connection.recv(left))
+                answer.wait(5.0)
+                connection.sendall(b"!")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with socket.create_connection(server.getsockname()) as client:
+            before = link_state(client)
+            client.sendall(b"x" * SIZE)
+            threading.Timer(0.2, answer.set).start()
+            assert client.recv(1) == b"!"
+            after = link_state(client)
+        thread.join()
+    assert before is not None
+    assert after is not None
+    assert after.acknowledged - before.acknowledged in {SIZE, SIZE + 1}  # the handshake counts as a byte
+    assert link_seconds(before, after) < 0.1
+
+
+def test_what_is_no_socket_tells_nothing() -> None:
+    """Such as a transport that has none, or a socket of another kind."""
+    assert link_state(None) is None
+    with socket.socket(socket.AF_UNIX if hasattr(socket, "AF_UNIX") else socket.AF_INET, socket.SOCK_DGRAM) as other:
+        assert link_state(other) is None
