@@ -22,7 +22,7 @@ from asyncimport.pacing.shutdown import Terminated, raise_on_sigterm
 
 # Each command is a function in a module of the same name. The module is imported when the command is used, because all
 # imports together take too long to wait for help.
-_COMMANDS: Mapping[str, str] = {
+COMMANDS: Mapping[str, str] = {
     "init": "Set up a first migration: ask, check, keep, plan.",
     "upload": "Upload DICOM files: scan, send, build, archive, verify.",
     "plan": "Scan, and say what would go where, with every problem.",
@@ -49,7 +49,7 @@ class _Commands(Mapping[str, Any]):
     """The commands by name. Each is loaded when it is looked up."""
 
     def __getitem__(self, name: str) -> Any:
-        if name not in _COMMANDS:
+        if name not in COMMANDS:
             raise KeyError(name)
         from asyncimport.cli.profiles import ProfiledCommand
 
@@ -58,10 +58,10 @@ class _Commands(Mapping[str, Any]):
         return get_command(single)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_COMMANDS)
+        return iter(COMMANDS)
 
     def __len__(self) -> int:
-        return len(_COMMANDS)
+        return len(COMMANDS)
 
 
 class _Group(TyperGroup):
@@ -77,18 +77,22 @@ class _Group(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words. `help upload` is `upload --help`."""
-        return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+        try:
+            return super().parse_args(ctx, [*args[1:], "--help"] if args[:1] == ["help"] else args)
+        except _ParsingError as error:
+            error.ctx = error.ctx or ctx  # type: ignore[attr-defined]  # Typer hides its class
+            raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the words begin with. Raises: UsageError."""
         if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
-            raise unknown_command(args[0], list(_COMMANDS))
+            raise unknown_command(args[0], list(COMMANDS))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
         """List the commands without loading them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 app = typer.Typer(name="asyncimport", cls=_Group, **_SETTINGS)
@@ -144,13 +148,13 @@ def _run(words: list[str]) -> int:
     except typer.Abort:
         return 130
     except Terminated:
-        _write_failure(words, 143, UsageError("stopped"))
+        _write_failure(words, 143, UsageError("stopped", hint="run the same command again"))
         return 143
     except SystemExit as end:
         # Typer hides a broken pipe.
         raise end.__context__ if isinstance(end.__context__, BrokenPipeError) else end from None
     except _ParsingError as error:
-        problem = usage_error(error, _Commands())
+        problem = usage_error(error, _Commands(), words)
     except UsageError as error:
         problem = error
     except MemoryError:
@@ -218,7 +222,7 @@ def _flush(code: int, output_error: OSError | None) -> int:
 
 def _write_failure(words: list[str], code: int, error: UsageError) -> None:
     """Write the JSON of a command that did not start, if the words ask for JSON."""
-    command = next((word for word in words if word in _COMMANDS), None)
+    command = next((word for word in words if word in COMMANDS), None)
     if command is not None and _wants_json(words):
         from asyncimport.cli.output import failure_json, write_json
 

@@ -97,7 +97,7 @@ def _server(directory: Path, version: XnatVersion | None) -> Iterator[str]:
         try:
             line = server.stdout.readline()
             if not line:
-                raise UnavailableError("the test XNAT did not start")
+                raise UnavailableError("the test XNAT did not start", hint="see what `asyncimport testserver` says")
             yield json.loads(line)["url"]
         finally:
             server.terminate()

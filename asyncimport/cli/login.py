@@ -125,7 +125,7 @@ def keep_login(profiles: Profiles, new: NewLogin, screen: Screen) -> None:
 
 def _answer(ask: Callable[[str], str] | None, text: str, option: str) -> str:
     if ask is None:
-        raise UsageError(f"{option} is missing", hint="there is no terminal to ask at")
+        raise UsageError(f"{option} is missing", hint="give it, because there is no terminal to ask at")
     return ask(text)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asyncimport.cli.output import consoles
+from asyncimport.model.csv_table import check_encoding
 from asyncimport.model.option import rare, setting
 
 if TYPE_CHECKING:
@@ -123,6 +124,10 @@ class TableOptions:
         default="",
         help="Encoding of the CSV files, such as cp1252; default: UTF-8, or by their byte order mark.",
     )
+
+    def __post_init__(self) -> None:
+        """Refuse what is no encoding. Raises: UsageError."""
+        check_encoding(self.encoding)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ from asyncimport.credentials.keyring_store import stored_login
 from asyncimport.credentials.lookup import find_login
 from asyncimport.credentials.profiles import Profile, read_profiles
 from asyncimport.errors import AsyncimportError, InvalidOptionError, UsageError
+from asyncimport.model.option import invalid
+from asyncimport.model.texts import did_you_mean
 
 if TYPE_CHECKING:
     from asyncimport.operations.server import Server
@@ -117,7 +119,15 @@ class ProfiledCommand(TyperCommand):
 
         Raises: UsageError.
         """
-        profiles = read_profiles(profiles_path())
+        path = profiles_path()
+        if self.name != "login" and os.environ.get("ASYNCIMPORT_CONFIG") and not path.exists():
+            raise UsageError(
+                f"there is no file {path}, which ASYNCIMPORT_CONFIG names",
+                hint="correct the environment variable, or make the file with `asyncimport login`",
+            )
+        if given.get("profile") == "":
+            raise invalid("--profile", "", "the name of a profile")
+        profiles = read_profiles(path)
         defaults = {name: _defaults(ctx, profiles.path, name, profile) for name, profile in profiles.named.items()}
         explicit = bool(given.get("profile"))
         name = given.get("profile") or os.environ.get("ASYNCIMPORT_PROFILE") or profiles.default
@@ -160,7 +170,8 @@ def _defaults(ctx: Any, path: Path, name: str, profile: Profile) -> dict[str, An
         if key in _OF_SERVER:
             raise UsageError(f"{where} is not a default", hint=f"write {key} before the table of defaults")
         if key not in options:
-            raise UsageError(f"{where} is unknown", hint="asyncimport upload --help-all shows the options")
+            near = did_you_mean(key, options)
+            raise UsageError(f"{where} is unknown", hint=f"{near}asyncimport upload --help-all shows the options")
         try:
             options[key].process_value(ctx, value)
         except UsageError as error:

@@ -95,10 +95,12 @@ def testserver(*, version: VersionOptions, options: ServerOptions, screen: Resul
     if options.schema:
         typer.echo(json.dumps(config_schema(), indent=2))
         return
+    if options.directory is not None and not options.directory.is_dir() and options.directory.exists():
+        raise UsageError(f"--directory {options.directory} is a file", hint="give a directory, or a new name")
     if (options.record is None) != (options.of is None):
         raise UsageError("--record and --of belong together", hint="say `--record FILE --of https://xnat.example.org`")
-    config = SiteConfig() if options.config is None else _read(options.config, read_config, err)
-    faults = [] if options.faults is None else _read(options.faults, faults_from, err)
+    config = SiteConfig() if options.config is None else _read("--config", options.config, read_config, err)
+    faults = [] if options.faults is None else _read("--faults", options.faults, faults_from, err)
     with ExitStack() as stack:
         directory = options.directory or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncimport-testserver-"))
@@ -122,7 +124,7 @@ def testserver(*, version: VersionOptions, options: ServerOptions, screen: Resul
             ) from None
 
 
-def _read(file: Path, read: Callable[[object], T], err: Console) -> T:
+def _read(option: str, file: Path, read: Callable[[object], T], err: Console) -> T:
     """Return what a JSON file says, or write each mistake in a line of its own and exit."""
     try:
         return read(json.loads(file.read_bytes()))
@@ -134,7 +136,7 @@ def _read(file: Path, read: Callable[[object], T], err: Console) -> T:
         mistakes = str(error).splitlines()
     for mistake in mistakes:
         hint = "`asyncimport testserver --help-all` shows an example" if mistake is mistakes[-1] else ""
-        show_error(err, UsageError(f"{file}: {mistake}", hint=hint))
+        show_error(err, UsageError(f"{option} {file}: {mistake}", hint=hint))
     raise typer.Exit(UsageError.exit_code)
 
 
@@ -188,7 +190,8 @@ async def _compare(xnat: "TestXnat", recording: Path) -> int:
     try:
         exchanges = await anyio.to_thread.run_sync(lambda: list(read_recording(recording)))
     except (OSError, ValueError) as error:
-        raise UsageError(f"--compare: {error}", hint="give a file that --record wrote") from None
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UsageError(f"--compare {recording}: {why}", hint="give a file that --record wrote") from None
     user = "recorded"
     project = "recorded-project" if tells_apart(exchanges) else user
     xnat.users.clear()

@@ -52,9 +52,16 @@ class Job:
     )
 
     def __post_init__(self) -> None:
-        """Refuse a wait of no time. Raises: UsageError."""
+        """Refuse a wait of no time, and a list of no fields. Raises: UsageError."""
         if self.timeout <= 0:
             raise invalid("--timeout", DURATION.write(self.timeout), "a duration above 0, such as 90s or 15m")
+        if self.subjects_from_dicom and not self.header_fields:
+            raise invalid("--subjects-from-dicom", self.subjects_from_dicom, "fields such as gender,yob")
+
+    @property
+    def header_fields(self) -> list[str]:
+        """The fields of subjects to fill from headers."""
+        return [name.strip() for name in self.subjects_from_dicom.split(",") if name.strip()]
 
 
 @command()
@@ -106,9 +113,9 @@ def upload(
         rows = plan_from(job.plan, project, routing.encoding)
         routes = PlannedRoutes(rows, project=project or "")
         study_filter = study_filter_for(rows, study_filter)
-    table, issues = ([], []) if job.subjects is None else read_table(job.subjects, project or "", routing.encoding)
-    from_headers = [name.strip() for name in job.subjects_from_dicom.split(",") if name.strip()]
-    header_keywords(from_headers)  # refuses fields that no header has
+    read_subjects = partial(read_table, project=project or "", encoding=routing.encoding, option="--subjects")
+    table, issues = ([], []) if job.subjects is None else read_subjects(job.subjects)
+    header_keywords(job.header_fields)  # refuses fields that no header has
     request = UploadRequest(
         server=server,
         sources=sources,
@@ -118,7 +125,7 @@ def upload(
         options=options,
         timeouts=Timeouts(reply=job.timeout),
         attach=[AttachRule.parse(text) for text in job.attach],
-        demographics=DemographicsRequest(table, from_headers, demographics.overwrite_demographics),
+        demographics=DemographicsRequest(table, job.header_fields, demographics.overwrite_demographics),
         issues=sum(not issue.is_warning for issue in issues),
         command=["asyncimport", *sys.argv[1:]],
         **vars(upload),

@@ -93,7 +93,7 @@ def _flag(value: Any) -> bool:
 
 
 def _integer(value: Any) -> int:
-    if not isinstance(value, str) or not re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value):
+    if not isinstance(value, str) or not re.fullmatch(r"\s*[+-]?[0-9]{1,1000}\s*", value):
         raise ValueError
     return int(value)
 

@@ -82,9 +82,9 @@ def _netrc(host: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
         except netrc.NetrcParseError as error:
             raise UsageError(f"{path} line {error.lineno} is malformed", hint="see `man netrc` for its form") from None
         except OSError as error:
-            raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+            raise UsageError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from None
         except UnicodeDecodeError:
-            raise UsageError(f"{path} cannot be read: it is not text") from None
+            raise UsageError(f"{path} cannot be read: it is not text", hint="see `man netrc` for its form") from None
         entry = entries.get(urlsplit(host).hostname or "")
         if entry is None or not entry[0] or not entry[2]:
             return None

@@ -9,8 +9,10 @@ from typing import Any
 
 from asyncimport.credentials.hosts import check_host
 from asyncimport.errors import UsageError
+from asyncimport.model.texts import did_you_mean
 
 _LONGEST = 1 << 20
+_OTHER_FILE = "check its path and permissions; ASYNCIMPORT_CONFIG names another file"
 _SECRETS = frozenset({"pass", "passwd", "password", "secret", "token"})
 _KINDS = {str: "a text", bool: "true or false", dict: "a table", (str, int, float, bool): "a text, a number, or a flag"}
 Setting = str | int | float | bool
@@ -41,7 +43,8 @@ class Profiles:
         if name not in self.named:
             known = f"there are {', '.join(self.named)}" if self.named else "there are none yet"
             raise UsageError(
-                f"{self.path} has no profile {name}; {known}", hint=f"make it with `asyncimport login --profile {name}`"
+                f"{self.path} has no profile {name}; {known}",
+                hint=f"{did_you_mean(name, self.named)}`asyncimport login --profile {name}` makes it",
             )
         return self.named[name]
 
@@ -74,14 +77,14 @@ def _text(path: Path) -> str | None:
         with path.open("rb") as file:
             content = file.read(_LONGEST + 1)
         if len(content) > _LONGEST:
-            raise UsageError(f"{path} is not a configuration file: it is larger than 1 MiB", hint="name another file")
+            raise UsageError(f"{path} is not a configuration file: it is larger than 1 MiB", hint=_OTHER_FILE)
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=_OTHER_FILE) from None
     except UnicodeDecodeError:
-        raise UsageError(f"{path} cannot be read: it is not text") from None
+        raise UsageError(f"{path} cannot be read: it is not text", hint=_OTHER_FILE) from None
 
 
 def _check(where: str, table: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
@@ -89,7 +92,7 @@ def _check(where: str, table: Mapping[str, Any], kinds: Mapping[str, Any]) -> No
     for key, value in table.items():
         _check_secret(where, key)
         if key not in kinds:
-            raise UsageError(f"{where}{key} is unknown", hint=f"use {', '.join(kinds)}")
+            raise UsageError(f"{where}{key} is unknown", hint=f"{did_you_mean(key, kinds)}use {', '.join(kinds)}")
         _check_kind(where, key, value, kinds[key])
 
 
@@ -103,13 +106,13 @@ def _check_secret(where: str, key: str) -> None:
 
 def _check_kind(where: str, key: str, value: object, kind: Any) -> None:
     if not isinstance(value, kind):
-        raise UsageError(f"{where}{key} must be {_KINDS[kind]}")
+        raise UsageError(f"{where}{key} must be {_KINDS[kind]}", hint="correct the file")
 
 
 def _profile(path: Path, name: str, table: object) -> Profile:
     where = f"{path}: profiles.{name}"
     if not isinstance(table, dict):
-        raise UsageError(f"{where} must be a table")
+        raise UsageError(f"{where} must be a table", hint=f"write [profiles.{name}] above its lines")
     kinds = {"host": str, "user": str, "project": str, "ca_bundle": str, "insecure": bool, "defaults": dict}
     _check(f"{where}.", table, kinds)
     values = dict(table)
@@ -181,4 +184,4 @@ def _write(path: Path, text: str) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+        raise UsageError(f"{path} cannot be written: {error.strerror}", hint=_OTHER_FILE) from None

@@ -6,6 +6,7 @@ from datetime import date
 
 from asyncimport.demographics.fields import BIRTH, FIELDS, Field, field_of, has_reference, local_day, plausible_date
 from asyncimport.errors import UsageError
+from asyncimport.model.texts import did_you_mean
 
 _SEXES = {"M": "male", "F": "female", "O": "other"}
 # Dates that some systems write instead of an unknown one.
@@ -58,7 +59,11 @@ def _wanted(names: Sequence[str]) -> list[Field]:
     found = [field_of(name) for name in names]
     if unknown := [name for name, one in zip(names, found, strict=True) if one is None or not one.keyword]:
         known = ", ".join(one.name for one in FIELDS.values() if one.keyword)
-        raise UsageError(f"headers do not have {', '.join(unknown)}", hint=f"use fields that headers have: {known}")
+        near = did_you_mean(unknown[0], (one.name for one in FIELDS.values() if one.keyword))
+        raise UsageError(
+            f"--subjects-from-dicom: headers do not have {', '.join(unknown)}",
+            hint=f"{near}fields that headers have: {known}",
+        )
     return [one for one in found if one is not None]
 
 

@@ -28,6 +28,7 @@ from asyncimport.journal.reader import JournalReader
 from asyncimport.model.files import Session
 from asyncimport.model.states import FileKind
 from asyncimport.model.summary import SessionReport
+from asyncimport.model.texts import did_you_mean
 
 _UNFINISHED = "XNAT holds an unfinished delivery of it"
 _UNMOUNTED = "its directory is empty or gone, as if a disk were not mounted"
@@ -111,9 +112,9 @@ class Pruner:
         """Find the sessions of a label. Raises: UsageError if there is none, or one is unfinished without `force`."""
         items = self._whole_sessions(label, force=force)
         if not items:
-            raise UsageError(
-                f"the journal knows no session {label}", hint="`asyncimport status -o json` lists them all"
-            )
+            labels = [label for (label,) in self._db.execute("SELECT DISTINCT label FROM session")]
+            hint = f"{did_you_mean(label, labels)}`asyncimport status -o json` lists them all"
+            raise UsageError(f"the journal knows no session {label}", hint=hint)
         for item in items:
             if item.keep_reason:
                 raise UsageError(

@@ -10,6 +10,7 @@ import re
 from collections.abc import Container, Iterator
 
 from asyncimport.errors import UsageError
+from asyncimport.model.option import invalid
 from asyncimport.model.record import record
 
 # XNAT stores labels in columns of 255 characters.
@@ -53,6 +54,14 @@ class TableIssue:
     is_warning: bool = False
 
 
+def check_encoding(name: str) -> None:
+    """Raise UsageError for what is no encoding of texts."""
+    try:
+        "".encode(name or "utf-8")
+    except (LookupError, ValueError):
+        raise invalid("--encoding", name, "the name of an encoding, such as cp1252 or latin-2") from None
+
+
 def text_of(data: bytes, encoding: str = "") -> str:
     """Decode a file from a spreadsheet: by its byte order mark, else in the given encoding, else in UTF-8.
 
@@ -64,11 +73,10 @@ def text_of(data: bytes, encoding: str = "") -> str:
         encoding = "utf-8-sig"
     elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
+    check_encoding(encoding)
     encoding = encoding or "utf-8"
     try:
         text = data.decode(encoding)
-    except LookupError:
-        raise UsageError(f"there is no text encoding {encoding!r}", hint="name one such as cp1252 or latin-2") from None
     except UnicodeError:
         text = "\0"
     # Text has no NUL, but UTF-16 decoded as something else has.

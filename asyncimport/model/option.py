@@ -5,7 +5,7 @@ written. Programs make the dataclasses directly; `cli/parameters.py` makes param
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import Enum, StrEnum
@@ -15,6 +15,8 @@ from asyncimport.errors import InvalidOptionError
 
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _KEY = "option"
+_LONGEST_DAYS = 3650
+_LARGEST = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +92,21 @@ def one_of(kind: type[Enum]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def check_number(name: str, number: int | None, least: int = 1, most: int | None = None) -> None:
+def check_number(name: str, number: int | None, least: int = 1, most: int = _LARGEST) -> None:
     """Raise UsageError for a number below the least one, or above the most."""
-    if number is not None and (number < least or (most is not None and number > most)):
-        raise invalid(name, number, f"a number from {least} {'on' if most is None else f'to {most}'}")
+    if number is not None and not least <= number <= most:
+        raise invalid(name, number, f"a number from {least} to {most}")
+
+
+# As fnmatch reads it: a bracket that comes first in a class does not close it.
+_GLOB = re.compile(r"(?:[^\[]|\[!?+\]?+[^\]]*+\])+")
+
+
+def check_globs(name: str, globs: Iterable[str]) -> None:
+    """Raise UsageError for an empty pattern of paths, and for one with a bracket that is not closed."""
+    for glob in globs:
+        if not _GLOB.fullmatch(glob):
+            raise invalid(name, glob, "a pattern such as '*/MR/*'; '[[]' stands for a bracket")
 
 
 _NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
@@ -104,12 +117,13 @@ _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(?:([kmgt])(i?))?b?(?:/s)?")
 def seconds_of(text: str, name: str) -> float:
     """Return the seconds of a duration such as 90, 90s, 15m, 8h, 1h30m or 2d. Raises: UsageError."""
     stripped = text.strip().lower()
-    if re.fullmatch(_NUMBER, stripped):
-        return float(stripped)
-    match = _DURATION.fullmatch(stripped)
+    match = _DURATION.fullmatch(f"{stripped}s" if re.fullmatch(_NUMBER, stripped) else stripped)
     if match is None or not stripped:
         raise invalid(name, text, "a duration such as 90s, 15m, 8h, 1h30m or 2d")
-    return sum(float(number or 0) * length for number, length in zip(match.groups(), _UNITS.values(), strict=True))
+    seconds = sum(float(number or 0) * length for number, length in zip(match.groups(), _UNITS.values(), strict=True))
+    if seconds > _LONGEST_DAYS * _UNITS["d"]:
+        raise invalid(name, text, f"a duration of {_LONGEST_DAYS}d at most")
+    return seconds
 
 
 def duration_text(seconds: float) -> str:

@@ -13,6 +13,7 @@ from asyncimport.model.option import (
     DURATION,
     SIZE,
     TextForm,
+    check_globs,
     check_number,
     invalid,
     option,
@@ -26,6 +27,7 @@ AUTO_CEILING = 64
 # XNAT begins with ten workers that archive, and has up to 40, for all its users (SessionXMLRebuilder's queue).
 _MAX_FINALIZERS = 10
 _MAX_WORKERS = 256
+_MAX_PARTS = 10_000
 _WATCH_MIN_AGE_SECONDS = 120.0
 REPLY_SECONDS = 600.0
 """How long to wait for the answer to a call."""
@@ -227,8 +229,9 @@ class ScanOptions:
     max_sessions: int | None = rare("--max-sessions", help="Only the first N sessions, for a pilot.")
 
     def __post_init__(self) -> None:
-        """Refuse a pilot without sessions. Raises: UsageError."""
+        """Refuse a pilot without sessions, and malformed patterns. Raises: UsageError."""
         check_number("--max-sessions", self.max_sessions)
+        check_globs("--exclude", self.exclude)
 
     @property
     def suffix(self) -> bool:
@@ -293,9 +296,11 @@ class UploadOptions(AuditOptions):
     )
 
     def __post_init__(self) -> None:
-        """Refuse a watch without a pause. Raises: UsageError."""
+        """Refuse a watch without a pause, and a run of no time. Raises: UsageError."""
         if self.watch_seconds == 0:
             raise invalid("--watch", DURATION.write(0), "a pause such as 60s or 5m")
+        if self.max_duration_seconds == 0:
+            raise invalid("--max-duration", DURATION.write(0), "a duration above 0, such as 90s or 8h")
 
     @property
     def min_age_seconds(self) -> float:
@@ -314,8 +319,8 @@ class PlanOptions:
     force: bool = option("--force", default=False, help="Replace a plan that exists, edits and all.")
 
     def __post_init__(self) -> None:
-        """Refuse a plan in no parts. Raises: UsageError."""
-        check_number("--split", self.parts)
+        """Refuse a plan in no parts, and in more files than anybody wants. Raises: UsageError."""
+        check_number("--split", self.parts, most=_MAX_PARTS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Text from outside: one spelling of each, and none that could forge what is shown."""
 
 import unicodedata
+from collections.abc import Iterable
 
 
 def nfc(text: str) -> str:
@@ -16,6 +17,16 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     if number != 1:
         noun = plural or (f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s")
     return f"{number:,} {noun}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `did you mean A or B? ` with the known words that are most like one; "" if none is."""
+    from difflib import get_close_matches
+
+    by_lower = {one.lower(): one for one in known}
+    sought = word.lower()
+    near = [sought] if sought in by_lower else get_close_matches(sought, by_lower, n=3, cutoff=0.7)
+    return f"did you mean {' or '.join(by_lower[one] for one in near)}? " if near else ""
 
 
 def plain(text: str) -> str:

@@ -179,7 +179,10 @@ async def find_sessions(
         for project in sorted(set(project_ids.values())) if with_archive else ():
             found += await _in_archive(archived, rules, project)
     except TransientError as error:
-        raise UnavailableError(f"XNAT could not list the sessions of the archive: {error}") from error
+        raise UnavailableError(
+            f"XNAT could not list the sessions of the archive: {error}",
+            hint="try again later; `asyncimport doctor` checks the server",
+        ) from error
     by_name = [
         replace(one, session=replace(one.session, project=name))
         for name, project in project_ids.items()

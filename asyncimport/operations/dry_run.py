@@ -97,7 +97,10 @@ async def _compare_with_server(client: Client, archived: ArchivedSessions, site:
                     problems += _compare_row(row, sessions, prearchive)
                     problems += _dropped_series(row, plan.series.get(row.study_uid, ()), filters)
     except TransientError as error:
-        raise UnavailableError(f"the plan could not be compared with the server: {error}") from error
+        raise UnavailableError(
+            f"the plan could not be compared with the server: {error}",
+            hint="try again later; `asyncimport doctor` checks the server",
+        ) from error
     return plan.with_problems(problems)
 
 
@@ -231,7 +234,8 @@ def _outcome(
         upload_steps.assign_attachments(request, source, journal)
     reader = JournalReader.of(journal)
     summary = reader.summary()
-    if (error := upload_steps.no_dicom_error(summary, decision.plan, source)) is not None:
+    error = upload_steps.nothing_to_send_error(request, summary, decision.plan)
+    if error is not None and request.watch_seconds is None:
         raise error
     plan = apply_rehearsal(plan, summary, reader.disputed_studies(), notices, is_refused=is_refused)
     if is_refused:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from asyncimport.errors import AsyncimportError
+from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import HeaderCache, StudySummary, SubjectPatient, Unsettled
 from asyncimport.operations.plan_draft import PlanDraft, PlanRules, StudyDraft, file_problems, study_problem
 from asyncimport.operations.plan_guards import assign_labels, check_patients, check_rows, keep_session, use_project_id
 from asyncimport.routing.attachments import name_in_resource
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
+from asyncimport.routing.filters import StudyFilter
 from asyncimport.routing.plan_binding import FoundStudy
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.planned_routes import PlannedRoutes
@@ -45,6 +46,11 @@ class Plan:
     def errors(self) -> int:
         """Return the number of problems that keep something from being sent."""
         return sum(problem.is_error for problem in self.problems)
+
+    @property
+    def selects_nothing(self) -> bool:
+        """Whether filters leave out every study of the source."""
+        return bool(self.rows) and all(row.study_uid in self.left_out for row in self.rows)
 
     @property
     def waiting(self) -> Mapping[str, str]:
@@ -139,6 +145,18 @@ def _attachments(
             code = ProblemCode.ATTACHMENT_NAMES
             problems.append(PlanProblem(code, text, advice, files=len(paths), example=paths[-1]))
     return counts
+
+
+def unmatched_filter(study_filter: StudyFilter, rows: Iterable[PlanRow]) -> UsageError:
+    """Return the error for a filter that selects no study of a source; `rows` are of all its studies."""
+    rows = list(rows)
+    modalities = sorted({modality for row in rows for modality in row.modalities.split()})
+    dates = sorted(row.study_date for row in rows if row.study_date)
+    facts = [f"SOURCE has modalities {', '.join(modalities)}"] if modalities and study_filter.modalities else []
+    facts += [f"its studies are of {dates[0]} to {dates[-1]}"] if dates and study_filter.since else []
+    facts += ["--include is compared with paths below SOURCE"] if study_filter.include is not None else []
+    hint = "; ".join(facts) or "correct the filter"
+    return UsageError(f"nothing in SOURCE matches {study_filter.text or 'the filter'}", hint=hint)
 
 
 def suffix_of(path: str) -> str:

@@ -127,11 +127,11 @@ def draft_plan(
     for header in cache.headers(truncated=truncated, by_directory=routes.needs_path, by_file=by_file):
         uid, fields = header.study_uid, header.fields
         headers.setdefault(uid, {})[StudyHeader.of(fields)] = None
+        when.setdefault(uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
         if (uid in left_out and not counts_left_out) or (
             study_filter.is_of_parts and study_filter.rejection_reason(fields, relative(header.path))
         ):
             continue
-        when.setdefault(uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
         patients.setdefault(uid, set()).add(patient_of(fields))
         try:
             piece = routes.study(uid, fields, relative(header.path))

@@ -19,7 +19,7 @@ from asyncimport.errors import UsageError
 from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
 from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, StateOptions
 from asyncimport.operations.journals import state_directory
-from asyncimport.operations.plan import Plan, make_plan
+from asyncimport.operations.plan import Plan, make_plan, unmatched_filter
 from asyncimport.operations.plan_draft import PlanRules, draft_plan, scan_headers
 from asyncimport.operations.result import Observer, Result, ended_in
 from asyncimport.operations.server import ProjectIds
@@ -108,9 +108,12 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
 
 
 def _completed(request: PlanRequest, found: Plan) -> Plan:
-    """Add what concerns the whole plan. Raises: UsageError if there is no DICOM."""
+    """Add what concerns the whole plan. Raises: UsageError if there is no DICOM, or a filter selects none."""
     if not found.rows and not any(problem.code is ProblemCode.UNREADABLE for problem in found.problems):
-        raise UsageError(f"no DICOM found in {', '.join(map(str, request.sources))}", hint="check the path")
+        hint = "check the path, and --exclude" if request.exclude else "check the path"
+        raise UsageError(f"no DICOM found in {', '.join(map(str, request.sources))}", hint=hint)
+    if not request.study_filter.is_everything and found.selects_nothing:
+        raise unmatched_filter(request.study_filter, found.rows)
     if request.routes.counts_studies or request.suffix:
         found = found.with_problems([_LABELS_BY_SOURCE])
     if request.carried:

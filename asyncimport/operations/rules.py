@@ -3,11 +3,14 @@
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import text_of
+from asyncimport.model.option import check_globs, invalid
 from asyncimport.routing.filters import EVERYTHING, StudyFilter, glob_pattern
 from asyncimport.routing.label_map import LookupTable
 from asyncimport.routing.paths import PathPattern
@@ -41,16 +44,32 @@ def study_filter_from(
     modality: str | None, since: str | None, include: Sequence[str] | None, *, parts: bool
 ) -> StudyFilter:
     """Make a filter. Raises: UsageError."""
-    day = (since or "").replace("-", "").replace(".", "")
-    if since is not None and not re.fullmatch(r"\d{8}", day):
-        raise UsageError(f"invalid --study-since {since!r}", hint="give a date such as 2020-01-31")
-    modalities = frozenset(one.strip().upper() for one in (modality or "").split(",") if one.strip())
-    study_filter = StudyFilter(modalities, day, glob_pattern(include or ()), parts)
+    day = "" if since is None else _day_of(since)
+    codes = [one.strip().upper() for one in (modality or "").split(",")]
+    if modality is not None and not all(re.fullmatch(r"[A-Z0-9_ ]{1,16}", one) for one in codes):
+        raise invalid("--modality", modality, "codes such as MR or MR,PT")
+    check_globs("--include", include or ())
+    named = (("--modality", modality), ("--study-since", since), *(("--include", one) for one in include or ()))
+    study_filter = StudyFilter(
+        frozenset(filter(None, codes)),
+        day,
+        glob_pattern(include or ()),
+        parts,
+        text=" ".join(f"{name} {shlex.quote(value)}" for name, value in named if value),
+    )
     if parts and study_filter.is_everything:
         raise UsageError(
             "--partial-studies needs a filter", hint="select series with --modality, --study-since or --include"
         )
     return study_filter
+
+
+def _day_of(text: str) -> str:
+    """Return the day of --study-since as headers write it: 20200131. Raises: UsageError."""
+    for form in ("%Y-%m-%d", "%Y%m%d", "%Y.%m.%d"):
+        with suppress(ValueError):
+            return datetime.strptime(text, form).strftime("%Y%m%d")  # noqa: DTZ007 - a day of no time zone
+    raise invalid("--study-since", text, "a day such as 2020-01-31")
 
 
 def choice_text(modality: str | None, since: str | None, include: Sequence[str] | None) -> str:
@@ -94,7 +113,7 @@ def plan_from(path: Path, project: str | None, encoding: str = "") -> list[PlanR
     except OSError as error:
         raise UsageError(f"--plan {path} cannot be read: {error.strerror}", hint="check the path") from error
     except UsageError as error:
-        raise UsageError(f"{path}: {error}", hint=error.hint) from None
+        raise UsageError(f"--plan {path}: {error}", hint=error.hint) from None
 
 
 def _text(table: Path, option: str, encoding: str) -> str:
@@ -102,3 +121,5 @@ def _text(table: Path, option: str, encoding: str) -> str:
         return text_of(table.read_bytes(), encoding)
     except OSError as error:
         raise UsageError(f"{option} {table} cannot be read: {error.strerror}", hint="check the path") from error
+    except UsageError as error:
+        raise UsageError(f"{option} {table}: {error}", hint=error.hint) from None

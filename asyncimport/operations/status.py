@@ -12,6 +12,7 @@ from asyncimport.journal import JournalReader
 from asyncimport.journal.reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.model.summary import Summary
+from asyncimport.model.texts import did_you_mean
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.pacing.shutdown import Stop
 
@@ -71,7 +72,8 @@ def _read(request: StatusRequest, result: StatusResult) -> None:
                 instances = [*reader.instances(label), *reader.unsent_files(label)]
                 result.session = SessionFiles(instances, reader.attachments(label), reader.deliveries(label))
             if not instances and not result.session.deliveries:
-                hint = "list all sessions with `asyncimport status -o json`"
+                near = did_you_mean(label, (one.session.label for one in reader.summary().sessions))
+                hint = f"{near}list all sessions with `asyncimport status -o json`"
                 raise UsageError(f"the journal has no session {label}", hint=hint)
             return
         with reader.snapshot():

@@ -54,15 +54,19 @@ class SubjectsResult(Result):
 
 
 def read_table(
-    table: Path, project: str, encoding: str = "", *, null_clears: bool = False
+    table: Path, project: str, encoding: str = "", *, null_clears: bool = False, option: str = ""
 ) -> tuple[list[Demographics], list[TableIssue]]:
-    """Return the rows of a table of demographics, and the issues of other rows. Raises: UsageError."""
+    """Return the rows of a table of demographics, and the issues of other rows; `option` names it.
+
+    Raises: UsageError.
+    """
+    name = f"{option} {table}".lstrip()
     try:
         return read_subjects(table.read_bytes(), project=project, encoding=encoding, null_clears=null_clears)
     except OSError as error:
-        raise UsageError(f"{table} cannot be read: {error.strerror}", hint="check the path") from error
+        raise UsageError(f"{name} cannot be read: {error.strerror}", hint="check the path") from error
     except UsageError as error:
-        raise UsageError(f"{table}: {error}", hint=error.hint) from None
+        raise UsageError(f"{name}: {error}", hint=error.hint) from None
 
 
 async def subjects(

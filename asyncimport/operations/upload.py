@@ -94,10 +94,11 @@ class Uploader:
             await anyio.to_thread.run_sync(check_option, "--receipts", request.receipts)
         source = await anyio.to_thread.run_sync(request.source)
         result.totals.load = self._load
-        self._report = partial(self._note, result)
         async with self._monitor.guard():
             with stop.immediate_scope():
                 client = await self._log_in()
+                # Before that an absent server is an error at once, and nothing waits.
+                self._report = partial(self._note, result)
                 decision = await decide(request, source, client, self._observer, stop=stop)
             if stop.requested or decision is None:
                 return
@@ -128,7 +129,7 @@ class Uploader:
             result.summary = await anyio.to_thread.run_sync(reader.summary)
             result.signal = self._signal
             if result.error is None and result.signal is None and not is_watch:
-                result.error = upload_steps.no_dicom_error(result.summary, decision.plan, source)
+                result.error = upload_steps.nothing_to_send_error(request, result.summary, decision.plan)
             for orphan in result.orphans or ():
                 self._observer.note(orphan)
             await anyio.to_thread.run_sync(journal.end_run, result.exit_code)

@@ -16,9 +16,9 @@ from asyncimport.model.events import AttachmentsStarted, Event, Notice
 from asyncimport.model.files import Algorithm, Digest
 from asyncimport.model.options import Options
 from asyncimport.model.summary import Summary
-from asyncimport.model.texts import plain
+from asyncimport.model.texts import counted, plain
 from asyncimport.operations.decision import Decision
-from asyncimport.operations.plan import Plan
+from asyncimport.operations.plan import Plan, unmatched_filter
 from asyncimport.operations.upload_request import UploadRequest, has_one_label
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
@@ -232,12 +232,18 @@ def unmatched_text(rows: Sequence[Demographics]) -> str:
     return f"{len(rows):,} rows of --subjects are of subjects without a session here ({examples})"
 
 
-def no_dicom_error(summary: Summary, plan: Plan | None, source: FileSource) -> UsageError | None:
-    """Return the error of a run that found no DICOM; None if it found some."""
+def nothing_to_send_error(request: UploadRequest, summary: Summary, plan: Plan | None) -> UsageError | None:
+    """Return the error of a run that found no DICOM, or none that its filter selects; None if it found some."""
+    files = summary.files
+    excluded = sum(problem.files for problem in summary.problems if problem.kind == "excluded")
     # The summary leaves out files that were sent before and that this run does not ask for.
-    if summary.files.found or summary.files.unreadable or summary.containers or (plan is not None and plan.rows):
+    if not request.study_filter.is_everything and files.found == excluded:
+        if plan is not None and plan.selects_nothing:
+            return unmatched_filter(request.study_filter, plan.rows)
+        if plan is None and excluded:
+            return unmatched_filter(request.study_filter, ())
+    if files.found or files.unreadable or summary.containers or (plan is not None and plan.rows):
         return None
-    return UsageError(
-        f"no DICOM found in {', '.join(plain(root) for root in source.places)}",
-        hint=f"{summary.files.not_dicom:,} other files were looked at; check the path",
-    )
+    places = ", ".join(plain(str(root.absolute())) for root in request.sources)
+    hint = f"{counted(files.not_dicom, 'other file')} looked at; check the path"
+    return UsageError(f"no DICOM found in {places}", hint=f"{hint}, and --exclude" if request.exclude else hint)

@@ -88,7 +88,8 @@ async def _verify(request: VerifyRequest, result: VerifyResult, stop: Stop, repo
         about = await anyio.to_thread.run_sync(reader.metadata)
     if request.server.host != about["destination"]:
         raise JournalError(
-            f"the journal {request.journal} belongs to {about['destination']}, not to {request.server.host}"
+            f"the journal {request.journal} belongs to {about['destination']}, not to {request.server.host}",
+            hint="correct --host, or name another journal with --journal",
         )
     async with AsyncExitStack() as stack:
         with stop.immediate_scope():

@@ -27,7 +27,8 @@ class StudyFilter:
     study, by `studies`, which a plan finds out. With `parts` it selects files, and a session may get a part of a study.
 
     Of the studies that a plan knows, `faulty` says why one goes nowhere, `waiting` why one is not sent yet, and
-    `left_out` why one is not selected; `beyond_limit` are those after the first sessions that a pilot sends.
+    `left_out` why one is not selected; `beyond_limit` are those after the first sessions that a pilot sends. `text` is
+    the filter as the command line writes it.
     """
 
     modalities: frozenset[str] = frozenset()
@@ -39,6 +40,7 @@ class StudyFilter:
     waiting: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     beyond_limit: Collection[str] = ()
+    text: str = field(default="", compare=False)
 
     @property
     def is_everything(self) -> bool:

@@ -260,7 +260,7 @@ def _project_template(text: str, places: Mapping[str, str]) -> Template:
     template = Template.parse(text, "--project", places)
     # Fixed text must be valid as it is: the ID becomes part of addresses.
     if not all(is_project_id(literal) for literal in template.literals if literal) or not text:
-        raise UsageError(f"{text!r} is not a project ID", hint="give letters, digits, '_' and '-'")
+        raise UsageError(f"--project {text!r} is not a project ID", hint="give letters, digits, '_' and '-'")
     return template
 
 

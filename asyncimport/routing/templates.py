@@ -25,7 +25,7 @@ from functools import partial
 
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import LONGEST_LABEL
-from asyncimport.model.texts import nfc
+from asyncimport.model.texts import did_you_mean, nfc
 from asyncimport.routing.labels import UnroutableError, clean_label
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
 
@@ -191,7 +191,7 @@ class _Parser:
             raise self._error(
                 f"{{{name}}} is not a field of the study",
                 at,
-                hint="use one of these: " + ", ".join(sorted(self._places)),
+                hint=f"{did_you_mean(name, self._places)}the fields are {', '.join(sorted(self._places))}",
             )
         return name
 

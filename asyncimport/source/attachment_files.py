@@ -27,11 +27,11 @@ def read_attach_rows(
         try:
             data = table.read_bytes()
         except OSError as error:
-            raise UsageError(f"{table} cannot be read: {error.strerror}", hint="check the path") from error
+            raise UsageError(f"--table {table} cannot be read: {error.strerror}", hint="check the path") from error
         try:
             rows, issues = read_attachments(data, project=owner.project, resource=options.resource, encoding=encoding)
         except UsageError as error:
-            raise UsageError(f"{table}: {error}", hint=error.hint) from None
+            raise UsageError(f"--table {table}: {error}", hint=error.hint) from None
         return [replace(row, path=str(table.parent / row.path)) for row in rows], issues
     if not owner.project:
         raise UsageError("no project", hint="name it with -P")

@@ -126,4 +126,6 @@ def _inspect_file(path: str, found: os.stat_result, devices: DeviceCache) -> Fil
 
 def _unreadable(path: str, error: OSError) -> Ignored:
     reason = (error.strerror or "cannot be read").lower()
+    if isinstance(error, PermissionError):
+        reason += ": check its permissions"
     return Ignored(File(path, 0, 0), FileKind.UNREADABLE, reason, damaged=True)

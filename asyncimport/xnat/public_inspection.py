@@ -153,7 +153,9 @@ async def inspect_address(host: str, *, ca_bundle: Path | None = None, verify: b
             return PublicFacts(UnavailableError(f"{host} does not answer: {error}", hint=hint), proxy=name)
         except FatalError as error:
             is_untrusted = isinstance(error.__cause__, aiohttp.ClientConnectorCertificateError)
-            return PublicFacts(error, "certificate" if is_untrusted else "proxy", proxy=name)
+            return PublicFacts(
+                error, "certificate" if is_untrusted else "proxy" if proxy.url else "address", proxy=name
+            )
         finally:
             await guest.log_out()
     end = certificates[-1].get("notAfter") if certificates else None

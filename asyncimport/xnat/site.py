@@ -84,7 +84,9 @@ async def _check_request(client: Client, path: str, parse: Callable[[Reply], T],
     try:
         return await client.request("GET", path, parse, policy)
     except TransientError as error:
-        raise UnavailableError(f"the project could not be checked: {error}") from error
+        raise UnavailableError(
+            f"the project could not be checked: {error}", hint="try again later; `asyncimport doctor` checks the server"
+        ) from error
 
 
 class _CachedVerdictError(TransientError):

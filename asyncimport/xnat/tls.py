@@ -34,7 +34,8 @@ def _load_bundle(ca_bundle: Path | None) -> ssl.SSLContext | None:
     except IsADirectoryError:
         return ssl.create_default_context(capath=bundle)
     except OSError as error:  # ssl.SSLError is one
-        raise UsageError(f"cannot read {name} {bundle}: {error}", hint="give a file of PEM certificates") from None
+        why = "it holds no certificates" if isinstance(error, ssl.SSLError) else error.strerror
+        raise UsageError(f"{name} {bundle} cannot be read: {why}", hint="give a file of PEM certificates") from None
 
 
 class _AnyServerContext(ssl.SSLContext):

@@ -243,6 +243,11 @@ class Transport:
             )
             reason = getattr(problem, "verify_message", "verification failed")
             return UnavailableError(f"the server's certificate is not trusted: {reason}", hint=hint)
+        if isinstance(error, aiohttp.ClientConnectorSSLError) and _is_plain_http(error.os_error):
+            return UnavailableError(
+                f"{error.host}:{error.port} speaks plain http, not https",
+                hint="correct the port; or write http:// with --insecure, if you know that the network is safe",
+            )
         if isinstance(error, aiohttp.ClientConnectorError):
             place = "the server" if isinstance(error, aiohttp.ClientSSLError) else self._proxy
             return TransientError(f"no connection to {place} ({error.strerror or error.os_error})", unreachable=True)
@@ -262,6 +267,11 @@ class Transport:
             f"{self._proxy} refuses the connection to the server ({status})",
             hint="ask the proxy's administrator to allow it, or name the server in NO_PROXY",
         )
+
+
+def _is_plain_http(error: OSError) -> bool:
+    """Whether the answer to the first message of TLS was none of TLS."""
+    return getattr(error, "reason", "") in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}
 
 
 def _cause(error: aiohttp.ClientError | TimeoutError) -> BaseException | None:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 import typer
 
-from asyncimport.cli.app import _COMMANDS
+from asyncimport.cli.app import COMMANDS
 from asyncimport.cli.parameters import command
 from asyncimport.errors import UsageError
 from asyncimport.model import options
@@ -129,7 +129,7 @@ def test_durations_are_read_as_they_are_written(seconds: float) -> None:
 
 def declarations() -> Iterator[tuple[str, Any]]:
     """Yield the first name and the default of each option where it is declared."""
-    modules = [options, *(import_module(f"asyncimport.cli.{name}") for name in ("options", *_COMMANDS))]
+    modules = [options, *(import_module(f"asyncimport.cli.{name}") for name in ("options", *COMMANDS))]
     for module in modules:
         for kind in vars(module).values():
             if is_dataclass(kind) and kind.__module__ == module.__name__:

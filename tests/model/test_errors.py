@@ -1,7 +1,9 @@
 """The tree of errors, its exit codes, and which of several errors is shown."""
 
+import ast
 import re
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +121,20 @@ def test_the_primary_error_may_be_a_base_exception() -> None:
     interrupt = KeyboardInterrupt()
     assert primary_error(BaseExceptionGroup("", [interrupt])) is interrupt
     assert primary_error(BaseExceptionGroup("", [interrupt, USAGE])) is USAGE
+
+
+def test_errors_that_end_a_run_say_what_to_do() -> None:
+    """Each is raised with a hint."""
+    fatal = {kind.__name__ for kind in FATAL}
+    without = []
+    for file in Path(errors.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if (
+                isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Name)
+                and call.func.id in fatal - {"InvalidOptionError"}
+            ):
+                named = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+                if named.get("hint", "''") == "''":
+                    without.append(f"{file.name}:{call.lineno}")
+    assert without == []

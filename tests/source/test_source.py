@@ -189,7 +189,9 @@ async def test_an_unreadable_directory_is_passed() -> None:
         (Path(root) / "a").chmod(0)
         with as_nobody():
             found = await walk(root)
-    assert found[0] == Ignored(File(f"{root}/a", 0, 0), FileKind.UNREADABLE, "permission denied", damaged=True)
+    assert found[0] == Ignored(
+        File(f"{root}/a", 0, 0), FileKind.UNREADABLE, "permission denied: check its permissions", damaged=True
+    )
     assert [name(item) for item in found[1:]] == ["seen"]
 
 

@@ -46,10 +46,10 @@ def read_recording(path: Path) -> Iterator[Exchange]:
         try:
             value = json.loads(line)
         except ValueError:
-            raise ValueError(f"{path}: line {number} is not JSON") from None
+            raise ValueError(f"line {number} is not JSON") from None
         if number == 1:
             if not isinstance(value, dict) or value.get("recording") != FORMAT:
-                raise ValueError(f"{path}: this is no recording of this version")
+                raise ValueError("this is no recording of this version")
             continue
         yield _exchange(value)
 

@@ -33,7 +33,7 @@ def check_login(reply: Reply) -> None:
     if reply.status == 403 and "password has expired" in reply.message:
         raise account_error()
     if reply.status == 403:
-        raise UnavailableError(f"XNAT does not let anyone in: {reply.message}")
+        raise UnavailableError(f"XNAT does not let anyone in: {reply.message}", hint="ask the administrator of XNAT")
     if reply.status in OVERLOAD or reply.status >= 500:
         raise TransientError(
             f"the server answers {reply.status} to the login", retry_after=parse_retry_after(reply), overload=True
