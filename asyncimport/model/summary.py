@@ -156,6 +156,11 @@ class Summary:
         """Links out of the source that were not followed; they count as not DICOM."""
         return sum(problem.files for problem in self.problems if problem.kind == "link")
 
+    @property
+    def excluded(self) -> int:
+        """Files that were not asked for; they count as skipped."""
+        return sum(problem.files for problem in self.problems if problem.kind == "excluded")
+
     def count(self, state: str) -> int:
         """Return the number of sessions in this state."""
         return sum(report.state == state for report in self.sessions)
@@ -168,7 +173,7 @@ def exit_code(summary: Summary) -> int:
     """
     files = summary.files
     # Files that were not asked for are no problem.
-    skipped = files.skipped - sum(problem.files for problem in summary.problems if problem.kind == "excluded")
+    skipped = files.skipped - summary.excluded
     if skipped or files.unreadable or files.refused or files.failed or summary.containers or summary.links:
         return FILES_MISSING
     attachments = summary.attachments

@@ -235,12 +235,11 @@ def unmatched_text(rows: Sequence[Demographics]) -> str:
 def nothing_to_send_error(request: UploadRequest, summary: Summary, plan: Plan | None) -> UsageError | None:
     """Return the error of a run that found no DICOM, or none that its filter selects; None if it found some."""
     files = summary.files
-    excluded = sum(problem.files for problem in summary.problems if problem.kind == "excluded")
     # The summary leaves out files that were sent before and that this run does not ask for.
-    if not request.study_filter.is_everything and files.found == excluded:
+    if not request.study_filter.is_everything and files.found == summary.excluded:
         if plan is not None and plan.selects_nothing:
             return unmatched_filter(request.study_filter, plan.rows)
-        if plan is None and excluded:
+        if plan is None and summary.excluded:
             return unmatched_filter(request.study_filter, ())
     if files.found or files.unreadable or summary.containers or (plan is not None and plan.rows):
         return None

@@ -273,8 +273,8 @@ class TestTables:
         [
             ("subject,race\nS1,łódź\n".encode("cp1250"), "", "not text in utf-8"),
             ("subject,race\nS1,x\n".encode("utf-16-le"), "", "not text in utf-8"),
-            (b"subject,race\nS1,x\n", "klingon", "no text encoding 'klingon'"),
-            (b"subject,race\nS1,x\n", "rot13", "no text encoding 'rot13'"),
+            (b"subject,race\nS1,x\n", "klingon", "invalid --encoding 'klingon'"),
+            (b"subject,race\nS1,x\n", "rot13", "invalid --encoding 'rot13'"),
         ],
     )
     def test_no_encoding_is_guessed(self, data: bytes, encoding: str, said: str) -> None:
