@@ -222,11 +222,10 @@ def _flush(code: int, output_error: OSError | None) -> int:
 
 def _write_failure(words: list[str], code: int, error: UsageError) -> None:
     """Write the JSON of a command that did not start, if the words ask for JSON."""
-    command = next((word for word in words if word in COMMANDS), None)
-    if command is not None and _wants_json(words):
+    if _wants_json(words):
         from asyncimport.cli.output import failure_json, write_json
 
-        write_json(failure_json(command, error, code))
+        write_json(failure_json(next((word for word in words if word in COMMANDS), None), error, code))
 
 
 def _wants_json(words: list[str]) -> bool:

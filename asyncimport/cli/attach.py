@@ -99,7 +99,7 @@ def attach(
 
 def _json(result: "AttachResult", *, host: str | None) -> dict[str, object]:
     return {
-        **outcome_json(result, host),
+        **outcome_json("attach", result, host),
         "dry_run": result.dry_run,
         "attachments": result.counts(),
         "details": [_detail(resource, one) for resource, one in result.results],

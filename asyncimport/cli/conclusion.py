@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.options import Screen
-from asyncimport.cli.output import error_json, show_error, write_json
+from asyncimport.cli.output import head_json, show_error, write_json
 
 if TYPE_CHECKING:
     from asyncimport.operations.result import Result
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound="Result")
 
 
-def outcome_json(result: "Result", host: str | None) -> dict[str, object]:
+def outcome_json(command: str, result: "Result", host: str | None) -> dict[str, object]:
     """Return how a command ended, for JSON."""
-    return {"host": host, "exit_code": result.exit_code, "error": error_json(result.error)}
+    return head_json(command, host, result.exit_code, result.error)
 
 
 def conclude(

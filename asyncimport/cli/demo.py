@@ -2,18 +2,20 @@
 
 import json
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.options import LogOptions, ProgressScreen
+from asyncimport.cli.options import LogOptions, Output, ProgressScreen
+from asyncimport.cli.output import head_json, write_json
 from asyncimport.cli.parameters import command
 from asyncimport.cli.testserver import VersionOptions, XnatVersion
 from asyncimport.errors import UnavailableError
@@ -31,9 +33,18 @@ class DemoOptions:
     )
 
 
-@command(omit={"output"})
+@command()
 def demo(*, version: VersionOptions, options: DemoOptions, screen: ProgressScreen) -> None:
     """Move 2,000 sample files into a test XNAT on this machine: no arguments, no XNAT, half a minute."""
+    with redirect_stdout(sys.stderr) if screen.as_json else nullcontext():
+        code, host = _demo(version, options, replace(screen, output=Output.TABLE))
+    if screen.as_json:
+        write_json(head_json("demo", host, code, None))
+    raise typer.Exit(code)
+
+
+def _demo(version: VersionOptions, options: DemoOptions, screen: ProgressScreen) -> tuple[int, str]:
+    """Write each step to standard output; return the exit code, and the address of the test XNAT."""
     out, _ = screen.consoles
     with tempfile.TemporaryDirectory(prefix="asyncimport-demo-") as name:
         directory = Path(name)
@@ -60,7 +71,7 @@ def demo(*, version: VersionOptions, options: DemoOptions, screen: ProgressScree
                     _wait(out, directory, url)
         except KeyboardInterrupt:
             raise typer.Exit(0 if options.keep else 130) from None
-    raise typer.Exit(0 if is_right else code or 1)
+    return (0 if is_right else code or 1), url
 
 
 def _write(out: Console, title: str, *lines: str) -> None:

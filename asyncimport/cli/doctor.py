@@ -59,7 +59,10 @@ def doctor(*, projects: Projects, connection: Connection, screen: ResultScreen) 
 
 
 def _json(result: "DoctorResult") -> dict[str, object]:
-    return {**outcome_json(result, result.host or None), "checks": [_check_json(one) for one in result.findings]}
+    return {
+        **outcome_json("doctor", result, result.host or None),
+        "checks": [_check_json(one) for one in result.findings],
+    }
 
 
 def _check_json(finding: "Finding") -> dict[str, object]:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.conclusion import conclude
+from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Place, ResultScreen
 from asyncimport.cli.output import session_name, show_lines, show_other_journals
 from asyncimport.cli.parameters import command
@@ -65,6 +65,7 @@ def _is_any(found: Sequence[PruneItem]) -> bool:
 
 def _json(result: ForgetResult, *, others: Sequence[Path]) -> dict[str, object]:
     return {
+        **outcome_json("forget", result, None),
         "forgotten": result.is_done,
         "found": [_item_json(item) for item in result.found],
         "other_journals": [plain(str(one)) for one in others],

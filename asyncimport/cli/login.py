@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rich.text import Text
 
-from asyncimport.cli.options import Connection, Screen
+from asyncimport.cli.options import Connection, ResultScreen
+from asyncimport.cli.output import head_json, write_json
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import profiles_path, prompt
 from asyncimport.credentials.hosts import check_host, same_server
@@ -47,7 +48,7 @@ class NewLogin:
 
 
 @command()
-def login(*, connection: Connection, secret: Secret, screen: Screen) -> None:
+def login(*, connection: Connection, secret: Secret, screen: ResultScreen) -> None:
     """Try a login once, keep its password or token in the system's keyring, and the rest in a profile."""
     out, _ = screen.consoles
     profile = connection.profile
@@ -55,7 +56,10 @@ def login(*, connection: Connection, secret: Secret, screen: Screen) -> None:
     profiles = read_profiles(profiles_path())
     if secret.forget is not None:
         what = " and its secret are" if _forget(profiles, secret.forget) else " is"
-        out.print(Text(plain(f"profile {secret.forget}{what} removed")))
+        if screen.as_json:
+            write_json({**head_json("login", connection.host, 0, None), "profile": secret.forget, "removed": True})
+        else:
+            out.print(Text(plain(f"profile {secret.forget}{what} removed")))
         return
     if secret.token:
         check_keyring()
@@ -88,7 +92,7 @@ def read_password() -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
-def keep_login(profiles: Profiles, new: NewLogin, screen: Screen) -> None:
+def keep_login(profiles: Profiles, new: NewLogin, screen: ResultScreen) -> None:
     """Write a profile, and keep the secret in the keyring; without a keyring, say how to give the password.
 
     Raises: UsageError.
@@ -115,6 +119,11 @@ def keep_login(profiles: Profiles, new: NewLogin, screen: Screen) -> None:
         "insecure": given.insecure or None,
     }
     write_profile(profiles.path, new.profile, values)
+    if screen.as_json:
+        kept = "token" if isinstance(new.secret, Token) else "password"
+        about = {"profile": new.profile, "user": new.user, "config": str(profiles.path), "keyring": keyring or None}
+        write_json({**head_json("login", new.host, 0, None), **about, "kept": kept if no_keyring is None else None})
+        return
     out.print(Text(plain(f"{new.host} takes the login of {new.user}; profile {new.profile} is in {profiles.path}")))
     if no_keyring is None:
         out.print(Text(plain(f"the keyring ({keyring}) has {_description(new.secret)}")))

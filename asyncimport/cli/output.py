@@ -31,6 +31,7 @@ from asyncimport.reporting.progress import human_bytes, human_seconds
 if TYPE_CHECKING:
     from asyncimport.cli.live_area import LiveArea
 
+Json = dict[str, object]
 _SHOWN = 20
 
 
@@ -93,13 +94,16 @@ def error_json(error: AsyncimportError | None) -> dict[str, object] | None:
     return None if error is None else {"message": str(error), "hint": error.hint or None}
 
 
-def failure_json(
-    command: str, error: AsyncimportError, code: int, place: Mapping[str, str | None] | None = None
-) -> dict[str, object]:
-    """Return the JSON of a command that failed before it had a result; `place` is its `host`, if it has one."""
+def head_json(command: str | None, host: str | None, code: int | None, error: AsyncimportError | None) -> Json:
+    """Return what the JSON of every command has: `reporting/schema/results.json` describes it."""
+    return {"schema": 1, "command": command, "host": host, "exit_code": code, "error": error_json(error)}
+
+
+def failure_json(command: str | None, error: AsyncimportError, code: int, host: str | None = None) -> Json:
+    """Return the JSON of a command that failed before it had a result."""
     if command == "upload":
-        return summary_json(None, run=None, host=(place or {}).get("host"), seconds=0.0, code=code, error=error)
-    return {**(place or {}), "exit_code": code, "error": error_json(error)}
+        return summary_json(None, run=None, host=host, seconds=0.0, code=code, error=error)
+    return head_json(command, host, code, error)
 
 
 def summary_json(
@@ -112,17 +116,16 @@ def summary_json(
     error: AsyncimportError | None = None,
     orphans: Sequence[Orphan] | None = None,
     notices: Sequence[str] = (),
-) -> dict[str, object]:
+    command: str = "upload",
+) -> Json:
     """Return the JSON summary of `upload`; without a summary, that of a run that did not start."""
     if summary is None:
         summary = Summary(Files(), 0, 0, (), ())
     files = summary.files
     return {
+        **head_json(command, host, code, error),
         "run": run,
-        "host": host,
         "seconds": round(seconds, 3),
-        "exit_code": code,
-        "error": error_json(error),
         "files": _counts(files),
         "bytes": {"found": summary.bytes_found, "stored": summary.bytes_stored, "sent": summary.bytes_sent},
         "zips": summary.zips,

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.conclusion import conclude
+from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Filters, ProgressScreen, Routing, Sources
-from asyncimport.cli.output import error_json
 from asyncimport.cli.parameters import command
 from asyncimport.cli.rows import show_rows
 from asyncimport.cli.running import run_operation
 from asyncimport.cli.uploading import Display
-from asyncimport.errors import AsyncimportError
 from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, StateOptions
 from asyncimport.model.texts import plain
 from asyncimport.operations.plan import Plan
@@ -73,18 +71,23 @@ def plan(
         **vars(state),
     )
     report = Display(screen, lambda _: None)
-    conclude_plan(screen, run_operation(partial(carry_out, request, report=report), empty=PlanResult()))
+    result = run_operation(partial(carry_out, request, report=report), empty=PlanResult())
+    conclude_plan(screen, result, as_json=partial(_json, result))
 
 
-def conclude_plan(screen: ProgressScreen, result: "PlanResult | DryRunResult") -> NoReturn:
+def _json(result: "PlanResult", _: Result) -> dict[str, object]:
+    head = outcome_json("plan", result, None)
+    return head if result.plan is None else {**head, **plan_json(result.plan, result.written)}
+
+
+def conclude_plan(
+    screen: ProgressScreen,
+    result: "PlanResult | DryRunResult",
+    *,
+    as_json: Callable[[Result], Mapping[str, object]],
+) -> NoReturn:
     """Write a plan, and the files that it was written to, and exit."""
     written: Sequence[Path] = getattr(result, "written", ())
-
-    def as_json(_: Result) -> dict[str, object]:
-        if result.plan is not None:
-            return plan_json(result.plan, written, result.exit_code)
-        error = result.error or AsyncimportError("stopped")
-        return {"exit_code": result.exit_code, "error": error_json(error)}
 
     def show(out: Console, _: Result) -> None:
         if result.plan is not None:
@@ -147,11 +150,10 @@ def _files_of(problem: PlanProblem) -> str:
     return f" ({problem.files:,} files, such as {plain(problem.example)})" if problem.example else ""
 
 
-def plan_json(found: Plan, written: Sequence[Path], code: int) -> dict[str, object]:
+def plan_json(found: Plan, written: Sequence[Path]) -> dict[str, object]:
     """Return a plan as JSON, with the files it was written to."""
     sent = [row for row in found.rows if not row.skip]
     return {
-        "exit_code": code,
         "sessions": len(sent),
         "subjects": len({(row.project_id, row.subject_label.lower()) for row in sent}),
         "files": sum(row.files or 0 for row in sent),
@@ -159,11 +161,7 @@ def plan_json(found: Plan, written: Sequence[Path], code: int) -> dict[str, obje
         "written": [os.fspath(path) for path in written],
         "not_dicom": dict(found.not_dicom),
         "attachments": dict(found.attachments),
-        "problems": [
-            {name: getattr(one, name) for name in ("code", "severity", "text", "advice")}
-            | {"study_uid": one.study_uid or None, "files": one.files, "example": plain(one.example)}
-            for one in found.problems
-        ],
+        "problems": [problem_json(one) for one in found.problems],
         "rows": [
             {
                 "study_uid": row.study_uid,
@@ -181,4 +179,14 @@ def plan_json(found: Plan, written: Sequence[Path], code: int) -> dict[str, obje
             }
             for row in found.rows
         ],
+    }
+
+
+def problem_json(one: PlanProblem) -> dict[str, object]:
+    """Return a problem of a plan as JSON."""
+    return {
+        **{name: getattr(one, name) for name in ("code", "severity", "text", "advice")},
+        "study_uid": one.study_uid or None,
+        "files": one.files,
+        "example": plain(one.example),
     }

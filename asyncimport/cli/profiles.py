@@ -96,8 +96,7 @@ class ProfiledCommand(TyperCommand):
                 error = self._with_origin(ctx, error)
             options = ctx.params
             if options.get("output") == "json":
-                place = {"host": options["host"]} if "host" in options else None
-                write_json(failure_json(str(self.name), error, error.exit_code, place))
+                write_json(failure_json(self.name, error, error.exit_code, options.get("host")))
             show_error(consoles(no_color=options.get("no_color", False))[1], error)
             raise typer.Exit(error.exit_code) from None
 

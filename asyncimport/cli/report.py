@@ -107,7 +107,7 @@ def _report_json(result: "ReportResult") -> dict[str, object]:
     page, runs = result.page, result.runs
     assert page is not None  # noqa: S101 - it raises otherwise
     last = str(runs[-1].key) if runs else None
-    found = summary_json(result.summary, run=last, host=result.host, seconds=0.0, code=0)
+    found = summary_json(result.summary, run=last, host=result.host, seconds=0.0, code=0, command="report")
     found["details"] = [
         {
             "project": row.project,

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from asyncimport.cli.conclusion import conclude
+from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Place, Screen
 from asyncimport.cli.output import show_other_journals, show_summary, summary_json, time_text
 from asyncimport.cli.parameters import command
@@ -81,7 +81,7 @@ def _journal_json(others: Sequence[Path], result: StatusResult) -> dict[str, obj
     assert left is not None  # noqa: S101 - of the journal as a whole
     last = str(runs[-1].key) if runs else None
     return {
-        **summary_json(result.summary, run=last, host=about["destination"], seconds=0.0, code=0),
+        **summary_json(result.summary, run=last, host=about["destination"], seconds=0.0, code=0, command="status"),
         "rules": {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")},
         "runs": [
             {"run": str(run.key), "started": run.started, "ended": run.ended, "exit_code": run.exit_code}
@@ -141,8 +141,9 @@ def _about(seconds: float) -> str:
     return f"about {round(seconds / 86_400)} days"
 
 
-def _session_json(label: str | None, found: SessionFiles, _: StatusResult) -> dict[str, object]:
+def _session_json(label: str | None, found: SessionFiles, result: StatusResult) -> dict[str, object]:
     return {
+        **outcome_json("status", result, result.about.get("destination")),
         "session": label,
         "files": [_file_json(row) for row in found.instances],
         "attachments": [_attachment_json(one) for one in found.attachments],

@@ -93,7 +93,7 @@ def _check_rows(table: Path, result: "SubjectsResult") -> None:
 
 def _json(result: "SubjectsResult", *, host: str | None) -> dict[str, object]:
     return {
-        **outcome_json(result, host),
+        **outcome_json("subjects", result, host),
         "dry_run": result.dry_run,
         "subjects": result.counts(),
         "details": [_detail(one) for one in result.outcomes],

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 import anyio.to_thread
 import typer
-from rich.console import Console
+from rich.text import Text
 
 from asyncimport.cli.options import ResultScreen
-from asyncimport.cli.output import show_error
+from asyncimport.cli.output import head_json, write_json
 from asyncimport.cli.parameters import command
 from asyncimport.cli.running import on_signals
 from asyncimport.errors import UsageError
 from asyncimport.model.option import check_number, option, rare
+from asyncimport.model.texts import plain
 
 if TYPE_CHECKING:
     from asyncimport.testserver import TestXnat
@@ -91,7 +92,6 @@ def testserver(*, version: VersionOptions, options: ServerOptions, screen: Resul
     """Run the embedded test XNAT on this machine. User, password and project are all `demo`."""
     from asyncimport.testserver import SiteConfig, config_schema, faults_from, read_config
 
-    err = screen.consoles[1]
     if options.schema:
         typer.echo(json.dumps(config_schema(), indent=2))
         return
@@ -99,8 +99,8 @@ def testserver(*, version: VersionOptions, options: ServerOptions, screen: Resul
         raise UsageError(f"--directory {options.directory} is a file", hint="give a directory, or a new name")
     if (options.record is None) != (options.of is None):
         raise UsageError("--record and --of belong together", hint="say `--record FILE --of https://xnat.example.org`")
-    config = SiteConfig() if options.config is None else _read("--config", options.config, read_config, err)
-    faults = [] if options.faults is None else _read("--faults", options.faults, faults_from, err)
+    config = SiteConfig() if options.config is None else _read("--config", options.config, read_config, screen)
+    faults = [] if options.faults is None else _read("--faults", options.faults, faults_from, screen)
     with ExitStack() as stack:
         directory = options.directory or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="asyncimport-testserver-"))
@@ -112,7 +112,7 @@ def testserver(*, version: VersionOptions, options: ServerOptions, screen: Resul
             for fault in faults:
                 xnat.faults.add(fault)
             if options.compare is not None:
-                raise typer.Exit(anyio.run(_compare, xnat, options.compare))
+                raise typer.Exit(anyio.run(_compare, xnat, options.compare, screen.as_json))
             context = config.context if options.context is None else options.context
             serve, says = _test_xnat(xnat, options.port, context), _account(xnat)
         try:
@@ -124,7 +124,7 @@ def testserver(*, version: VersionOptions, options: ServerOptions, screen: Resul
             ) from None
 
 
-def _read(option: str, file: Path, read: Callable[[object], T], err: Console) -> T:
+def _read(option: str, file: Path, read: Callable[[object], T], screen: ResultScreen) -> T:
     """Return what a JSON file says, or write each mistake in a line of its own and exit."""
     try:
         return read(json.loads(file.read_bytes()))
@@ -134,10 +134,10 @@ def _read(option: str, file: Path, read: Callable[[object], T], err: Console) ->
         mistakes = [f"this is not JSON: {error}"]
     except ValueError as error:
         mistakes = str(error).splitlines()
-    for mistake in mistakes:
-        hint = "`asyncimport testserver --help-all` shows an example" if mistake is mistakes[-1] else ""
-        show_error(err, UsageError(f"{option} {file}: {mistake}", hint=hint))
-    raise typer.Exit(UsageError.exit_code)
+    *others, last = (f"{option} {file}: {mistake}" for mistake in mistakes)
+    for other in others:
+        screen.consoles[1].print(Text(plain(f"error: {other}"), style="red"))
+    raise UsageError(last, hint="`asyncimport testserver --help-all` shows an example")
 
 
 def _account(xnat: "TestXnat") -> dict[str, str]:
@@ -170,7 +170,7 @@ async def _run(serve: AbstractAsyncContextManager[str], says: dict[str, str], as
     async with serve as url:
         with on_signals(lambda _: stopped.set()):
             if as_json:
-                line = json.dumps({"url": url, **says})
+                line = json.dumps({**head_json("testserver", url, None, None), "url": url, **says})
             elif "records" in says:
                 line = f"a proxy at {url} records {says['records']}; stop it with Ctrl-C"
             else:
@@ -181,7 +181,7 @@ async def _run(serve: AbstractAsyncContextManager[str], says: dict[str, str], as
             await stopped.wait()
 
 
-async def _compare(xnat: "TestXnat", recording: Path) -> int:
+async def _compare(xnat: "TestXnat", recording: Path, as_json: bool) -> int:
     """Send a recording to a test XNAT and print the differences; return 1 if there are any."""
     from asyncimport.testserver import Project, User, serve
     from asyncimport.testserver.recording.exchange import read_recording
@@ -200,7 +200,12 @@ async def _compare(xnat: "TestXnat", recording: Path) -> int:
     xnat.add_project(Project(project, "A recorded project"))
     async with serve(xnat) as url:
         found = await replay(exchanges, url, user=user, password=user, project=project)
+    code = 1 if found else 0
+    if as_json:
+        differences = {"requests": len(exchanges), "differences": list(map(str, found))}
+        write_json({**head_json("testserver", None, code, None), **differences})
+        return code
     for difference in found:
         typer.echo(str(difference))
     typer.echo(f"{len(exchanges):,} requests, {len(found):,} answered otherwise than in the recording")
-    return 1 if found else 0
+    return code

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, NoReturn
 
 from asyncimport.cli.options import Connection, Filters, LogOptions, ProgressScreen, Routing, Sources
-from asyncimport.cli.output import show_issues
+from asyncimport.cli.output import show_issues, summary_json
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
 from asyncimport.errors import UsageError
@@ -24,6 +25,7 @@ from asyncimport.model.options import (
 )
 
 if TYPE_CHECKING:
+    from asyncimport.operations.result import Result
     from asyncimport.operations.upload_request import UploadRequest
 
 
@@ -139,10 +141,31 @@ def upload(
 
 
 def _dry_run(screen: ProgressScreen, request: "UploadRequest") -> NoReturn:
-    from asyncimport.cli.plan import conclude_plan
+    from asyncimport.cli.plan import conclude_plan, plan_json, problem_json
     from asyncimport.cli.running import run_operation
     from asyncimport.cli.uploading import Display
     from asyncimport.operations.dry_run import DryRunResult, dry_run
 
-    report = Display(screen, lambda _: None)
-    conclude_plan(screen, run_operation(partial(dry_run, request, report=report), empty=DryRunResult()))
+    report, started = Display(screen, lambda _: None), monotonic()
+    result = run_operation(partial(dry_run, request, report=report), empty=DryRunResult())
+
+    def as_json(_: "Result") -> dict[str, object]:
+        """Return what `upload` writes, and the plan. The problems have the keys of both."""
+        found = summary_json(
+            result.summary,
+            run=None,
+            host=request.server.host,
+            seconds=monotonic() - started,
+            code=result.exit_code,
+            error=result.error,
+        )
+        found["dry_run"] = True
+        if result.plan is not None:
+            planned = plan_json(result.plan, ())
+            found |= {name: planned[name] for name in ("rows", "not_dicom")} | {"resources": planned["attachments"]}
+            found["problems"] = [
+                {"kind": one.code, "reason": one.text, **problem_json(one)} for one in result.plan.problems
+            ]
+        return found
+
+    conclude_plan(screen, result, as_json=as_json)

@@ -51,10 +51,10 @@ def verify(*, options: VerifyOptions, connection: Connection, journal: JournalOp
 
 def _json(result: "VerifyResult", *, host: str, others: Sequence[Path]) -> dict[str, object]:
     if result.error is not None:
-        return outcome_json(result, host)
+        return outcome_json("verify", result, host)
     complete = sum(one.problem is None for one in result.findings)
     value: dict[str, object] = {
-        **outcome_json(result, host),
+        **outcome_json("verify", result, host),
         "sessions": {
             "total": len(result.findings),
             "verified": complete,

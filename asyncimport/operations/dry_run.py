@@ -18,7 +18,7 @@ from asyncimport.errors import SourceError, TransientError, UnavailableError, Us
 from asyncimport.journal import HeaderCache, Journal, JournalReader, LockWait, copy_journal
 from asyncimport.model.events import Event, Notice
 from asyncimport.model.files import Body, File, Ignored
-from asyncimport.model.summary import exit_code
+from asyncimport.model.summary import Summary, exit_code
 from asyncimport.operations import upload_steps
 from asyncimport.operations.decision import Decision, decide
 from asyncimport.operations.dry_run_plan import apply_rehearsal
@@ -51,6 +51,8 @@ class DryRunResult(Result):
     """The plan of a run, compared with the server, and the exit code that the run will end with."""
 
     plan: Plan | None = None
+    summary: Summary | None = None
+    """What the run would find; what it would send is left."""
     expected_code: int = 0
 
     @property
@@ -74,7 +76,7 @@ async def dry_run(request: UploadRequest, *, report: Observer | None = None, sto
                 if decision is not None and decision.plan is not None:
                     plan = await _compare_with_server(client, archived, site, decision.plan)
                     found = await rehearse(request, client, archived, site, decision, plan, stop)
-                    result.plan, result.expected_code = found
+                    result.plan, result.summary, result.expected_code = found
     return result
 
 
@@ -180,8 +182,11 @@ async def rehearse(
     decision: Decision,
     plan: Plan,
     stop: Stop,
-) -> tuple[Plan, int]:
-    """Return a plan with what the run makes of it, and the exit code of the run. Raises: what a run raises."""
+) -> tuple[Plan, Summary, int]:
+    """Return a plan with what the run makes of it, the summary before the run, and the run's exit code.
+
+    Raises: what a run raises.
+    """
     cache_path = header_cache_path(await anyio.to_thread.run_sync(request.source), request.state_dir)
     async with (
         opened_in_thread(partial(HeaderCache, cache_path, reuse_scan=True)) as cache,
@@ -229,7 +234,7 @@ def _outcome(
     notices: Sequence[str],
     *,
     is_refused: bool,
-) -> tuple[Plan, int]:
+) -> tuple[Plan, Summary, int]:
     if request.attach or journal.attachments.has_unstored():
         upload_steps.assign_attachments(request, source, journal)
     reader = JournalReader.of(journal)
@@ -239,11 +244,27 @@ def _outcome(
         raise error
     plan = apply_rehearsal(plan, summary, reader.disputed_studies(), notices, is_refused=is_refused)
     if is_refused:
-        return plan, UsageError.exit_code
+        return plan, _unsent(summary), UsageError.exit_code
     if rows := upload_steps.unmatched_rows(request, journal, upload_steps.resolve_demographics(request, decision)):
         text, advice = upload_steps.unmatched_text(rows), "correct the table, or remove these rows"
         plan = plan.with_problems([PlanProblem(ProblemCode.SUBJECTS_UNMATCHED, text, advice)])
     issues = request.issues + len(rows)
     # Attachments that wait for their session are sent once that is archived.
-    summary = replace(summary, attachments=replace(summary.attachments, left=0))
-    return plan, exit_code(summary) or (8 if issues else 0)
+    ended = replace(summary, attachments=replace(summary.attachments, left=0))
+    return plan, _unsent(summary), exit_code(ended) or (8 if issues else 0)
+
+
+def _unsent(summary: Summary) -> Summary:
+    """Return the summary of a rehearsal, with all that it stored as left: nothing was sent."""
+    files = summary.files
+    return replace(
+        summary,
+        files=replace(files, stored=0, left=files.left + files.stored),
+        bytes_stored=0,
+        sessions=tuple(
+            one
+            if one.earlier or one.state not in {"archived", "prearchive"}
+            else replace(one, state="open", uri=None, verified=None, as_of=None)
+            for one in summary.sessions
+        ),
+    )

@@ -69,6 +69,7 @@ def _read(request: StatusRequest, result: StatusResult) -> None:
     with JournalReader.open(request.journal, project=request.project) as reader:
         if (label := request.session) is not None:
             with reader.snapshot():
+                result.about = reader.metadata()
                 instances = [*reader.instances(label), *reader.unsent_files(label)]
                 result.session = SessionFiles(instances, reader.attachments(label), reader.deliveries(label))
             if not instances and not result.session.deliveries:

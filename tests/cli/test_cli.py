@@ -570,11 +570,11 @@ async def test_testserver_refuses_malformed_faults(
         file.write_bytes(content)
     with anyio.fail_after(30):
         ended = await commands("testserver", "--faults", file, "--port", "0", "-o", "json")
-    assert (ended.code, ended.out) == (2, "")
+    assert (ended.code, ended.json["exit_code"]) == (2, 2)
     *errors, hint = ended.err.splitlines()
     assert hint == "hint: `asyncimport testserver --help-all` shows an example"
     for error, problem in zip(errors, problems, strict=True):
-        assert error.startswith(f"error: {file}: {problem}")
+        assert error.startswith(f"error: --faults {file}: {problem}")
 
 
 async def test_the_example_of_a_fault_file_works(commands: Commands) -> None:

@@ -4,6 +4,7 @@ The table is `wrong_invocations.txt`: a command as people type it, its exit code
 `…` stands for any text, SERVER for the test XNAT, JOURNAL for the journal of an upload, HOME and DIR for directories.
 """
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from conftest import Commands
+from results_schema import check_result
 
 from asyncimport.cli.app import COMMANDS
 from asyncimport.testserver import Project, TestXnat
@@ -78,10 +80,10 @@ async def run(commands: Commands, url: str, place: Path, line: str) -> tuple[int
     program = words.index("asyncimport")
     commands.env |= {"ASYNCIMPORT_OUTPUT": "json", **dict(word.split("=", 1) for word in words[:program])}
     ended = await commands(*words[program + 1 :])
-    err = ended.err
+    out, err = ended.out, ended.err
     for name, value in {**placeholders, "DIR": str(place), "HOME": str(commands.home)}.items():
-        err = err.replace(value, name)
-    return ended.code, ended.out, err
+        out, err = out.replace(value, name), err.replace(value, name)
+    return ended.code, out, err
 
 
 def test_the_table_is_long_and_names_no_command_line_twice() -> None:
@@ -95,9 +97,14 @@ def test_the_table_is_long_and_names_no_command_line_twice() -> None:
 async def test_a_wrong_invocation(xnat: TestXnat, url: str, commands: Commands, place: Path, row: Wrong) -> None:
     """It has its exit code, one line and a hint, and writes the same as JSON; nothing is sent."""
     xnat.add_project(Project("readonly", readers={"demo"}, editors=set()))
-    code, _, err = await run(commands, url, place, row.line)
+    code, out, err = await run(commands, url, place, row.line)
     assert re.fullmatch(".*".join(map(re.escape, row.told.split("…"))), err), err
     assert code == row.code
     assert [line.partition(": ")[0] for line in err.splitlines()] == ["error", "hint"]
     assert all(line.partition(": ")[2] for line in err.splitlines())
     assert xnat.count["import"] == 0 or "JOURNAL" in row.line
+    asked = re.findall(r"(?:-o|ASYNCIMPORT_OUTPUT=) ?(\S*)", row.line) or ["json"]
+    if asked[-1] == "json":
+        result = json.loads(out)
+        check_result(result)
+        assert (result["exit_code"], f"error: {result['error']['message']}") == (code, err.splitlines()[0])

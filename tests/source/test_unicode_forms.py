@@ -96,7 +96,7 @@ async def test_patterns_of_attachments(
     words = ("upload", tmp_path / "source", "-P", "demo", "-q", "-o", "json", "--attach", rule)
     said = await commands(*words, "--dry-run")
     done = await commands(*words)
-    assert (said.code, said.json["attachments"]) == (0, {"NOTES": 1}), said
+    assert (said.code, said.json["resources"], said.json["attachments"]["left"]) == (0, {"NOTES": 1}, 1), said
     assert (done.code, done.json["attachments"]["stored"]) == (0, 1), done
 
 
