@@ -140,7 +140,8 @@ def main() -> None:
 def _run(words: list[str]) -> int:
     """Run a command, and return its exit code. After a usage error it still writes its JSON."""
     try:
-        if not words:
+        # A shell asks for completions by this variable, without words.
+        if not words and "_ASYNCIMPORT_COMPLETE" not in os.environ:
             # A script that has lost its words must not take this for success.
             sys.stderr.write(_help())
             return UsageError.exit_code

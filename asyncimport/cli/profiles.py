@@ -53,6 +53,12 @@ class ProfiledCommand(TyperCommand):
         """Return the parameters, with values converted without pydantic."""
         return without_pydantic(super().get_params(ctx))
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Return the completions of a word: also options that only `--help-all` shows."""
+        for parameter in self.params:
+            parameter.hidden = False  # type: ignore[attr-defined]
+        return super().shell_complete(ctx, incomplete)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words, and take other values from the profile.
 

@@ -44,7 +44,7 @@ class Profiles:
             known = f"there are {', '.join(self.named)}" if self.named else "there are none yet"
             raise UsageError(
                 f"{self.path} has no profile {name}; {known}",
-                hint=f"{did_you_mean(name, self.named)}`asyncimport login --profile {name}` makes it",
+                hint=f"{did_you_mean(name, self.named)}make it with `asyncimport login --profile {name}`",
             )
         return self.named[name]
 
