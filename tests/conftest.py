@@ -193,6 +193,8 @@ MAY_SKIP = {
     "tests/cli/test_progress_screens.py::test_a_terminal_that_is_resized": "tmux need not be installed",
     "tests/reporting/test_page_in_browser.py::": "where chromium cannot be installed, .ci/run says so",
     "tests/testserver/test_home_page.py::": "likewise",
+    "tests/cli/test_completion.py": "not every machine has every shell",
+    "tests/cli/test_manual.py": "groff and mandoc are programs of the system",
     "tests/real/": "nobody has a real XNAT here; tests/scenarios/test_real_suite.py runs them on the test XNAT",
 }
 MAY_SKIP |= dict.fromkeys(

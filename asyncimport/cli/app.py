@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from asyncimport import __version__
+from asyncimport.cli.examples import EXAMPLES, write_examples
 from asyncimport.cli.parsing_errors import unknown_command, usage_error
 from asyncimport.cli.values import without_pydantic
 from asyncimport.errors import UsageError
@@ -54,7 +55,9 @@ class _Commands(Mapping[str, Any]):
         from asyncimport.cli.profiles import ProfiledCommand
 
         single = typer.Typer(add_completion=False, **_SETTINGS)
-        single.command(name, cls=ProfiledCommand)(getattr(import_module(f"asyncimport.cli.{name}"), name))
+        single.command(name, cls=ProfiledCommand, epilog="\n".join(EXAMPLES[name]))(
+            getattr(import_module(f"asyncimport.cli.{name}"), name)
+        )
         return get_command(single)
 
     def __iter__(self) -> Iterator[str]:
@@ -93,6 +96,10 @@ class _Group(TyperGroup):
         """List the commands without loading them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
+        """Write examples."""
+        write_examples(formatter, EXAMPLES[""])
 
 
 app = typer.Typer(name="asyncimport", cls=_Group, **_SETTINGS)

@@ -122,10 +122,13 @@ def summary_json(
     if summary is None:
         summary = Summary(Files(), 0, 0, (), ())
     files = summary.files
+    head = head_json(command, host, code, error)
     return {
-        **head_json(command, host, code, error),
+        **{name: head.pop(name) for name in ("schema", "command")},
         "run": run,
+        "host": head.pop("host"),
         "seconds": round(seconds, 3),
+        **head,
         "files": _counts(files),
         "bytes": {"found": summary.bytes_found, "stored": summary.bytes_stored, "sent": summary.bytes_sent},
         "zips": summary.zips,

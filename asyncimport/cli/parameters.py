@@ -4,7 +4,9 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import Field, fields, is_dataclass
+from enum import Enum
 from inspect import Parameter, Signature
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
@@ -75,7 +77,7 @@ def _parameter(one: "Field[Any]", *, is_shown: bool) -> Parameter:
     info = typer.Option(
         *declared.names,
         help=declared.help,
-        metavar=declared.metavar or (declared.form.metavar if declared.form else None),
+        metavar=declared.metavar or (declared.form.metavar if declared.form else None) or _metavar(one.type),
         hidden=declared.is_hidden and not is_shown,
         envvar=[*variables_of(declared.names[0].partition("/")[0]), *declared.variables]
         if declared.is_setting
@@ -83,6 +85,16 @@ def _parameter(one: "Field[Any]", *, is_shown: bool) -> Parameter:
         **declared.further,
     )
     return Parameter(one.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, info])
+
+
+def _metavar(kind: Any) -> str | None:
+    """Return how the help writes a value of this type; None for a flag."""
+    for one in (kind, *get_args(kind)):
+        if isinstance(one, type) and issubclass(one, Enum):
+            return "|".join(choice.value for choice in one)
+        if one in _METAVARS:
+            return _METAVARS[one]
+    return None
 
 
 def _made(kind: Any, given: Mapping[str, Any]) -> Any:
@@ -96,6 +108,8 @@ def _value(one: "Field[Any]", value: Any) -> Any:
         return declared.form.read(value, declared.names[0])
     return tuple(value or ()) if get_origin(one.type) is Sequence else value
 
+
+_METAVARS: Mapping[Any, str] = {Path: "PATH", str: "TEXT", int: "N"}
 
 FORMER: Mapping[str, str] = {
     "--quiet-period": "--settle-time",

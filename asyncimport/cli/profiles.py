@@ -10,6 +10,7 @@ import platformdirs
 import typer
 from typer.core import TyperCommand
 
+from asyncimport.cli.examples import write_examples
 from asyncimport.cli.options import ChosenProfile, Connection
 from asyncimport.cli.output import consoles, failure_json, show_error, write_json
 from asyncimport.cli.parameters import FORMER, replace_former
@@ -52,6 +53,10 @@ class ProfiledCommand(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, with values converted without pydantic."""
         return without_pydantic(super().get_params(ctx))
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's signature
+        """Write the examples, whose lines are not wrapped."""
+        write_examples(formatter, (self.epilog or "").splitlines())
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Return the completions of a word: also options that only `--help-all` shows."""

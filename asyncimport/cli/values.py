@@ -24,6 +24,10 @@ _FLAGS = dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True) | dict.fromke
 def without_pydantic(parameters: list[Any]) -> list[Any]:
     """Let parameters of Typer convert their values by themselves. Their errors are UsageErrors."""
     for parameter in parameters:
+        if parameter.param_type_name == "argument":
+            # Otherwise the help has types of Python: `SOURCE <list[Path]>`.
+            parameter.display_type_rich = lambda **_: ""
+            parameter._usage_display_name = partial(_usage_of, parameter)  # noqa: SLF001 - Typer has no other way
         # An older Typer has no validators, and no descriptor.
         if hasattr(parameter, "type_descriptor") and "process_value" not in vars(parameter):
             parameter.process_value = partial(_process, parameter)
@@ -38,6 +42,10 @@ def name_of(parameter: Any) -> str:
     return next((name for name in spellings if name.startswith("--")), spellings[-1])
 
 
+def _usage_of(parameter: Any) -> str:
+    return f"{parameter.metavar}{'...' if parameter.nargs != 1 else ''}"
+
+
 def _process(parameter: Any, context: Any, value: Any) -> Any:
     """Return a value of the right type. Raises: UsageError."""
     if parameter.required and not value:
@@ -45,7 +53,8 @@ def _process(parameter: Any, context: Any, value: Any) -> Any:
             return None
         command = context.command_path
         raise UsageError(
-            f"{name_of(parameter)} is missing: {command} {parameter.metavar}", hint=f"{command} --help shows examples"
+            f"{name_of(parameter)} is missing: {command} {_usage_of(parameter)}",
+            hint=f"{command} --help shows examples",
         )
     annotation = parameter.type_descriptor.annotation
     if parameter.multiple or parameter.nargs == -1:

@@ -113,6 +113,8 @@ class TestJson:
             code=8,
         )
         assert json.loads(json.dumps(made)) == {
+            "schema": 1,
+            "command": "upload",
             "run": "7",
             "host": "https://xnat.example.org",
             "seconds": 12.346,
@@ -183,9 +185,11 @@ class TestJson:
         }
 
     def test_keys_keep_their_order(self) -> None:
-        """It starts with the run and its end, and `found` comes before its parts."""
+        """It starts with the schema, the run and its end, and `found` comes before its parts."""
         made = summary_json(summary(), run="7", host="h", seconds=1.0, code=0)
         assert list(made) == [
+            "schema",
+            "command",
             "run",
             "host",
             "seconds",
