@@ -60,7 +60,6 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "testserver": (
         "asyncimport testserver",
         "asyncimport testserver --port 0 --xnat 1.9",
-        "asyncimport testserver --faults faults.json",
     ),
     "demo": ("asyncimport demo", "asyncimport demo --keep"),
 }

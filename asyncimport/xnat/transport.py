@@ -246,7 +246,7 @@ class Transport:
         if isinstance(error, aiohttp.ClientConnectorSSLError) and _is_plain_http(error.os_error):
             return UnavailableError(
                 f"{error.host}:{error.port} speaks plain http, not https",
-                hint="correct the port; or write http:// with --insecure, if you know that the network is safe",
+                hint="correct scheme or port; http:// to another machine needs --insecure",
             )
         if isinstance(error, aiohttp.ClientConnectorError):
             place = "the server" if isinstance(error, aiohttp.ClientSSLError) else self._proxy

@@ -880,7 +880,7 @@ async def test_the_json(xnat: TestXnat, url: str, commands: Commands) -> None:
     put(xnat, RowStatus.CONFLICT)
     ended = await commands("doctor", "-P", "demo", "-P", "nowhere", "-P", "demo", "-o", "json")
     assert ended.code == 5
-    assert list(ended.json) == ["host", "exit_code", "error", "checks"]
+    assert list(ended.json) == ["schema", "command", "host", "exit_code", "error", "checks"]
     assert (ended.json["host"], ended.json["exit_code"]) == (url, 5)
     checks = ended.json["checks"]
     assert {tuple(check) for check in checks} == {("code", "project", "status", "found", "meaning", "hint")}
