@@ -8,7 +8,7 @@ import pytest
 
 from asyncimport.reporting.page.content import SessionRow
 from asyncimport.reporting.page.live import LiveRun
-from asyncimport.reporting.page.render import bytes_text, link, page_data, render_page, shown
+from asyncimport.reporting.page.render import link, page_data, render_page, shown
 
 
 class Elements(HTMLParser):
@@ -69,14 +69,6 @@ def test_texts_are_bounded_and_visible() -> None:
     """Nobody reads what is longer; what turns text around is spelt."""
     assert len(shown("x" * 10_000)) < 700
     assert "\u202e" not in shown("\u202egnp.exe")
-
-
-@pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (999_999, "1.0 MB"), (5e15, "5,000.0 TB")]
-)
-def test_sizes(size: float, text: str) -> None:
-    """In the units of disks."""
-    assert bytes_text(size) == text
 
 
 def test_most_links_are_left_to_the_script() -> None:

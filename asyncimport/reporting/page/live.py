@@ -1,15 +1,15 @@
 """Follows the events of a run: what the live page shows. If events are lost, the summary at the end makes up for it."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from asyncimport.model import deliveries, events
 from asyncimport.model.activity import RunActivity, Series
 from asyncimport.model.files import Instance, Session
+from asyncimport.model.summary import Orphan
 from asyncimport.model.texts import counted
-from asyncimport.reporting.entries import Entry, RunEnded, RunStarted
+from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted
 from asyncimport.reporting.page import summary as parts
 from asyncimport.reporting.page.content import (
     BAD,
@@ -24,8 +24,7 @@ from asyncimport.reporting.page.content import (
     Tile,
     merge_causes,
 )
-from asyncimport.reporting.page.render import bytes_text
-from asyncimport.reporting.progress import human_seconds
+from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
 
 # The rate is that of the last seconds, as in the line of progress.
 _RATE_SECONDS = 15
@@ -89,36 +88,24 @@ class LiveRun:
         self._run = started
         self._started = self._clock()
         self._series = Series()
-        self._counts: Counter[str] = Counter()
+        self._totals = Totals(clock=self._clock)
         self._causes: dict[tuple[str, str], Cause] = {}
-        self._is_scanning = True
-        self._away: str | None = None
-        self._settled_at = 0.0
         self._ended: RunEnded | None = None
+        self._ended_at = 0.0
         self._in_flight = self._allowed = 0
 
     def note(self, entry: Entry) -> None:
         """Take note of an entry."""
         self.changes += 1
+        if not isinstance(entry, RunStarted | RunEnded | Orphan | EventsLost):
+            self._totals.note(entry)
         match entry:
             case RunStarted():
                 self._finished = [*self._finished, *self._charts()][-_MAX_CHARTS:]
                 self._begin(entry)
             case RunEnded():
                 self._end(entry)
-            case events.Scanned(files=files):
-                self._counts["scanned"] += files
-            case events.Admitted(files=files, size=size):
-                self._counts["queued"] += files
-                self._counts["queued bytes"] += size
-            case events.ScanFinished():
-                self._is_scanning = False
-            case events.ServerUnavailable(reason=reason):
-                self._away = reason
-            case events.Settling(seconds=seconds):
-                self._settled_at = self._clock() + seconds
             case events.RetryScheduled(reason=reason):
-                self._counts["retries"] += 1
                 self._add_cause("repeated", reason, "", "Nothing: it is tried again.")
             case events.Notice(reason=reason):
                 self._add_cause("notice", reason, "", "Have a look; it keeps nothing from being sent.")
@@ -128,14 +115,9 @@ class LiveRun:
                 for outcome in outcomes:
                     self._count(outcome)
             case events.SessionFound(claim=claim, uri=uri, files=files, size=size):
-                self._counts["queued"] -= files
-                self._counts["queued bytes"] -= size
                 found = self._session(claim.instance.session, claim.instance)
                 found.files, found.size, found.uri = found.files + files, found.size + size, uri
-            case events.AttachmentsStarted(files=files):
-                self._counts["attachments"] = files
             case events.AttachmentsStored(results=results):
-                self._counts["attached"] += sum(one.reason is None for one in results)
                 for one in results:
                     if one.reason is not None:
                         self._add_cause(f"attachment {one.state.value.lower()}", one.reason, one.attachment.file.path)
@@ -145,7 +127,7 @@ class LiveRun:
     def page(self) -> Page:
         """Return the page as it is now, without the rows of its table."""
         status, tone = self._status()
-        ended = self._ended
+        ended, sent = self._ended, self._totals.stored_size
         run, summary = self._run, None if ended is None else ended.summary
         about = {} if run is None else {"version": run.version, "names": run.names, "settings": run.settings}
         causes = merge_causes(list(self._causes.values()))[:_MAX_CAUSES]
@@ -154,7 +136,7 @@ class LiveRun:
             status=status,
             tone=tone,
             facts=[] if run is None else [Fact("Server", (self._host,)), Fact("Run", (run.run,))],
-            tiles=self._tiles() if summary is None else parts.tiles(summary, busy=self._elapsed(), sent=self._sent()),
+            tiles=self._tiles() if summary is None else parts.tiles(summary, busy=self._elapsed(), sent=sent),
             asked=parts.asked(about),
             causes=causes if summary is None else parts.causes(summary),
             proof=(),
@@ -201,14 +183,10 @@ class LiveRun:
         path = instance.file.path
         match outcome:
             case deliveries.Stored():
-                self._counts["stored"] += 1
-                self._counts["stored bytes"] += instance.file.size
                 one.files, one.size, one.state = one.files + 1, one.size + instance.file.size, "sending"
             case deliveries.Refused(reason=reason):
-                self._counts["refused"] += 1
                 self._add_cause("refused", reason, path)
             case deliveries.Failed(reason=reason):
-                self._counts["failed"] += 1
                 self._add_cause("failed", reason, path)
             case deliveries.Withheld(reason=reason):
                 one.state, one.reason = "held", reason
@@ -230,16 +208,14 @@ class LiveRun:
                 one = self._session(delivery.session)
                 one.state, one.reason = "open", reason
                 self._add_cause("open", reason, delivery.session.label, unit="session")
-            case deliveries.Deleted(delivery=delivery, files=files):
+            case deliveries.Deleted(delivery=delivery):
                 one = self._session(delivery.session)
                 one.state, one.files, one.size = "sending", 0, 0
-                self._counts["queued"] += files
-            case deliveries.Incomplete(delivery=delivery, lost=lost):
+            case deliveries.Incomplete(delivery=delivery):
                 self._session(delivery.session).state = "sending"
-                self._counts["queued"] += len(lost)
 
     def _end(self, entry: RunEnded) -> None:
-        self._ended, self._away = entry, None
+        self._ended, self._ended_at = entry, self._clock()
         for report in () if entry.summary is None else entry.summary.sessions:
             one = self._session(report.session)
             one.files, one.size, one.state = report.files, report.size, report.state
@@ -261,24 +237,25 @@ class LiveRun:
             return parts.status_of(self._ended.exit_code)
         if self._run is None:
             return "starting: logging in, looking at the journal", BUSY
-        if self._away is not None:
-            return f"waiting for the server: {self._away}", WARNING
-        settled = self._counts["stored"] + self._counts["refused"] + self._counts["failed"]
-        if self._settled_at > self._clock() and settled >= self._counts["queued"]:
+        if self._totals.away is not None:
+            return f"waiting for the server: {self._totals.away}", WARNING
+        if self._is_settling():
             return "waiting, in case an interrupted upload still lands", BUSY
-        return "running, and still scanning" if self._is_scanning else "running", BUSY
+        return "running, and still scanning" if self._totals.scanning else "running", BUSY
+
+    def _is_settling(self) -> bool:
+        totals = self._totals
+        return totals.quiet_until > self._clock() and totals.settled >= totals.waiting
 
     def _done(self) -> float | None:
-        """Return how much of what is queued has been sent; None while it is unknown."""
-        if self._ended is not None or self._is_scanning or not self._counts["queued bytes"]:
+        """Return how much of what is queued is settled; None while it is unknown."""
+        totals = self._totals
+        if self._ended is not None or totals.scanning or not totals.waiting_size:
             return None
-        return min(self._sent() / self._counts["queued bytes"], 1.0)
+        return min(totals.settled_size / totals.waiting_size, 1.0)
 
     def _elapsed(self) -> float:
-        return self._clock() - self._started
-
-    def _sent(self) -> int:
-        return self._counts["stored bytes"]
+        return (self._clock() if self._ended is None else self._ended_at) - self._started
 
     def _rate(self) -> float:
         """Return the bytes a second of late."""
@@ -286,26 +263,30 @@ class LiveRun:
         late = [one.size for number, one in self._series.intervals.items() if number * length > now - _RATE_SECONDS]
         return sum(late) / max(min(now, _RATE_SECONDS, len(self._series.intervals) * length), 1)
 
+    def _time_left(self, rate: float) -> str:
+        """Return the time that the known rest takes; nothing while nothing moves."""
+        rest = self._totals.waiting_size - self._totals.settled_size
+        if rest <= 0 or rate <= 0 or self._totals.away is not None:
+            return ""
+        return f"{'at least ' if self._totals.scanning else ''}{human_seconds(rest / rate)} left"
+
     def _tiles(self) -> list[Tile]:
-        counts = self._counts
-        lacking = counts["refused"] + counts["failed"]
-        states = Counter(one.state for one in self._sessions.values())
-        done, rate = states["archived"] + states["prearchive"], self._rate()
-        more = "so far" if self._is_scanning else "to send"
+        totals, rate = self._totals, self._rate()
+        lacking, done = totals.refused + totals.failed, totals.archived + totals.built
+        more = "so far" if totals.scanning else "to send"
+        average = totals.stored_size / max(self._elapsed(), 1)
         found = [
-            Tile("Files sent", f"{counts['stored']:,}", f"of {counts['queued']:,} {more}"),
-            Tile("Data", bytes_text(counts["stored bytes"]), f"of {bytes_text(counts['queued bytes'])} {more}"),
-            Tile(
-                "Rate now",
-                f"{bytes_text(rate)}/s",
-                f"{bytes_text(self._sent() / max(self._elapsed(), 1))}/s on average",
-            ),
+            Tile("Files sent", f"{totals.stored:,}", f"of {totals.waiting:,} {more}"),
+            Tile("Data", human_bytes(totals.stored_size), f"of {human_bytes(totals.waiting_size)} {more}"),
+            Tile("Rate now", f"{human_bytes(rate)}/s", f"{human_bytes(average)}/s on average"),
+            Tile("Running for", human_seconds(self._elapsed()), self._time_left(rate)),
             Tile("Sessions done", f"{done:,}", f"of {counted(len(self._sessions), 'session')} begun"),
             Tile("In flight", f"{self._in_flight:,}", f"of {self._allowed:,} at most"),
             Tile("Not sent", f"{lacking:,}", "files refused or failed", BAD if lacking else GOOD),
-            Tile("Held", f"{states['held']:,}", "sessions", BAD if states["held"] else GOOD),
-            Tile("Running for", human_seconds(self._elapsed()), counted(counts["retries"], "retry", "retries")),
+            Tile("Held", f"{totals.held:,}", "sessions", BAD if totals.held else GOOD),
         ]
-        if counts["attachments"]:
-            found.append(Tile("Attachments", f"{counts['attached']:,}", f"of {counts['attachments']:,}"))
+        if totals.repeated:
+            found.append(Tile("Tried again", f"{totals.repeated:,}", "uploads", WARNING))
+        if totals.attachments:
+            found.append(Tile("Attachments", f"{totals.attached:,}", f"of {totals.attachments:,}"))
         return found

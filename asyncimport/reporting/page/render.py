@@ -98,15 +98,6 @@ def link(host: str, uri: str) -> str:
     return f"{host}{quote(uri, safe='/', errors='replace')}?format=html"
 
 
-def bytes_text(size: float) -> str:
-    """Return a number of bytes for people: 1.5 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if round(size, 1) < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
-
-
 @cache
 def _environment() -> Environment:
     environment = Environment(

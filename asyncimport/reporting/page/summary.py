@@ -8,8 +8,7 @@ from asyncimport.journal.rows import StudyFacts
 from asyncimport.model.summary import Problem, SessionReport, Summary, is_unverified
 from asyncimport.model.texts import counted
 from asyncimport.reporting.page.content import BAD, BUSY, GOOD, WARNING, Cause, Fact, SessionRow, Tile, merge_causes
-from asyncimport.reporting.page.render import bytes_text
-from asyncimport.reporting.progress import human_seconds
+from asyncimport.reporting.progress import human_bytes, human_seconds
 
 _SEE_STATUS = "See the reason, and asyncimport status SESSION for its files; then run the upload again."
 # By the kind of a problem, or the state of a session.
@@ -49,10 +48,10 @@ def status_of(exit_code: int) -> tuple[str, str]:
 
 
 def _data_sent(summary: Summary) -> str:
-    stored = bytes_text(summary.bytes_stored)
+    stored = human_bytes(summary.bytes_stored)
     if not summary.zips:
         return f"{stored} of it sent"
-    return f"{stored} of it sent as {bytes_text(summary.bytes_sent)}, {counted(summary.zips, 'file')} as zips"
+    return f"{stored} of it sent as {human_bytes(summary.bytes_sent)}, {counted(summary.zips, 'file')} as zips"
 
 
 def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
@@ -66,7 +65,7 @@ def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
     concerns = summary.count("held") + summary.count("open")
     found = [
         Tile("Files in XNAT", f"{there:,}", f"of {files.found:,} to send", GOOD if there == files.found else ""),
-        Tile("Data", bytes_text(summary.bytes_found), _data_sent(summary)),
+        Tile("Data", human_bytes(summary.bytes_found), _data_sent(summary)),
         Tile("Sessions done", f"{done:,}", f"of {len(sessions):,}", GOOD if done == len(sessions) else WARNING),
         Tile(
             "Verified",
@@ -89,7 +88,7 @@ def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
         arrived = summary.subjects.stored + summary.subjects.already_stored
         found.append(Tile("Subjects described", f"{arrived:,}", f"of {summary.subjects.found:,}"))
     if busy:
-        found.append(Tile("Time", human_seconds(busy), f"{bytes_text(sent / busy)}/s on average"))
+        found.append(Tile("Time", human_seconds(busy), f"{human_bytes(sent / busy)}/s on average"))
     return found
 
 
@@ -212,7 +211,7 @@ def _setting_text(name: str, value: object) -> str:
     if name in {"max_outage", "quiet_period"} and isinstance(value, int | float):
         return human_seconds(value)
     if name == "max_rate" and isinstance(value, int | float):
-        return f"{bytes_text(value)}/s"
+        return f"{human_bytes(value)}/s"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
