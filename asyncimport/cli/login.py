@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 from rich.text import Text
 
@@ -129,7 +130,8 @@ def keep_login(profiles: Profiles, new: NewLogin, screen: ResultScreen) -> None:
         out.print(Text(plain(f"the keyring ({keyring}) has {_description(new.secret)}")))
         return
     err.print(Text(plain(f"the password is not kept: {no_keyring}")))
-    err.print(Text(plain(f"hint: {no_keyring.hint}")))
+    line = f"machine {urlsplit(new.host).hostname} login {new.user} password ..."
+    err.print(Text(plain(f"hint: {no_keyring.hint}. The line of ~/.netrc is: {line}")))
 
 
 def _answer(ask: Callable[[str], str] | None, text: str, option: str) -> str:

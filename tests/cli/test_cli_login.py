@@ -221,6 +221,7 @@ async def test_without_a_keyring_the_profile_is_kept(
     said, hint = ended.err.splitlines()
     assert said == f"the password is not kept: {message}"
     assert hint.startswith("hint: set XNAT_PASS, or put the password into ~/.netrc (chmod 600)")
+    assert hint.endswith("The line of ~/.netrc is: machine 127.0.0.1 login ada password ...")
     assert profiles(commands) == {"default": {"host": url, "user": "ada", "project": "demo"}}
     assert PASSWORD not in ended.out + ended.err + config(commands).read_text()
     missing = await commands("upload", tree, "-q")

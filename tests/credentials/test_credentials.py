@@ -14,7 +14,7 @@ from keyring.backends.chainer import ChainerBackend
 from keyring.errors import KeyringLocked
 from keyrings.alt.file import PlaintextKeyring  # type: ignore[import-untyped]
 
-from asyncimport.credentials.hosts import check_host, same_server
+from asyncimport.credentials.hosts import check_host, same_server, with_scheme
 from asyncimport.credentials.keyring_store import Token, check_keyring, delete_secret, store_secret, stored_login
 from asyncimport.credentials.lookup import find_login
 from asyncimport.errors import UsageError
@@ -161,6 +161,25 @@ class TestHost:
 def test_same_server(other: str, same: bool) -> None:
     """Scheme, port and path distinguish servers; the case of scheme and host does not."""
     assert same_server(HOST, other) is same
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("xnat.example.org", "https://xnat.example.org"),
+        ("xnat.example.org:8443/xnat", "https://xnat.example.org:8443/xnat"),
+        ("localhost:8080", "http://localhost:8080"),
+        ("127.0.0.1", "http://127.0.0.1"),
+        ("[::1]:8080", "http://[::1]:8080"),
+        ("localhost.example.org", "https://localhost.example.org"),
+        ("http://xnat.example.org", "http://xnat.example.org"),
+        ("[::1", "https://[::1"),
+        ("", "https://"),
+    ],
+)
+def test_an_address_without_a_scheme(address: str, expected: str) -> None:
+    """It is https, but for this machine; what is no address stays none."""
+    assert with_scheme(address) == expected
 
 
 class TestEnvironment:
