@@ -22,6 +22,7 @@ CARRIERS = {
     "_complain": 0,
     "_error": 1,
     "_notice": 0,
+    "_say": 0,
     "_wrong": 1,
 }
 # Constants that are reasons, and no advice, say what something is or does.
