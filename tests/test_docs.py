@@ -185,12 +185,12 @@ def test_the_commands_to_type_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_names_an_option_that_does_not_exist(page: Path) -> None:
-    """Nor a former spelling. `--help` is everybody's, `--changed` of tests/mutants.py, three are xnatctl's."""
+    """Nor a former spelling. Two are of all commands, `--changed` is of tests/mutants.py, three are xnatctl's."""
     text = re.sub(r"^```(?:sh|bash|console)\n.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
     named = {
         option for code in re.findall(r"`([^`]+)`", text) for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)
     }
-    others = {"--help", "--changed", "--mode", "--prearchive", "--direct-archive"}
+    others = {"--help", "--install-completion", "--changed", "--mode", "--prearchive", "--direct-archive"}
     assert named - others <= set().union(*map(options, COMMANDS))
 
 
