@@ -21,6 +21,7 @@ from asyncimport.model.deliveries import Archived, Stored
 from asyncimport.model.events import Admitted, Notice, OutcomesRecorded
 from asyncimport.model.files import File, Session
 from asyncimport.reporting.entries import RunStarted
+from asyncimport.reporting.page.content import chart_columns
 from asyncimport.reporting.page.live import LiveRun
 from asyncimport.reporting.page.server import address_of, live_page
 from asyncimport.system.threads import opened_in_thread
@@ -171,7 +172,7 @@ class TestWhatIsPushed:
         async with events(browser, url) as pushed:
             news = await pushed.until("sending")
             assert [row[9] for row in news["rows"]] == ["sending"]
-            assert news["charts"]["in_flight"] == [3, None]
+            assert news["charts"]["in_flight"] == [3]
             note(Admitted(5, 5_000))
             assert (await pushed.until("of 5 so far"))["rows"] == []
             note(ARCHIVED)
@@ -282,6 +283,17 @@ class TestWhatItShows:
         ((_, row),) = run.rows()
         assert row.state == state
         assert bool(run.page().causes) == (state in {"held", "open"})
+
+    def test_a_chart_does_not_fall_at_its_end(self) -> None:
+        """The interval that goes on is left out, as its rate is not known; when the run has ended, all are shown."""
+        now = 0.0
+        run = LiveRun("https://xnat.test", "P", clock=lambda: now)
+        run.note(STARTED)
+        for now in (0.5, 1.5, 2.1):  # noqa: B007 - it is the clock
+            run.note(OutcomesRecorded((), Activity(10, 1_000)))
+        assert chart_columns(run.page().charts)["files"] == [10, 10]
+        run.note(EVERYTHING["run_ended"])
+        assert chart_columns(run.page().charts)["files"] == [10, 10, 10, 0]
 
     def test_equal_causes_are_one(self) -> None:
         """A server that fails for an hour is one line, and causes without number are bounded."""

@@ -74,10 +74,11 @@ class RunLine:
 
 @record
 class ChartRun:
-    """What a run sent over time; `started` in seconds since 1970."""
+    """What a run sent over time; `started` in seconds since 1970. `goes_on`: its last interval is not its end."""
 
     started: float
     activity: RunActivity
+    goes_on: bool = False
 
 
 @record
@@ -135,7 +136,7 @@ def chart_columns(runs: Sequence[ChartRun]) -> dict[str, list[float | None]]:
                     add(run.started + second - seconds, None, seconds)
             add(run.started + second, one, seconds)
             before = second
-        if before is not None:
+        if before is not None and not run.goes_on:
             add(run.started + before + seconds, None, seconds)
     return columns
 

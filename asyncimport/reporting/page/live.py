@@ -160,9 +160,13 @@ class LiveRun:
         return found[::-1]
 
     def _charts(self) -> list[ChartRun]:
+        seconds, goes_on = self._series.seconds, self._ended is None
         intervals = sorted(self._series.intervals.items())
-        activity = RunActivity(0, self._series.seconds, [(n * self._series.seconds, one) for n, one in intervals])
-        return [ChartRun(self._started, activity)] if intervals else []
+        if goes_on and len(intervals) > 1 and intervals[-1][0] >= self._elapsed() // seconds:
+            # Its rate is not known yet.
+            del intervals[-1]
+        activity = RunActivity(0, seconds, [(number * seconds, one) for number, one in intervals])
+        return [ChartRun(self._started, activity, goes_on)] if intervals else []
 
     def _session(self, session: Session, instance: Instance | None = None) -> _LiveSession:
         """Return a session that changes now, with what an instance of it tells."""
