@@ -21,7 +21,7 @@ from asyncimport.model.attachments import AttachmentResult, AttachmentState, Res
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.option import option, rare
 from asyncimport.model.options import AttachOptions
-from asyncimport.model.texts import plain
+from asyncimport.model.texts import counted, plain
 
 if TYPE_CHECKING:
     from asyncimport.operations.attach import AttachResult
@@ -139,7 +139,7 @@ def _show(out: Console, result: "AttachResult") -> None:
         "would be sent" if result.dry_run else "left": counts["left"],
     }
     listed = ", ".join(f"{count:,} {word}" for word, count in words.items() if count)
-    out.print(Text(f"{counts['total']:,} files: {listed}", style="bold"))
+    out.print(Text(f"{counted(counts['total'], 'file')}: {listed}", style="bold"))
     pending = {
         resource: None for resource, one in result.results if one.reason and one.state is AttachmentState.PENDING
     }
@@ -154,7 +154,7 @@ def _show(out: Console, result: "AttachResult") -> None:
     renamed = [(own, name) for own, name in pairs if name.rpartition("/")[2] != own]
     if renamed:
         example = f"{plain(renamed[0][0])} is {renamed[0][1]} there"
-        out.print(Text(f"  renamed: {len(renamed):,} names, because XNAT changes some characters: {example}"))
+        out.print(Text(f"  renamed: {counted(len(renamed), 'name')}, because XNAT changes some characters: {example}"))
 
 
 def _where(resource: Resource) -> str:

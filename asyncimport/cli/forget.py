@@ -18,7 +18,7 @@ from asyncimport.errors import UsageError
 from asyncimport.journal.prune import PruneItem
 from asyncimport.model.option import option
 from asyncimport.model.options import ForgetOptions, JournalOptions
-from asyncimport.model.texts import plain
+from asyncimport.model.texts import counted, plain
 from asyncimport.operations.forget import ForgetRequest, ForgetResult, prune_journal
 from asyncimport.operations.journals import select_journal
 from asyncimport.reporting.entries import session_names
@@ -80,7 +80,7 @@ def _show(out: Console, found: Sequence[PruneItem]) -> None:
         if not items:
             continue
         files, size = sum(item.files for item in items), sum(item.size for item in items)
-        out.print(Text(f"{title}: {files:,} files, {human_bytes(size)}", style="bold"))
+        out.print(Text(f"{title}: {counted(files, 'file')}, {human_bytes(size)}", style="bold"))
         show_lines(out, [_line(item) for item in items])
     if any(item.is_whole and item.state == "archived" and item.keep_reason is None for item in found):
         warning = "An archived session is sent again. That is a conflict in XNAT, unless the session is deleted there."
@@ -89,7 +89,7 @@ def _show(out: Console, found: Sequence[PruneItem]) -> None:
 
 def _line(item: PruneItem) -> str:
     text = f"{session_name(item.session)}: " if item.session else ""
-    text += f"{'session, ' if item.is_whole else ''}{item.state.replace('_', ' ')}, {item.files:,} files"
+    text += f"{'session, ' if item.is_whole else ''}{item.state.replace('_', ' ')}, {counted(item.files, 'file')}"
     if item.uri:
         text += f", {plain(item.uri)}"
     elif item.example:

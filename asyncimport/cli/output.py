@@ -22,11 +22,12 @@ from asyncimport.model.summary import (
     SessionReport,
     SubjectCounts,
     Summary,
-    is_unverified,
 )
 from asyncimport.model.texts import counted, plain
+from asyncimport.reporting.causes import Cause, summary_causes
 from asyncimport.reporting.entries import session_names
 from asyncimport.reporting.progress import human_bytes, human_seconds
+from asyncimport.routing.problems import Severity
 
 if TYPE_CHECKING:
     from asyncimport.cli.live_area import LiveArea
@@ -203,8 +204,6 @@ _WORDS = {
     "already_refused": "dropped by the site in an earlier run",
     "failed": "failed",
     "left": "left for the next run",
-    "unreadable": "unreadable",
-    "not_dicom": "not DICOM",
 }
 
 
@@ -212,20 +211,25 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
     """Write what became of files and sessions, and every reason why something did not arrive."""
     took = "" if seconds is None else f" in {human_seconds(seconds)}"
     files = summary.files
-    console.print(Text(f"{files.found:,} DICOM files, {human_bytes(summary.bytes_found)}{took}", style="bold"))
-    rows = [(f"{count:,}", words) for name, words in _WORDS.items() if (count := getattr(files, name))]
-    width = max((len(count) for count, _ in rows), default=0)
-    for count, words in rows:
+    found = f"{counted(files.found, 'DICOM file')}, {human_bytes(summary.bytes_found)}{took}"
+    console.print(Text(found, style="bold"))
+    listed = [(f"{count:,}", words) for name, words in _WORDS.items() if (count := getattr(files, name))]
+    width = max((len(count) for count, _ in listed), default=0)
+    for count, words in listed:
         console.print(Text(f"  {count:>{width}}    {words}"))
+    if files.unreadable or files.not_dicom:
+        others = [f"{files.unreadable:,} unreadable"] * bool(files.unreadable)
+        others += [f"{files.not_dicom:,} not DICOM"] * bool(files.not_dicom)
+        console.print(Text(f"apart from these: {', '.join(others)}", style="bold"))
     if summary.zips:
         sizes = f"{human_bytes(summary.bytes_stored)} stored, {human_bytes(summary.bytes_sent)} sent"
         console.print(Text(f"{sizes}: {counted(summary.zips, 'file')} went as zips"))
     if summary.attachments.found:
         of_attachments = {"left": "wait for their session", "already_refused": "refused by XNAT in an earlier run"}
-        _show_counts(console, "attachments", summary.attachments, of_attachments)
+        _show_counts(console, "attachment", summary.attachments, of_attachments)
     if summary.subjects.found:
         of_subjects = {"stored": "described", "already_stored": "described by an earlier run", "refused": "refused"}
-        _show_counts(console, "subjects", summary.subjects, of_subjects)
+        _show_counts(console, "subject", summary.subjects, of_subjects)
     states = {state: summary.count(state) for state in ("archived", "prearchive", "held", "open")}
     compared = [report.verified for report in summary.sessions if report.verified is not None and not report.earlier]
     present = compared.count("present")
@@ -234,18 +238,29 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
         counts.insert(1, f"{present:,} of them by UIDs that were there before")
     if len(compared) > present:
         counts.insert(1, f"{len(compared) - present:,} of them verified")
-    console.print(Text(f"{len(summary.sessions):,} sessions: {', '.join(counts) or 'none'}", style="bold"))
+    sessions = counted(len(summary.sessions), "session")
+    console.print(Text(f"{sessions}: {', '.join(counts) or 'none'}", style="bold"))
     if days := sorted(_day(report) for report in summary.sessions if report.earlier and report.state == "archived"):
         when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
-        again = "`asyncimport verify` checks that they are still there"
-        console.print(Text(f"  {len(days):,} of them were archived {when}; {again}"))
-    to_look_at = [one for one in summary.sessions if one.state in {"held", "open"} or is_unverified(one)]
-    show_lines(console, [_session_line(report) for report in to_look_at])
-    for problem in summary.problems[:_SHOWN]:
-        console.print(Text(f"  {problem.kind}: {problem.files:,} x {plain(problem.reason)}"))
-        console.print(Text(f"      such as {plain(problem.example)}", style="dim"))
-    if len(summary.problems) > _SHOWN:
-        console.print(Text(f"  and {len(summary.problems) - _SHOWN:,} more kinds of problem: see -o json"))
+        they = "it is" if len(days) == 1 else "they are"
+        were = "was" if len(days) == 1 else "were"
+        again = f"`asyncimport verify` checks that {they} still there"
+        console.print(Text(f"  {len(days):,} of them {were} archived {when}; {again}"))
+    show_causes(console, summary_causes(summary))
+
+
+def show_causes(console: Console, causes: Sequence[Cause]) -> None:
+    """Write each cause with what it hit, an example, and what to do."""
+    styles = {Severity.ERROR: "red", Severity.WARNING: "yellow"}
+    for cause in causes:
+        name = ", ".join(filter(None, (cause.kind, cause.hit)))
+        console.print(Text(f"  {cause.severity} ", style=styles.get(cause.severity, "")), end="")
+        console.print(Text(": ".join(filter(None, (name, plain(cause.reason))))))
+        if cause.example:
+            many = any(number > 1 for number, _ in cause.counts)
+            console.print(Text(f"      {'such as ' * many}{plain(cause.example)}", style="dim"))
+        if cause.advice:
+            console.print(Text(f"      {plain(cause.advice)}"))
 
 
 def _day(report: SessionReport) -> str:
@@ -260,12 +275,7 @@ def _show_counts(
         for name in counts.__dataclass_fields__
         if (count := getattr(counts, name))
     )
-    console.print(Text(f"{counts.found:,} {what}: {listed}", style="bold"))
-
-
-def _session_line(report: SessionReport) -> str:
-    why = report.reason or ("could not be verified; the next run tries again" if is_unverified(report) else "")
-    return f"{report.state}: {session_name(report.session)}{f': {plain(why)}' if why else ''}"
+    console.print(Text(f"{counted(counts.found, what)}: {listed}", style="bold"))
 
 
 def show_issues(out: Console, issues: Sequence[TableIssue]) -> None:

@@ -12,23 +12,25 @@ from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Filters, ProgressScreen, Routing, Sources
+from asyncimport.cli.output import show_causes
 from asyncimport.cli.parameters import command
-from asyncimport.cli.rows import show_rows
 from asyncimport.cli.running import run_operation
 from asyncimport.cli.uploading import Display
 from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, StateOptions
-from asyncimport.model.texts import plain
+from asyncimport.model.texts import counted, plain
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.result import Result
 from asyncimport.operations.rules import choice_text, rules_from, study_filter_from
+from asyncimport.reporting.causes import plan_causes
 from asyncimport.reporting.progress import human_bytes
-from asyncimport.routing.problems import PlanProblem, Severity
+from asyncimport.routing.problems import PlanProblem
 
 if TYPE_CHECKING:
     from asyncimport.operations.dry_run import DryRunResult
     from asyncimport.operations.planning import PlanResult
 
-_SHOWN = 20
+# Kinds of files that are not DICOM.
+_KINDS = 8
 # The project of a plan whose upload will name the project.
 _NO_PROJECT = "PROJECT"
 
@@ -105,8 +107,15 @@ def show_plan(out: Console, found: Plan) -> None:
     files = sum(row.files or 0 for row in sent)
     subjects = {(row.project_id, row.subject_label.lower()) for row in sent}
     scans = sum(row.series or 0 for row in sent)
-    title = f"{len(subjects):,} subjects, {len(sent):,} sessions, {scans:,} scans, {files:,} files, {human_bytes(size)}"
+    numbers = {"subject": len(subjects), "session": len(sent), "scan": scans, "file": files}
+    title = ", ".join([*(counted(number, noun) for noun, number in numbers.items()), human_bytes(size)])
     out.print(Text(title, style="bold"))
+    if skipped := sum(row.skip for row in found.rows):
+        out.print(Text(f"{counted(skipped, 'study')} would not be sent", style="bold"))
+    if found.unsent:
+        total = counted(sum(found.unsent.values()), "file")
+        kinds = ", ".join(f"{number:,} {why}" for why, number in found.unsent.items())
+        out.print(Text(f"{total} will not go: {kinds}", style="bold"))
     modalities = Counter(one for row in sent for one in row.modalities.split())
     if modalities:
         out.print(Text("modalities: " + ", ".join(f"{name} {count:,}" for name, count in modalities.most_common())))
@@ -115,39 +124,14 @@ def show_plan(out: Console, found: Plan) -> None:
         out.print(Text(f"study dates: {dates[0]} to {dates[-1]}"))
     out.print(Text(f"the server needs about {human_bytes(2 * size)}: prearchive and archive, while sessions move"))
     if found.not_dicom:
-        kinds = ", ".join(f"{plain(suffix) or 'no suffix'} {count:,}" for suffix, count in found.not_dicom[:8])
-        out.print(Text(f"not DICOM: {sum(count for _, count in found.not_dicom):,} files ({kinds})"))
+        first, more = found.not_dicom[:_KINDS], sum(count for _, count in found.not_dicom[_KINDS:])
+        kinds = ", ".join(f"{plain(suffix) or 'no suffix'} {count:,}" for suffix, count in first)
+        kinds += f", others {more:,}" if more else ""
+        out.print(Text(f"not DICOM: {counted(sum(count for _, count in found.not_dicom), 'file')} ({kinds})"))
     if found.attachments:
         counts = ", ".join(f"{count:,} into {label}" for label, count in found.attachments)
         out.print(Text(f"attachments: {counts}"))
-    skipped = [row for row in found.rows if row.skip]
-    if skipped:
-        out.print(Text(f"{len(skipped):,} studies would not be sent", style="bold"))
-    _show_problems(out, found.problems)
-
-
-def _show_problems(out: Console, problems: Sequence[PlanProblem]) -> None:
-    order = list(Severity)
-    shown = sorted(problems, key=lambda one: order.index(one.severity))[:_SHOWN]
-    rows = [
-        (
-            problem.severity,
-            problem.code,
-            f"{_where(problem)}{plain(problem.text)}{_files_of(problem)}; {problem.advice}",
-        )
-        for problem in shown
-    ]
-    show_rows(out, rows, styles=[{"error": "red", "warning": "yellow"}.get(one.severity, "") for one in shown])
-    if len(problems) > _SHOWN:
-        out.print(Text(f"and {len(problems) - _SHOWN:,} more: see -o json"))
-
-
-def _where(problem: PlanProblem) -> str:
-    return f"study {problem.study_uid}: " if problem.study_uid else ""
-
-
-def _files_of(problem: PlanProblem) -> str:
-    return f" ({problem.files:,} files, such as {plain(problem.example)})" if problem.example else ""
+    show_causes(out, plan_causes(found.problems))
 
 
 def plan_json(found: Plan, written: Sequence[Path]) -> dict[str, object]:
@@ -159,6 +143,7 @@ def plan_json(found: Plan, written: Sequence[Path]) -> dict[str, object]:
         "files": sum(row.files or 0 for row in sent),
         "bytes": sum(row.bytes or 0 for row in sent),
         "written": [os.fspath(path) for path in written],
+        "unsent": dict(found.unsent),
         "not_dicom": dict(found.not_dicom),
         "attachments": dict(found.attachments),
         "problems": [problem_json(one) for one in found.problems],

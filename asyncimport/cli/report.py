@@ -127,7 +127,13 @@ def _report_json(result: "ReportResult") -> dict[str, object]:
         for row in page.sessions
     ]
     found["problems"] = [
-        {"kind": one.kind, "reason": one.reason, "files": one.count, "example": one.example, "advice": one.advice}
+        {
+            "kind": one.kind,
+            "reason": one.reason,
+            "files": one.counts[0][0],
+            "example": one.example,
+            "advice": one.advice,
+        }
         for one in page.causes
     ]
     return {

@@ -19,12 +19,11 @@ def show_rows(
     *,
     headings: Sequence[str] = (),
     long: int = 1,
-    styles: Sequence[str] = (),
 ) -> None:
     """Write rows in columns; the last `long` columns hold paths and texts of any length.
 
-    `styles` has one for each row, for its first cell. Where a row is wider than the terminal, long values have lines of
-    their own. The terminal wraps these, so a path that is copied from it is whole.
+    Where a row is wider than the terminal, long values have lines of their own. The terminal wraps these, so a path is
+    copied whole.
     """
     lines = [*([headings] if headings else []), *rows]
     if not lines:
@@ -34,29 +33,10 @@ def show_rows(
     is_folded = console.file.isatty() and sum(widths) + _GAP * (len(widths) - 1) >= terminal_size(console)[0]
     made = [_folded(line, widths, long) if is_folded else _aligned(line, widths) for line in lines]
     for begin in range(0, len(made), _LINES_AT_A_TIME):
-        text = Text("\n").join(
-            _styled(one, line, _style(begin + place, bool(headings), styles))
-            for place, (one, line) in enumerate(
-                zip(made[begin : begin + _LINES_AT_A_TIME], lines[begin : begin + _LINES_AT_A_TIME], strict=True)
-            )
-        )
+        text = Text("\n".join(made[begin : begin + _LINES_AT_A_TIME]))
+        if headings and begin == 0:
+            text.stylize("bold", 0, len(made[0]))
         console.print(text)
-
-
-def _style(place: int, has_headings: bool, styles: Sequence[str]) -> tuple[str, bool]:
-    """Return the style of a line, and whether all of it has that style."""
-    if has_headings and place == 0:
-        return "bold", True
-    row = place - has_headings
-    return (styles[row], False) if styles else ("", False)
-
-
-def _styled(text: str, cells: Sequence[str], style: tuple[str, bool]) -> Text:
-    name, is_whole = style
-    made = Text(text)
-    if name:
-        made.stylize(name, 0, None if is_whole else len(cells[0]))
-    return made
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -23,7 +23,7 @@ from asyncimport.journal.reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.model.option import setting
 from asyncimport.model.options import JournalOptions
-from asyncimport.model.texts import plain
+from asyncimport.model.texts import counted, plain
 from asyncimport.operations.journals import select_journal
 from asyncimport.operations.status import SessionFiles, StatusRequest, StatusResult, read_status
 from asyncimport.reporting.entries import session_names
@@ -127,7 +127,7 @@ def _end(run: Run, at_work: bool | None) -> str:
 
 
 def _remaining(left: Remaining) -> str:
-    text = f"left to send: {left.files:,} files, {human_bytes(left.size)}"
+    text = f"left to send: {counted(left.files, 'file')}, {human_bytes(left.size)}"
     return text if left.seconds is None else f"{text}; {_about(left.seconds)} at the rate of the last run"
 
 
@@ -207,7 +207,7 @@ def _delivery_json(one: DeliveryRow) -> dict[str, object]:
 
 def _delivery_line(one: DeliveryRow) -> str:
     places = [place for place in (one.uri and f"/data{one.uri}", one.archive_uri) if place]
-    text = f"delivery {one.number}: {one.state.lower()}, {one.files:,} files"
+    text = f"delivery {one.number}: {one.state.lower()}, {counted(one.files, 'file')}"
     if places:
         text += f", {' -> '.join(map(plain, places))}"
     if one.verified:

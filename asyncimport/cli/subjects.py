@@ -20,7 +20,7 @@ from asyncimport.demographics.comparison import Difference
 from asyncimport.errors import UsageError
 from asyncimport.model.option import rare
 from asyncimport.model.options import SubjectsOptions
-from asyncimport.model.texts import plain
+from asyncimport.model.texts import counted, plain
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _show(out: Console, result: "SubjectsResult", *, values: bool) -> None:
     counts = result.counts()
     words = [f"{counts[state]:,} {state}" for state in counts if state != "total" and counts[state]]
     would = "would be " if result.dry_run else ""
-    out.print(Text(f"{counts['total']:,} subjects: {would}{', '.join(words)}", style="bold"))
+    out.print(Text(f"{counted(counts['total'], 'subject')}: {would}{', '.join(words)}", style="bold"))
     lines = [line for one in result.outcomes for line in _lines(one, dry_run=result.dry_run, values=values)]
     show_lines(out, lines, is_whole=values)
     if any(isinstance(one, SubjectUpdated) and one.kept for one in result.outcomes):

@@ -1,6 +1,6 @@
 """`asyncimport verify`: compare the archive with the journal. It changes nothing unless an option says so."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,17 @@ from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Connection, ResultScreen
-from asyncimport.cli.output import orphan_json, session_name, show_other_journals
+from asyncimport.cli.output import orphan_json, session_name, show_causes, show_other_journals
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import run_operation
+from asyncimport.model.attachments import Resource
 from asyncimport.model.options import JournalOptions, VerifyOptions
-from asyncimport.model.texts import plain
+from asyncimport.model.texts import are, counted, plain
 from asyncimport.operations.journals import journal_server, select_journal
+from asyncimport.reporting.causes import Cause, group_by_cause
 from asyncimport.reporting.entries import session_names
+from asyncimport.routing.problems import Severity
 from asyncimport.xnat.subjects import SubjectError, SubjectUpdated
 
 if TYPE_CHECKING:
@@ -114,6 +117,11 @@ def _json(result: "VerifyResult", *, host: str, others: Sequence[Path]) -> dict[
     return value
 
 
+def _resource_name(resource: Resource) -> str:
+    owner = resource.owner
+    return f"{owner.project} / {owner.subject} / {owner.session} / {resource.label}"
+
+
 def _show(out: Console, result: "VerifyResult") -> None:
     if result.error is not None:
         return
@@ -125,22 +133,36 @@ def _show(out: Console, result: "VerifyResult") -> None:
         for text in texts:
             out.print(Text(f"  {plain(text)}"))
 
+    def causes(problems: Iterable[tuple[str, str, str | None]], severity: Severity = Severity.ERROR) -> None:
+        each = (Cause(severity, "", why or "", "", ((1, noun),), name) for noun, name, why in problems)
+        show_causes(out, group_by_cause(each))
+
     total, complete = len(result.findings), sum(one.problem is None for one in result.findings)
     checked = "" if result.signal is None else " checked so far"
-    title(f"{complete:,} of {total:,} sessions{checked} hold every instance that was stored")
-    lines(*(f"{session_name(one.session)}: {one.reason}" for one in result.findings if one.reason is not None))
+    hold = "holds" if total == 1 else "hold"
+    title(f"{complete:,} of {counted(total, 'session')}{checked} {hold} every instance that was stored")
+    found = [(one.reason, one.problem, session_name(one.session)) for one in result.findings]
+    causes(("session", name, reason) for reason, problem, name in found if problem is not None)
+    # Somebody replaced instances; none is missing.
+    told = ((reason, name) for reason, problem, name in found if problem is None and reason is not None)
+    causes((("session", name, reason) for reason, name in told), Severity.WARNING)
     if result.resources:
         attachments = sum(len(one.batch.attachments) for one in result.resources)
         sound = attachments - sum(len(one.missing) + len(one.altered) for one in result.resources)
-        title(f"{sound:,} of {attachments:,} attachments are there as they were stored")
-    for one in result.resources:
-        if one.problem is not None:
-            owner, label = one.batch.resource.owner, one.batch.resource.label
-            lines(f"{owner.project} / {owner.subject} / {owner.session} / {label}: {one.problem}")
+        title(f"{sound:,} of {counted(attachments, 'attachment')} {are(attachments)} there as they were stored")
+    causes(
+        ("resource", _resource_name(one.batch.resource), one.problem)
+        for one in result.resources
+        if one.problem is not None
+    )
     if result.subjects:
         same = sum(one.problem is None for one in result.subjects)
-        title(f"{same:,} of {len(result.subjects):,} subjects have the demographics that were stored")
-    lines(*(f"{one.project} / {one.subject}: {one.problem}" for one in result.subjects if one.problem is not None))
+        number = len(result.subjects)
+        have = "has" if number == 1 else "have"
+        title(f"{same:,} of {counted(number, 'subject')} {have} the demographics that were stored")
+    causes(
+        ("subject", f"{one.project} / {one.subject}", one.problem) for one in result.subjects if one.problem is not None
+    )
     for restored in result.restored:
         if isinstance(restored, SubjectUpdated):
             text = f"stored again: {', '.join(restored.written)}"
@@ -159,7 +181,8 @@ def _show(out: Console, result: "VerifyResult") -> None:
     ):
         out.print(Text("hint: --repair sends again what is missing"))
     if result.safe is not None:
-        out.print(Text(f"{result.safe:,} files are safe to delete: their instances were just seen in the archive"))
+        safe = f"{counted(result.safe, 'file')} {are(result.safe)} safe to delete"
+        out.print(Text(f"{safe}: their instances were just seen in the archive"))
         if result.kept_back:
             out.print(Text(f"{result.kept_back:,} kept back: not known to hold what was sent"))
     if result.orphans is not None:

@@ -29,6 +29,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(by_lower[one] for one in near)}? " if near else ""
 
 
+def are(number: int) -> str:
+    """Return the verb of a number of things."""
+    return "is" if number == 1 else "are"
+
+
 def plain(text: str) -> str:
     """Make a text harmless on a terminal: escape control characters and bytes that are no text."""
     if text.isprintable():

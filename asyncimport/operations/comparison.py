@@ -15,6 +15,7 @@ from asyncimport.journal import JournalReader, SentFile, replaced_since
 from asyncimport.model.attachments import Attachment, AttachmentBatch
 from asyncimport.model.files import Algorithm, Digest, File, Session
 from asyncimport.model.summary import Orphan, SessionReport
+from asyncimport.model.texts import are, counted
 from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.source.bytes_on_disk import has_digest
@@ -31,6 +32,10 @@ from asyncimport.xnat.subjects import Outcome, SubjectError, Subjects, update_su
 _AT_A_TIME = 8
 # The reason for a repair, for sites with an audit trail.
 _REPAIR = "repair"
+
+
+def _missing(number: int) -> str:
+    return f"{counted(number, 'instance')} {are(number)} missing, {UNKNOWN_WHICH}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +119,15 @@ async def _finding(
     replaced = uids & {uid for uid, digest in digests.items() if found.digests.get(uid, digest) != digest}
     if found.verified == "count" and (lost := digests.keys() - found.digests.keys()):
         # Compare with what the archive held when it was verified, whatever was added since.
-        return SessionFinding(session, files, None, f"{len(lost)} instances are missing, {UNKNOWN_WHICH}")
+        return SessionFinding(session, files, None, _missing(len(lost)))
     if found.missing_count and not found.missing:
-        return SessionFinding(session, files, None, f"{found.missing_count} instances are missing, {UNKNOWN_WHICH}")
+        return SessionFinding(session, files, None, _missing(found.missing_count))
     if not found.missing:
         # A session may be held for files that never arrived, although all files that arrived are there.
         problem = report.reason if report.state == "held" else None
         verified = "present" if (report.presumed or replaced) and found.verified == "uids" else found.verified
         return SessionFinding(session, files, verified if problem is None else None, problem, replaced=replaced)
-    problem = f"{len(found.missing)} of {files} instances are missing"
+    problem = f"{len(found.missing):,} of {counted(files, 'instance')} {are(len(found.missing))} missing"
     if dropping and (report.verified is None or found.missing <= doubtful):
         problem += f"; {dropping} rejects files, so this may be correct"
         return SessionFinding(session, files, None, problem, found.missing, dropping, replaced)
@@ -166,8 +171,9 @@ async def _compare_resource(resources: Resources, batch: AttachmentBatch) -> Res
 
     missing, unreadable = select(FileState.MISSING), select(FileState.UNREADABLE)
     altered, damaged = select(FileState.OTHER, FileState.DAMAGED), select(FileState.DAMAGED)
-    problems = [f"{len(missing)} of {len(batch.attachments)} files are missing"] if missing else []
-    problems += [f"{len(altered)} have changed"] if altered else []
+    number = len(missing)
+    problems = [f"{number:,} of {counted(len(batch.attachments), 'file')} {are(number)} missing"] if missing else []
+    problems += [f"{len(altered):,} {'has' if len(altered) == 1 else 'have'} changed"] if altered else []
     problems += [f"{len(unreadable)} cannot be read"] if unreadable else []
     return ResourceFinding(batch, "; ".join(problems) or None, missing, altered + unreadable, damaged)
 

@@ -5,7 +5,7 @@ It is made of the header cache and the options of a run. A dry run adds what the
 """
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -22,6 +22,24 @@ from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.routing.problems import PlanProblem, ProblemCode
 
+# Why the files of a problem will not go: of a study that is not sent, and of one that is.
+_CHOSEN: Mapping[str, str] = MappingProxyType(
+    {
+        ProblemCode.LEFT_OUT: "of studies that were left out",
+        ProblemCode.BEING_WRITTEN: "of studies that are being written",
+    }
+)
+_FILES_LACK: Mapping[str, str] = MappingProxyType(
+    {
+        ProblemCode.UNREADABLE: "unreadable",
+        ProblemCode.TWIN: "with the SOPInstanceUID of another file",
+        ProblemCode.ARCHIVE_FILE: "packed as zip, tar or gz",
+        ProblemCode.LINK: "linked out of the source",
+        ProblemCode.FILES_FAILED: "that cannot be sent",
+        ProblemCode.FILES_REFUSED: "that XNAT would refuse",
+        ProblemCode.FILES_SKIPPED: "skipped",
+    }
+)
 _NO_IDS: Mapping[str, str | AsyncimportError] = MappingProxyType({})
 
 
@@ -31,7 +49,8 @@ class Plan:
 
     `not_dicom` counts other files by suffix, `attachments` those that become attachments by resource. `series` has the
     SeriesDescription and the number of files of each series, by study; `left_out` says why a filter leaves a study out.
-    `beyond_limit` are the studies after the first sessions that a pilot sends; they have no row.
+    `beyond_limit` has the number of files of each study after the first sessions that a pilot sends; these have no row.
+    `unasked` counts files of studies of which a filter selects a part.
     """
 
     rows: tuple[PlanRow, ...]
@@ -40,7 +59,8 @@ class Plan:
     series: Mapping[str, Sequence[tuple[str, int]]] = field(default_factory=dict, repr=False)
     attachments: tuple[tuple[str, int], ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict, repr=False)
-    beyond_limit: frozenset[str] = field(default=frozenset(), repr=False)
+    beyond_limit: Mapping[str, int] = field(default_factory=dict, repr=False)
+    unasked: int = 0
 
     @property
     def errors(self) -> int:
@@ -51,6 +71,25 @@ class Plan:
     def selects_nothing(self) -> bool:
         """Whether filters leave out every study of the source."""
         return bool(self.rows) and all(row.study_uid in self.left_out for row in self.rows)
+
+    @property
+    def unsent(self) -> Mapping[str, int]:
+        """Return how many files will not go, by why: of whole studies, then others. Copies are no such files."""
+        files: Counter[str] = Counter()
+        skipped = set()
+        for row in self.rows:
+            if row.skip:
+                skipped.add(row.study_uid)
+                codes = row.problems.split()
+                chosen = (why for code, why in _CHOSEN.items() if code in codes)
+                files[next(chosen, "of studies with errors")] += row.files or 0
+        files["beyond --max-sessions"] += sum(self.beyond_limit.values())
+        files["left out by the filters"] += self.unasked
+        for problem in self.problems:
+            if (why := _FILES_LACK.get(problem.code)) and problem.study_uid not in skipped:
+                # The first of the files that share a SOPInstanceUID is sent.
+                files[why] += problem.files - (problem.code is ProblemCode.TWIN)
+        return {why: number for why, number in files.items() if number}
 
     @property
     def waiting(self) -> Mapping[str, str]:
@@ -110,7 +149,7 @@ def make_plan(
     if unsettled is not None:
         studies = [_check_settled(one, unsettled, problems) for one in studies]
         studies += _unfinished(cache, studies, unsettled, problems)
-    everything = {draft.study.study_uid for draft in studies}
+    everything = {draft.study.study_uid: draft.study.files for draft in studies}
     if rules.limit is not None:
         studies = _first(studies, rules.limit)
     problems += file_problems(cache, truncated=rules.send_truncated)
@@ -121,7 +160,8 @@ def make_plan(
         series=cache.series(truncated=rules.send_truncated),
         attachments=attachments,
         left_out=draft.left_out,
-        beyond_limit=frozenset(everything - {draft.study.study_uid for draft in studies}),
+        beyond_limit={uid: everything[uid] for uid in everything.keys() - {draft.study.study_uid for draft in studies}},
+        unasked=draft.unasked,
     ).with_problems(problems)
 
 

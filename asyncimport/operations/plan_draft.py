@@ -11,6 +11,7 @@ from asyncimport.journal import HeaderCache, StudySummary
 from asyncimport.model.events import Event, Scanned
 from asyncimport.model.files import File, Ignored, Patient, Session
 from asyncimport.model.states import FileKind
+from asyncimport.reporting.causes import advice_for
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.filters import EVERYTHING, StudyFilter
 from asyncimport.routing.labels import DisputedError, LeftOutError, PartlyPlannedError, UnplannedError, UnroutableError
@@ -89,13 +90,15 @@ class StudyDraft:
 class PlanDraft:
     """The studies in the order of their dates, each routed by itself. `left_out` says why a filter leaves one out.
 
-    With a plan file, `damaged` are the studies (UIDs) of which every file is truncated.
+    With a plan file, `damaged` are the studies (UIDs) of which every file is truncated. `unasked` counts files of
+    studies of which a filter selects a part.
     """
 
     studies: Sequence[StudyDraft]
     problems: Sequence[PlanProblem]
     left_out: Mapping[str, str]
     damaged: frozenset[str] = frozenset()
+    unasked: int = 0
 
     @property
     def projects(self) -> list[str]:
@@ -145,12 +148,13 @@ def draft_plan(
     selected = _selected_parts(cache, rules, relative) if study_filter.is_of_parts else {}
     by_truncated = _files_of_planned(cache) if isinstance(routes, PlannedRoutes) else {}
     problems: list[PlanProblem] = []
-    drafts = []
+    unasked, drafts = 0, []
     for whole in cache.studies(truncated=truncated):
         uid = whole.study_uid
         study = selected.get(uid, whole)
         if study.files < whole.files:
-            text = f"the filters leave out {whole.files - study.files} of its files"
+            unasked += whole.files - study.files
+            text = f"the filters leave out {whole.files - study.files:,} of its files"
             advice = "send these too, or its session stays open; --partial archive archives it without them"
             problems.append(study_problem(ProblemCode.PART_OF_STUDY, study, text, advice))
         result = results.get(uid) or UnroutableError("none of its selected files is intact")
@@ -176,7 +180,7 @@ def draft_plan(
         )
     drafts.sort(key=lambda draft: (*draft.when, draft.study.study_uid))
     damaged = frozenset(uid for uid, (_, intact) in by_truncated.items() if not intact)
-    return PlanDraft(drafts, problems, left_out, damaged)
+    return PlanDraft(drafts, problems, left_out, damaged, unasked)
 
 
 def _routing_problems(
@@ -233,15 +237,16 @@ def file_problems(cache: HeaderCache, *, truncated: bool) -> list[PlanProblem]:
     for other in cache.non_instances(truncated=truncated):
         match other.kind:
             case FileKind.UNREADABLE:
-                code, advice = ProblemCode.UNREADABLE, "get an intact copy: this one is not sent"
+                code = ProblemCode.UNREADABLE
             case FileKind.CONTAINER:
-                code, advice = ProblemCode.ARCHIVE_FILE, "unpack it, or use --ignore-archives"
+                code = ProblemCode.ARCHIVE_FILE
             case FileKind.LINK:
-                code, advice = ProblemCode.LINK, "leave it out with --exclude, or use --follow-links"
+                code = ProblemCode.LINK
             case FileKind.INNER_LINK:
-                code, advice = ProblemCode.INNER_LINK, "nothing to do: its target is scanned"
+                code = ProblemCode.INNER_LINK
             case _:
                 continue
+        advice = advice_for(other.kind.lower(), other.reason)
         problems.append(PlanProblem(code, other.reason, advice, files=other.files, example=other.example))
     for study in cache.studies(truncated=truncated):
         copies: list[tuple[str, ...]] = []
@@ -253,7 +258,8 @@ def file_problems(cache: HeaderCache, *, truncated: bool) -> list[PlanProblem]:
             advice = "find out which file is right, and remove or exclude the others"
             problems.append(study_problem(ProblemCode.TWIN, study, text, advice, paths))
         if copies:
-            text = f"{sum(len(paths) - 1 for paths in copies)} files are copies of others"
+            number = sum(len(paths) - 1 for paths in copies)
+            text = "1 file is a copy of another" if number == 1 else f"{number:,} files are copies of others"
             advice = "nothing to do: each instance is sent once"
             problems.append(study_problem(ProblemCode.DUPLICATE, study, text, advice, copies[0]))
     return problems

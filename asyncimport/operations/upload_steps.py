@@ -16,7 +16,7 @@ from asyncimport.model.events import AttachmentsStarted, Event, Notice
 from asyncimport.model.files import Algorithm, Digest
 from asyncimport.model.options import Options
 from asyncimport.model.summary import Summary
-from asyncimport.model.texts import counted, plain
+from asyncimport.model.texts import are, counted, plain
 from asyncimport.operations.decision import Decision
 from asyncimport.operations.plan import Plan, unmatched_filter
 from asyncimport.operations.upload_request import UploadRequest, has_one_label
@@ -229,7 +229,7 @@ def unmatched_text(rows: Sequence[Demographics]) -> str:
     """Return a message about rows whose subjects have no session."""
     labels = ", ".join(f"{row.project} / {row.subject}" for row in rows[:_MAX_LABELS])
     examples = f"such as {labels}" if len(rows) > _MAX_LABELS else labels
-    return f"{len(rows):,} rows of --subjects are of subjects without a session here ({examples})"
+    return f"{counted(len(rows), 'row')} of --subjects {are(len(rows))} of subjects without a session here ({examples})"
 
 
 def nothing_to_send_error(request: UploadRequest, summary: Summary, plan: Plan | None) -> UsageError | None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from asyncimport.errors import UsageError
 from asyncimport.model import attachments, deliveries, events
 from asyncimport.model.summary import Orphan, SubjectReport
+from asyncimport.model.texts import are, counted
 from asyncimport.reporting.entries import Entry, EventsLost, LineFormat, RunEnded, RunStarted, text_of_path
 
 _STATUS = re.compile(r"\d{3}")
@@ -39,7 +40,7 @@ def _messages(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             where = f"{entry.host}, project {entry.project}"
             yield "INFO", f"run {entry.run} began: asyncimport {entry.version}, {where}; {words}"
         case events.ScanFinished(gone=gone, unsent=unsent):
-            lost = f"; {gone} files of an earlier run are gone, {unsent} of them were not sent" if gone else ""
+            lost = f"; {counted(gone, 'file')} of an earlier run {are(gone)} gone, {unsent:,} not sent" if gone else ""
             yield "INFO", f"the scan is finished{lost}"
         case events.OutcomesRecorded(outcomes=outcomes):
             for outcome in outcomes:
@@ -52,7 +53,7 @@ def _messages(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
         case events.RetryScheduled(reason=reason) if names:
             yield "INFO", f"repeated: {reason}"
         case events.SessionFound(claim=claim, files=files):
-            yield "INFO", f"in the archive already: {files:,} files of {who(claim.delivery)}"
+            yield "INFO", f"in the archive already: {counted(files, 'file')} of {who(claim.delivery)}"
         case events.Notice(reason=reason):
             yield "WARNING", f"noticed: {why(reason)}"
         case events.ServerUnavailable(reason=None):
@@ -67,11 +68,12 @@ def _messages(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
         case deliveries.Held(delivery=delivery, reason=reason):
             yield "WARNING", f"held: {who(delivery)}: {why(reason)}"
         case deliveries.Deleted(delivery=delivery, files=files):
-            yield "WARNING", f"deleted from the prearchive, {files} instances are sent again: {who(delivery)}"
+            yield "WARNING", f"deleted from the prearchive, {counted(files, 'instance')} sent again: {who(delivery)}"
         case deliveries.Postponed(delivery=delivery, reason=reason):
             yield "WARNING", f"postponed to the next run: {who(delivery)}: {why(reason)}"
         case deliveries.Incomplete(delivery=delivery, lost=lost):
-            yield "WARNING", f"the archive lacks {len(lost)} instances, which are sent again: {who(delivery)}"
+            instances = f"{counted(len(lost), 'instance')}, sent again"
+            yield "WARNING", f"the archive lacks {instances}: {who(delivery)}"
         case events.AttachmentsStored(resource=resource, results=results):
             for one in results:
                 if one.state is not attachments.AttachmentState.STORED:
@@ -94,7 +96,7 @@ def _messages(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             place = f" ({session.project} / {session.subject} / {session.label}: {uri})" if names else ""
             yield "WARNING", f"an orphan is in the prearchive: study {session.study_uid}{place}"
         case EventsLost(events=count):
-            yield "WARNING", f"{count} events are missing here"
+            yield "WARNING", f"{counted(count, 'event')} {are(count)} missing here"
         case RunEnded():
             yield _end(entry, names=names)
 

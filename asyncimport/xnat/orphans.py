@@ -18,6 +18,7 @@ from asyncimport.errors import RefusedError
 from asyncimport.model.addresses import OUR_SOURCE, labels_match
 from asyncimport.model.files import Session
 from asyncimport.model.summary import Orphan
+from asyncimport.model.texts import counted
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import Archive
 from asyncimport.xnat.client import Client
@@ -97,10 +98,10 @@ async def delete_orphan(client: Client, orphan: Orphan, policy: RetryPolicy) -> 
         raise RefusedError(f"files are coming into it ({built.status})")
     found = await _download_uids(client, orphan, policy)
     if len(found) < files:
-        raise RefusedError(f"XNAT sent only {len(found)} of its {files} files")
+        raise RefusedError(f"XNAT sent only {len(found)} of its {counted(files, 'file')}")
     uids = frozenset(found)
     if missing := uids - (await archive.read_digests(orphan.session, there.experiments, uids)).keys():
-        raise RefusedError(f"the archive lacks {len(missing):,} of its {len(uids):,} instances")
+        raise RefusedError(f"the archive lacks {len(missing):,} of its {counted(len(uids), 'instance')}")
     if await _read_state(prearchive, uri) != before:
         raise RefusedError("it has changed meanwhile: a file may have come into it")
     await client.request("DELETE", orphan.uri, check_delete, policy)

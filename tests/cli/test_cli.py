@@ -121,7 +121,8 @@ async def test_the_summary_is_a_table_by_default(url: str, commands: Commands, t
     assert ended.code == 8
     assert "12 DICOM files" in ended.out
     assert "2 sessions: 2 archived, 2 of them verified" in ended.out
-    assert "unreadable: 1 x" in ended.out
+    assert "apart from these: 1 unreadable" in ended.out
+    assert "error unreadable, 1 file: " in ended.out
     assert r"evil\x1b[31m.dcm" in ended.out
     assert "\x1b" not in ended.out + ended.err
 
@@ -245,7 +246,7 @@ async def test_status_and_verify_read_the_journal(xnat: TestXnat, url: str, comm
     assert verify.code == 9
     assert verify.json["sessions"] == {"total": 2, "verified": 1, "incomplete": 1}
     assert [detail["reason"] for detail in verify.json["details"] if detail["reason"]] == [
-        f"1 of {len(files)} instances are missing"
+        f"1 of {len(files)} instances is missing"
     ]
 
 

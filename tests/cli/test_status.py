@@ -109,7 +109,7 @@ class TestWhatItTells:
             ("stored", ""), ("refused", "'=cmd|' /C calc'!A0"), ("duplicate", "the same bytes"), ("unreadable", "worse")
         }  # fmt: skip
         table = (await commands("status", "E1", "--journal", path)).out
-        assert "delivery 1: archived, 1 files, /data/prearchive/E1/1 -> /archive/E1, verified by uids" in table
+        assert "delivery 1: archived, 1 file, /data/prearchive/E1/1 -> /archive/E1, verified by uids" in table
         assert "=cmd" in table
 
     async def test_remaining_files_and_time(self, commands: Commands, path: Path) -> None:

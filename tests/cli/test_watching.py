@@ -168,7 +168,7 @@ async def test_a_study_without_a_label_does_not_block_others(
         ended = await output(process, 60.0)
     assert ended.code == 143
     assert {one.label for one in xnat.archived} == {"P2_20200102", "P3_20200102"}
-    assert ended.out.count("skipped: 1 x study 1.2.1") == 2, "with each summary of what was new"
+    assert ended.out.count("error skipped, 1 file: study 1.2.1") == 2, "with each summary of what was new"
     assert "error" not in ended.err
 
 

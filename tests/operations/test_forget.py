@@ -468,7 +468,7 @@ async def test_a_held_session_is_freed(xnat: TestXnat, url: str, commands: Comma
     calls = dict(xnat.count)
     asked = await commands("forget", "--gone")
     assert asked.code == 2
-    assert "to be forgotten: 1 files" in asked.out
+    assert "to be forgotten: 1 file" in asked.out
     assert str(gone) in asked.out
     assert "give --yes" in asked.err
     done = await commands("forget", "--gone", "--yes", "-o", "json")
@@ -540,6 +540,6 @@ async def test_a_terminal_asks_for_a_yes(commands: Commands, place: Place, answe
         os.close(theirs)
         os.close(ours)
     assert done.returncode == 0
-    assert b"P / S1 / E1: session, archived, 1 files, /archive/E1" in done.stdout
+    assert b"P / S1 / E1: session, archived, 1 file, /archive/E1" in done.stdout
     assert b"Forget this?" in done.stderr
     assert place.states() == left

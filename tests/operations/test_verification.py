@@ -451,7 +451,7 @@ async def test_what_is_gone_later_is_missed_though_a_script_maps_uids(tmp_path: 
         others_come(xnat, 3, removed=1)
         (finding,) = await looked_at(url, tmp_path / "book")
         assert finding.verified is None
-        assert "1 instances are missing, and nobody can tell which" in (finding.problem or "")
+        assert "1 instance is missing, and nobody can tell which" in (finding.problem or "")
 
 
 async def test_what_is_lost_is_sent_again_though_a_script_maps_uids(tree: Path, tmp_path: Path) -> None:

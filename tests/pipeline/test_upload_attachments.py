@@ -294,7 +294,8 @@ async def test_verify_and_repair(xnat: TestXnat, ready: Commands, tree: Path, tm
     told = await ready("verify")
     assert told.code == 9
     assert "9 of 12 attachments are there as they were stored" in told.out
-    assert "demo / S1 / S1_20200102 / DATA: 1 of 3 files are missing; 1 have changed" in told.out
+    assert "demo / S1 / S1_20200102 / DATA" in told.out
+    assert "1 of 3 files is missing; 1 has changed" in told.out
     assert "hint: --repair" in told.out
     assert changes(xnat) == {}
     safe = tmp_path / "safe"

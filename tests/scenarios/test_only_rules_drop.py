@@ -196,7 +196,7 @@ async def test_what_a_script_may_have_rejected_stays_on_the_list_of_verify(
     commands.login(url)
     assert (await sent(commands, visit, "--partial", "archive")).code == 8
     ended = await commands("verify", "-P", "demo")
-    assert (ended.code, "1 of 5 instances are missing" in ended.err + ended.out) == (9, True), ended
+    assert (ended.code, "1 of 5 instances is missing" in ended.err + ended.out) == (9, True), ended
 
 
 @pytest.mark.parametrize("is_changed", [False, True], ids=["row deleted", "script changed"])

@@ -248,7 +248,7 @@ async def test_a_project_that_is_called_files(xnat: TestXnat, ready: Commands, r
     for words in (("--to-project",), ("-S", "files")):
         for there in ("sent", "there already"):
             ended = await ready("attach", report, "-P", "files", *words, "-R", "files")
-            assert (ended.code, ended.out.strip()) == (0, f"1 files: 1 {there}"), ended.out
+            assert (ended.code, ended.out.strip()) == (0, f"1 file: 1 {there}"), ended.out
     assert holders(xnat) == [subject.id, "files"]
 
 

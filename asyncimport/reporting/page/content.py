@@ -1,10 +1,10 @@
 """What is on the page of a run. Texts are as they come: `render.py` makes them harmless."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from asyncimport.model.activity import Activity, RunActivity
 from asyncimport.model.record import record
+from asyncimport.reporting.causes import Cause
 
 GOOD, WARNING, BAD, BUSY = "good", "warning", "bad", "busy"
 """Tones: the colours of a state, beside its words."""
@@ -48,18 +48,6 @@ class SessionRow:
     verified: str
     reason: str
     uri: str
-
-
-@record
-class Cause:
-    """A cause of problems: how many files or sessions it hit, one of them, and what to do."""
-
-    kind: str
-    reason: str
-    count: int
-    unit: str
-    example: str
-    advice: str
 
 
 @record
@@ -139,13 +127,3 @@ def chart_columns(runs: Sequence[ChartRun]) -> dict[str, list[float | None]]:
         if before is not None and not run.goes_on:
             add(run.started + before + seconds, None, seconds)
     return columns
-
-
-def merge_causes(causes: Sequence[Cause]) -> list[Cause]:
-    """Return causes with the same text as one, the one that hit most first."""
-    found: dict[tuple[str, str, str], Cause] = {}
-    for one in causes:
-        key = (one.kind, one.reason, one.unit)
-        before = found.get(key)
-        found[key] = one if before is None else replace(before, count=before.count + one.count)
-    return sorted(found.values(), key=lambda one: -one.count)

@@ -2,29 +2,14 @@
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from asyncimport.journal.rows import StudyFacts
-from asyncimport.model.summary import Problem, SessionReport, Summary, is_unverified
+from asyncimport.model.summary import SessionReport, Summary
 from asyncimport.model.texts import counted
-from asyncimport.reporting.page.content import BAD, BUSY, GOOD, WARNING, Cause, Fact, SessionRow, Tile, merge_causes
+from asyncimport.reporting.causes import Cause, summary_causes
+from asyncimport.reporting.page.content import BAD, BUSY, GOOD, WARNING, Fact, SessionRow, Tile
 from asyncimport.reporting.progress import human_bytes, human_seconds
 
-_SEE_STATUS = "See the reason, and asyncimport status SESSION for its files; then run the upload again."
-# By the kind of a problem, or the state of a session.
-ADVICE = {
-    "skipped": "Correct labels or headers, or map them with --label-map or a plan; then run the upload again.",
-    "excluded": "Nothing, if these files were not meant to go: the options of the run left them out.",
-    "unreadable": "Check permissions and the disk, or restore the file; --truncated send sends cut files as they are.",
-    "container": "Unpack it, or send it without --ignore-archives.",
-    "link": "Name the target as a source too, or give --follow-links.",
-    "inner_link": "Nothing: the file is in the source under its own name.",
-    "refused": "Read XNAT's reason; once it is dealt with, run the upload with --retry refused.",
-    "failed": "Run the same upload again: it sends what is left. If it fails again, ask who runs the server.",
-    "held": "Deal with the reason, then run the upload with --retry held.",
-    "open": "Run the same upload again: it goes on with this session.",
-    "not verified": "Run the same upload again, or asyncimport verify.",
-}
 _PROOF = {
     "uids": "verified by UID: the archive has each SOPInstanceUID that was sent",
     "present": "present by UID: some instances were there before, and their bytes were not compared",
@@ -93,24 +78,8 @@ def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
 
 
 def causes(summary: Summary) -> list[Cause]:
-    """Return what went wrong, by cause: of files, attachments and subjects, then of sessions."""
-    of_files = [_cause(one) for one in summary.problems if one.kind not in {"excluded", "subject from headers"}]
-    of_sessions = []
-    for one in summary.sessions:
-        kind = "not verified" if is_unverified(one) else one.state
-        if kind in {"held", "open", "not verified"}:
-            of_sessions.append(Cause(kind, one.reason or "", 1, "session", one.session.label, ADVICE[kind]))
-    return [_plural(one) for one in (*merge_causes(of_files), *merge_causes(of_sessions))]
-
-
-def _cause(problem: Problem) -> Cause:
-    advice = ADVICE.get(problem.kind, _SEE_STATUS)
-    unit = "subject" if problem.kind.startswith("subject") else "file"
-    return Cause(problem.kind.replace("_", " "), problem.reason, problem.files, unit, problem.example, advice)
-
-
-def _plural(cause: Cause) -> Cause:
-    return cause if cause.count == 1 else replace(cause, unit=f"{cause.unit}s")
+    """Return what went wrong, by cause, the worst first."""
+    return [one for one in summary_causes(summary) if one.kind not in {"excluded", "subject from headers"}]
 
 
 def proof(summary: Summary) -> list[str]:
