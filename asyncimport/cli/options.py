@@ -149,6 +149,11 @@ class Routing(ProjectOption, TableOptions):
     )
     path_pattern: str | None = rare("--path-pattern", help="Fields from directories: '{subject}/{session}/**'.")
     label_map: Path | None = rare("--label-map", help="CSV that gives labels by fields: PatientID,subject.")
+    accept_patients: Path | None = rare(
+        "--accept-patients",
+        metavar="FILE",
+        help="CSV of pairs that are one person under one PatientID: patient_id,name_1,name_2.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

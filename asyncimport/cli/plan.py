@@ -20,7 +20,7 @@ from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, Sta
 from asyncimport.model.texts import counted, plain
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.result import Result
-from asyncimport.operations.rules import choice_text, rules_from, study_filter_from
+from asyncimport.operations.rules import accepted_from, choice_text, rules_from, study_filter_from
 from asyncimport.reporting.causes import plan_causes
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.routing.problems import PlanProblem
@@ -66,6 +66,7 @@ def plan(
         routes=routes,
         study_filter=study_filter_from(*chosen, parts=filters.partial_studies),
         carried=choice_text(*chosen) if filters.partial_studies else "",
+        accepted=accepted_from(routing.accept_patients, routing.encoding),
         is_project_open=not routing.project and routes.project == _NO_PROJECT,
         **vars(options),
         **vars(scan),
@@ -174,4 +175,5 @@ def problem_json(one: PlanProblem) -> dict[str, object]:
         "study_uid": one.study_uid or None,
         "files": one.files,
         "example": plain(one.example),
+        "other_study": one.other_study or None,
     }

@@ -88,7 +88,7 @@ def upload(
     """
     from asyncimport.cli.uploading import conclude_upload
     from asyncimport.demographics.headers import header_keywords
-    from asyncimport.operations.rules import plan_from, rules_from, study_filter_for, study_filter_from
+    from asyncimport.operations.rules import accepted_from, plan_from, rules_from, study_filter_for, study_filter_from
     from asyncimport.operations.subjects import read_table
     from asyncimport.operations.upload_request import UploadRequest
     from asyncimport.pipeline.demographics import DemographicsRequest
@@ -124,6 +124,7 @@ def upload(
         project=project or "",
         routes=routes,
         study_filter=study_filter,
+        accepted=accepted_from(routing.accept_patients, routing.encoding),
         options=options,
         timeouts=Timeouts(reply=job.timeout),
         attach=[AttachRule.parse(text) for text in job.attach],

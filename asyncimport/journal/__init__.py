@@ -26,11 +26,10 @@ from asyncimport.journal.rows import (
     Unsettled,
 )
 from asyncimport.journal.scan import Admission, VanishedFiles
-from asyncimport.journal.sessions import digest_patient
 from asyncimport.journal.subjects import DueSubject, SessionHeaders
 
 __all__ = [
     "Admission", "AdoptedFiles", "DueSubject", "Header", "HeaderCache", "Journal", "JournalReader", "LockWait",
     "NonInstance", "SentFile", "SessionHeaders", "SopUidConflict", "StoredInstance", "StudySummary",
-    "SubjectPatient", "Unsettled", "VanishedFiles", "copy_journal", "digest_patient", "replaced_since",
+    "SubjectPatient", "Unsettled", "VanishedFiles", "copy_journal", "replaced_since",
 ]  # fmt: skip

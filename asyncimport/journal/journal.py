@@ -17,6 +17,7 @@ from asyncimport.journal.scan import ScanWriter
 from asyncimport.journal.session_state import SessionState
 from asyncimport.journal.sessions import Sessions
 from asyncimport.journal.subjects import SubjectQueue
+from asyncimport.routing.accepted_patients import NOBODY, AcceptedPatients
 
 
 class Journal:
@@ -25,9 +26,10 @@ class Journal:
     Use it as a context manager, or call `close()`. Call it from one thread at a time. `run` is the key of this run,
     `began_at` its begin in seconds since 1970, `source` the source of prearchive rows of this journal.
 
-    `relabel` applies other rules to what is not archived. `allow_mixed_patients` lets several patients share a subject.
-    `is_planned`: labels were decided for whole studies, so they are not those that the rules give each file. A journal
-    that `is_temporary` is never synced. Raises from every method, and from those of its parts: JournalError.
+    `relabel` applies other rules to what is not archived. `allow_mixed_patients` lets several patients share a subject;
+    `accepted` are pairs of people that are one. `is_planned`: labels were decided for whole studies, so they are not
+    those that the rules give each file. A journal that `is_temporary` is never synced. Raises from every method, and
+    from those of its parts: JournalError.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Journal:
         rules: Mapping[str, str],
         relabel: bool = False,
         allow_mixed_patients: bool = False,
+        accepted: AcceptedPatients = NOBODY,
         is_planned: bool = False,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
@@ -56,7 +59,11 @@ class Journal:
         self.run, self.began_at, self.source = run.key, run.began_at, run.source
         self.state = SessionState(connection, run)
         self.sessions = Sessions(
-            connection, self.state, allow_mixed_patients=allow_mixed_patients, is_planned=is_planned
+            connection,
+            self.state,
+            allow_mixed_patients=allow_mixed_patients,
+            accepted=accepted,
+            is_planned=is_planned,
         )
         self.existing = ExistingInstances(connection)
         files = FileRecords(connection, run, self.state)

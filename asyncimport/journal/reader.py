@@ -1,6 +1,7 @@
 """The reading side of the journal: sums, reports and what was stored. It never writes."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from asyncimport.journal.database import (
 )
 from asyncimport.journal.journal import Journal
 from asyncimport.journal.reports import (
+    EXAMPLE_OF_STUDY,
     AttachmentRow,
     attachment_counts,
     attachment_problems,
@@ -258,9 +260,22 @@ class JournalReader:
             "SELECT project, subject, allowed IS NOT NULL, id, name, birth_date, issuer FROM patient p "  # noqa: S608 - fixed text
             f"{condition if after_relabel else ''} ORDER BY key"
         )
+        studies: dict[tuple[str, str, str], str] = {}
+        for project, subject, who, study in self._fetch(
+            "SELECT project, subject, patient, study_uid FROM session ORDER BY key"
+        ):
+            studies.setdefault((project, subject.lower(), who), study)
         return [
-            SubjectPatient(project, subject, Patient(*who), bool(allowed)) for project, subject, allowed, *who in rows
+            SubjectPatient(
+                project, subject, Patient(*who), bool(allowed), studies.get((project, subject.lower(), who[0]), "")
+            )
+            for project, subject, allowed, *who in rows
         ]
+
+    def example_of(self, study_uid: str) -> str:
+        """Return the path of a file of a study, or ""."""
+        rows = self._fetch(EXAMPLE_OF_STUDY, (study_uid,))
+        return os.fsdecode(rows[0][0]) if rows else ""
 
     def disputed_studies(self) -> frozenset[str]:
         """Return the studies (UIDs) with skipped files: by the rules of another session, or of another patient."""

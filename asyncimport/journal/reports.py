@@ -12,11 +12,18 @@ from asyncimport.model.addresses import with_archived_subject
 from asyncimport.model.attachments import Attachment, AttachmentBatch, Resource, ResourceOwner
 from asyncimport.model.files import File, Session
 from asyncimport.model.summary import NOTHING_STORED, AttachmentCounts, Files, Problem, SessionReport, SubjectCounts
+from asyncimport.routing.patients import other_study_of
 
 # The rate counts intervals of this length in which a file was stored, so it leaves out long outages. Below the minimum
 # it is unknown.
 _INTERVAL_SECONDS = 300
 _MIN_SECONDS = 10.0
+# Each takes a look at all sessions.
+_MAX_EXAMPLES = 100
+EXAMPLE_OF_STUDY = (
+    "SELECT f.path FROM session s JOIN instance i ON i.session = s.key JOIN file f ON f.key = i.file "
+    "WHERE s.study_uid = ? LIMIT 1"
+)
 _COUNTED_AS = {
     "pending": "left",
     "excluded": "skipped",
@@ -152,7 +159,16 @@ def file_problems(database: sqlite3.Connection, files: str) -> list[Problem]:
         f"UNION ALL SELECT i.state, i.reason, count(*), min(f.path) FROM {files} JOIN instance i ON i.key = f.instance "
         "AND f.kind = 'INSTANCE' WHERE i.state IN ('REFUSED', 'FAILED') GROUP BY 1, 2 ORDER BY 1, 2"
     )
-    return [Problem(kind.lower(), reason or "", count, os.fsdecode(path)) for kind, reason, count, path in rows]
+    problems = [Problem(kind.lower(), reason or "", count, os.fsdecode(path)) for kind, reason, count, path in rows]
+    two_people = [one for one in problems if other_study_of(one.reason)]
+    examples = {one: _with_other_example(database, one) for one in two_people[:_MAX_EXAMPLES]}
+    return [examples.get(one, one) for one in problems]
+
+
+def _with_other_example(database: sqlite3.Connection, problem: Problem) -> Problem:
+    """Add a file of the study that has another person with the same PatientID."""
+    found = database.execute(EXAMPLE_OF_STUDY, (other_study_of(problem.reason),)).fetchone()
+    return problem if found is None else replace(problem, other_example=os.fsdecode(found[0]))
 
 
 def _report(

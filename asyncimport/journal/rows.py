@@ -76,12 +76,16 @@ class SentFile:
 
 @dataclass(frozen=True, slots=True)
 class SubjectPatient:
-    """A patient of a subject, by digests (`digest_patient`); `is_allowed`: despite other patients there."""
+    """A patient of a subject, by digests (`digest_patient`), and one study there with that PatientID.
+
+    `is_allowed`: despite other patients in the subject.
+    """
 
     project: str
     subject: str
     patient: Patient
     is_allowed: bool = False
+    study_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Which session each instance goes to, and which patients each subject has."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,14 +7,18 @@ from asyncimport.journal.connection import Connection
 from asyncimport.journal.session_state import SessionState
 from asyncimport.model.deliveries import Claim
 from asyncimport.model.files import ArchivedPatient, Instance, Patient, Session
+from asyncimport.routing.accepted_patients import AcceptedPatients
 from asyncimport.routing.existing_sessions import RoutedLabels, label_conflict, matching_session
 from asyncimport.routing.patients import (
     TWO_IDS,
+    PatientConflict,
+    digest_patient,
     is_same_patient,
     merge_patients,
     occupant_conflict,
     occupant_doubt,
     patient_conflict,
+    two_people_text,
 )
 
 # Files of a session come together. Beyond this number of sessions, the journal looks one up again.
@@ -23,6 +26,7 @@ _SESSIONS_REMEMBERED = 2_000
 # Patients of one session. Beyond this number, the journal compares one again.
 _PATIENTS_REMEMBERED = 16
 _ALLOW = "--allow-mixed-patients allows it"
+_ACCEPT = "--accept-patients accepts this pair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +51,27 @@ class Sessions:
     """The sessions of the journal: the first study of a label keeps it, later ones get a reason instead.
 
     `allow_mixed_patients` lets several patients share a subject; the journal remembers each pair that it allows.
+    `accepted` people are one person, and no exception: they are compared with others as before.
     `is_planned`: labels were decided for whole studies, so they are not those that the rules give each file.
     """
 
     def __init__(
-        self, connection: Connection, state: SessionState, *, allow_mixed_patients: bool, is_planned: bool
+        self,
+        connection: Connection,
+        state: SessionState,
+        *,
+        allow_mixed_patients: bool,
+        accepted: AcceptedPatients,
+        is_planned: bool,
     ) -> None:
         self._connection = connection
         self._db = connection.db
         self._state = state
         self._allow_mixed_patients = allow_mixed_patients
+        self._accepted = accepted
         self._is_planned = is_planned
         self._sessions: dict[tuple[str, str], _KnownSession] = {}
+        self._other_studies: dict[tuple[str, str, str, str], str] = {}
         self._notices: dict[str, None] = {}
         self._noticed: set[str] = set()
 
@@ -230,27 +243,29 @@ class Sessions:
 
         The journal keeps only digests of names and birth dates: it compares them and never shows them.
         """
-        where = f"study {session.study_uid}, subject {session.subject}"
         wanted = digest_patient(patient)
         own, others = self._of_subject(session, patient.id), self._of_patient(session, patient.id)
         for key, one in own:
             if is_same_patient(one, wanted):
                 if (more := merge_patients(one, wanted)) != one:
+                    if patient.id and (conflict := self._conflict_of_known(session, key, more)):
+                        return self._reason(session, patient, conflict)
                     self._db.execute(
                         "UPDATE patient SET issuer = ?, name = ?, birth_date = ? WHERE key = ?",
                         (more.issuer, more.name, more.birth_date, key),
                     )
                 return None
-        why = ""
+        why: PatientConflict | None = None
         if known is not None and self._connection.one("SELECT patient FROM session WHERE key = ?", (known.key,)) != (
             patient.id,
         ):
-            why = "the study holds files of two PatientIDs"
+            why = PatientConflict("the study holds files of two PatientIDs")
         if not why and self._has_others(session, patient.id):
-            why = TWO_IDS
-        why = why or patient_conflict([*((session.subject, one) for _, one in own), *others], session.subject, wanted)
+            why = PatientConflict(TWO_IDS)
+        people = [*((session.subject, one) for _, one in own), *others]
+        why = why or patient_conflict(people, session.subject, wanted, self._accepted.accepts)
         if why and not self._allow_mixed_patients:
-            return f"{where}: {why}; {_ALLOW}"
+            return self._reason(session, patient, why)
         self._db.execute(
             "INSERT INTO patient (project, subject, id, issuer, name, birth_date, allowed) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -278,6 +293,39 @@ class Sessions:
         query = "SELECT 1 FROM patient WHERE project = ? AND subject = ? AND id <> ?"
         return self._connection.exists(query, (session.project, session.subject, patient_id))
 
+    def _conflict_of_known(self, session: Session, key: int, patient: Patient) -> PatientConflict | None:
+        """Return a conflict of a known patient of whom more is known now: nobody is let in as somebody unknown."""
+        rows = self._db.execute(
+            "SELECT o.subject, o.id, o.name, o.birth_date, o.issuer FROM patient p JOIN patient o ON "
+            "o.project = p.project AND o.id = p.id AND o.key <> p.key AND o.allowed IS NULL "
+            "WHERE p.key = ? AND p.allowed IS NULL",
+            (key,),
+        )
+        known = [(subject, Patient(*values)) for subject, *values in rows]
+        return patient_conflict(known, session.subject, patient, self._accepted.accepts)
+
+    def _reason(self, session: Session, patient: Patient, why: PatientConflict) -> str:
+        where = f"study {session.study_uid}, subject {session.subject}"
+        if why.other is None:
+            return f"{where}: {why.text}; {_ALLOW}"
+        other = self._study_of(session, why.other[0], patient.id)
+        return f"{where}: {two_people_text(why.text, other)}; {_ACCEPT if patient.id else _ALLOW}"
+
+    def _study_of(self, session: Session, subject: str, patient_id: str) -> str:
+        """Return another study of a subject with this PatientID, or "" if the journal has forgotten it."""
+        key = (session.project, subject.lower(), patient_id, session.study_uid)
+        # Each file of a study asks.
+        if key in self._other_studies:
+            return self._other_studies[key]
+        found = self._db.execute(
+            "SELECT study_uid FROM session WHERE project = ? AND subject = ? COLLATE NOCASE AND patient = ? "
+            "AND study_uid <> ? ORDER BY key LIMIT 1",
+            (session.project, subject, patient_id, session.study_uid),
+        ).fetchone()
+        if len(self._other_studies) >= _SESSIONS_REMEMBERED:
+            self._other_studies.clear()
+        return self._other_studies.setdefault(key, "" if found is None else str(found[0]))
+
     def _of_patient(self, session: Session, patient_id: str) -> list[tuple[str, Patient]]:
         """Return patients with this PatientID in other subjects, each with one of these. An empty ID matches none."""
         if not patient_id:
@@ -292,14 +340,3 @@ class Sessions:
 
 def _without_names(occupant: ArchivedPatient) -> ArchivedPatient:
     return replace(occupant, patient=digest_patient(occupant.patient))
-
-
-def digest_patient(patient: Patient) -> Patient:
-    """Return a patient as the journal keeps it, with digests of the birth date and of each group of the name."""
-    # Each by itself: two names are compared by the groups that both have.
-    name = "=".join(map(_digest, patient.name.split("=")))
-    return replace(patient, name=name, birth_date=_digest(patient.birth_date))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16] if text else ""

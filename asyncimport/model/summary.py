@@ -121,12 +121,16 @@ class Orphan:
 
 @record
 class Problem:
-    """A reason for which files did not arrive, how many, and one of their paths."""
+    """A reason for which files did not arrive, how many, and one of their paths.
+
+    With two people of one PatientID, `other_example` is a file of the other one.
+    """
 
     kind: str
     reason: str
     files: int
     example: str
+    other_example: str = ""
 
 
 @record

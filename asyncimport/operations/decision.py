@@ -31,6 +31,9 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.site import SiteRules, check_project
 
+# Each takes a look at all sessions of the journal.
+_MAX_EXAMPLES = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -130,6 +133,7 @@ async def decide(
     )
     if plan is None:
         return None
+    plan = await anyio.to_thread.run_sync(_with_other_examples, plan, journal)
     study_filter = request.study_filter
     if plan_rules.selects_studies:
         study_filter = replace(
@@ -220,6 +224,19 @@ def _in_journal(journal: Path, relabel: bool) -> list[ExistingSession]:  # noqa:
     with readable_journal(journal) as reader:
         labels = () if reader is None else reader.session_labels(after_relabel=relabel)
         return [ExistingSession(session, ruled=ruled) for session, ruled in labels]
+
+
+def _with_other_examples(plan: Plan, journal: Path) -> Plan:
+    """Add a file of each study that only the journal has, and whose person has another name than one of the plan."""
+    lacking = {one.other_study for one in plan.problems if one.other_study and not one.other_example}
+    with readable_journal(journal) as reader:
+        if reader is None or not lacking:
+            return plan
+        examples = {uid: reader.example_of(uid) for uid in sorted(lacking)[:_MAX_EXAMPLES]}
+    problems = (
+        replace(one, other_example=one.other_example or examples.get(one.other_study, "")) for one in plan.problems
+    )
+    return replace(plan, problems=tuple(problems))
 
 
 def known_patients(journal: Path, *, after_relabel: bool) -> list[SubjectPatient]:

@@ -145,7 +145,7 @@ def make_plan(
     # All studies are compared before any is left for later: neither a pause nor a limit may hide a problem.
     studies = list(assign_labels(studies, problems, sessions, rules))
     if not rules.allow_mixed_patients:
-        studies = list(check_patients(studies, problems, known_patients))
+        studies = list(check_patients(studies, problems, known_patients, rules.accepted))
     if unsettled is not None:
         studies = [_check_settled(one, unsettled, problems) for one in studies]
         studies += _unfinished(cache, studies, unsettled, problems)

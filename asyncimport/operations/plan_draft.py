@@ -12,6 +12,7 @@ from asyncimport.model.events import Event, Scanned
 from asyncimport.model.files import File, Ignored, Patient, Session
 from asyncimport.model.states import FileKind
 from asyncimport.reporting.causes import advice_for
+from asyncimport.routing.accepted_patients import NOBODY, AcceptedPatients
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.filters import EVERYTHING, StudyFilter
 from asyncimport.routing.labels import DisputedError, LeftOutError, PartlyPlannedError, UnplannedError, UnroutableError
@@ -22,6 +23,7 @@ from asyncimport.routing.problems import PlanProblem, ProblemCode
 from asyncimport.routing.studies import Study
 from asyncimport.source.folder import FileSource
 
+COMPARE_PEOPLE = "compare the people; if they are one, accept this pair in a table with --accept-patients"
 COMPARE_PATIENTS = "compare the patients; if they are one person, use --allow-mixed-patients"
 CONSTANT_FIELDS = "use only fields that are the same in all files of a study"
 
@@ -38,6 +40,7 @@ class PlanRules:
     limit: int | None = None
     min_age: float = 0.0
     allow_mixed_patients: bool = False
+    accepted: AcceptedPatients = NOBODY
     send_truncated: bool = False
 
     @property

@@ -2,13 +2,29 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from asyncimport.errors import AsyncimportError
-from asyncimport.journal import SubjectPatient, digest_patient
+from asyncimport.journal import SubjectPatient
 from asyncimport.model.files import Patient, Session
-from asyncimport.operations.plan_draft import COMPARE_PATIENTS, CONSTANT_FIELDS, PlanRules, StudyDraft, study_problem
+from asyncimport.operations.plan_draft import (
+    COMPARE_PATIENTS,
+    COMPARE_PEOPLE,
+    CONSTANT_FIELDS,
+    PlanRules,
+    StudyDraft,
+    study_problem,
+)
+from asyncimport.routing.accepted_patients import AcceptedPatients
 from asyncimport.routing.existing_sessions import ExistingSessions, label_conflict, matching_session
-from asyncimport.routing.patients import is_same_patient, merge_patients, patient_conflict
+from asyncimport.routing.patients import (
+    PatientConflict,
+    digest_patient,
+    is_same_patient,
+    merge_patients,
+    patient_conflict,
+    two_people_text,
+)
 from asyncimport.routing.plan_binding import FoundStudy, differences, nearest_study
 from asyncimport.routing.plan_file import Key, KeyKind
 from asyncimport.routing.planned_routes import PlannedRoutes
@@ -131,61 +147,107 @@ def _suffixed_labels(drafts: Iterable[StudyDraft], sessions: ExistingSessions) -
 
 
 def check_patients(
-    drafts: Iterable[StudyDraft], problems: list[PlanProblem], known_patients: Iterable[SubjectPatient]
+    drafts: Iterable[StudyDraft],
+    problems: list[PlanProblem],
+    known_patients: Iterable[SubjectPatient],
+    accepted: AcceptedPatients,
 ) -> Iterable[StudyDraft]:
     """Allow one patient in each subject, and one person for each PatientID."""
-    register = _PatientRegister(known_patients)
+    register = _PatientRegister(known_patients, accepted)
     for draft in drafts:
-        code, text = (None, "") if draft.session is None else register.add_study(draft.session, draft.patients)
-        if code is None:
+        problem = None if draft.session is None else register.add_study(draft, draft.session)
+        if problem is None:
             yield draft
             continue
-        is_error = code is not ProblemCode.TWO_SUBJECTS
-        advice = COMPARE_PATIENTS if is_error else _CHECK_INTENT
-        problems.append(study_problem(code, draft.study, text, advice))
-        yield draft.without_session() if is_error else draft
+        problems.append(problem)
+        yield draft.without_session() if problem.is_error else draft
+
+
+class _Known(NamedTuple):
+    """A patient (digests) of a subject, one study, a file of it if the plan has it, and whether it is an exception."""
+
+    subject: str
+    patient: Patient
+    study_uid: str
+    example: str = ""
+    is_allowed: bool = False
 
 
 class _PatientRegister:
     """The patients of each subject: by the journal, and by the studies of a plan so far."""
 
-    def __init__(self, known_patients: Iterable[SubjectPatient]) -> None:
-        self._subjects: dict[tuple[str, str], list[tuple[str, Patient]]] = {}
-        self._ids: dict[tuple[str, str], list[tuple[str, Patient]]] = {}
+    def __init__(self, known_patients: Iterable[SubjectPatient], accepted: AcceptedPatients) -> None:
+        self._accepted = accepted
+        self._subjects: dict[tuple[str, str], list[_Known]] = {}
+        self._ids: dict[tuple[str, str], list[_Known]] = {}
         for one in known_patients:
-            entry = one.subject, one.patient
+            entry = _Known(one.subject, one.patient, one.study_uid, is_allowed=one.is_allowed)
             self._subjects.setdefault((one.project, one.subject.lower()), []).append(entry)
             if one.patient.id:
                 self._ids.setdefault((one.project, one.patient.id), []).append(entry)
 
-    def add_study(self, session: Session, patients: frozenset[Patient]) -> tuple[ProblemCode | None, str]:
-        """Add a study's patients, or return a code and why one is kept out, as `journal/sessions.py` does; or warn."""
+    def add_study(self, draft: StudyDraft, session: Session) -> PlanProblem | None:
+        """Add a study's patients, or return why one is kept out, as `journal/sessions.py` does; or a warning."""
+        study, patients = draft.study, draft.patients
         here = self._subjects.setdefault((session.project, session.subject.lower()), [])
         ours = sorted(map(digest_patient, patients), key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
-        strangers = [patient for patient in ours if not any(is_same_patient(one, patient) for _, one in here)]
+        strangers = [patient for patient in ours if not any(is_same_patient(one.patient, patient) for one in here)]
         if strangers and len(ids := {patient.id for patient in patients}) > 1:
-            return ProblemCode.TWO_PATIENTS, f"its files have {len(ids)} PatientIDs"
-        warning: tuple[ProblemCode | None, str] = None, ""
+            text = f"its files have {len(ids)} PatientIDs"
+            return study_problem(ProblemCode.TWO_PATIENTS, study, text, COMPARE_PATIENTS)
+        warning = None
         for patient in ours:
             same_id = self._ids.setdefault((session.project, patient.id), []) if patient.id else []
-            if patient in strangers and (why := patient_conflict([*here, *same_id], session.subject, patient)):
-                code = ProblemCode.SUBJECT_TAKEN if why.startswith("the subject") else ProblemCode.TWO_PEOPLE
-                return code, why.replace("the subject", f"the subject {session.subject}", 1)
-            other = next((subject for subject, one in same_id if is_same_patient(one, patient)), session.subject)
-            if not _add_patient(here, session.subject, patient) and other.lower() != session.subject.lower():
+            if patient in strangers:
+                conflict = self._conflict([*here, *same_id], session, patient)
+            else:
+                conflict = self._conflict_of_known(here, same_id, session, patient)
+            if conflict is not None:
+                return _conflict_problem(draft, session, [*here, *same_id], conflict)
+            subjects = (one.subject for one in same_id if is_same_patient(one.patient, patient))
+            other = next(subjects, session.subject)
+            entry = _Known(session.subject, patient, study.study_uid, study.example)
+            if not _add_patient(here, entry) and other.lower() != session.subject.lower():
                 text = f"its PatientID has two subjects ({other}, {session.subject})"
-                warning = ProblemCode.TWO_SUBJECTS, text
-            _add_patient(same_id, session.subject, patient)
+                warning = study_problem(ProblemCode.TWO_SUBJECTS, study, text, _CHECK_INTENT)
+            _add_patient(same_id, entry)
         return warning
 
+    def _conflict(self, known: Iterable[_Known], session: Session, patient: Patient) -> PatientConflict | None:
+        people = ((one.subject, one.patient) for one in known)
+        return patient_conflict(people, session.subject, patient, self._accepted.accepts)
 
-def _add_patient(known: list[tuple[str, Patient]], subject: str, patient: Patient) -> bool:
+    def _conflict_of_known(
+        self, here: Iterable[_Known], same_id: Iterable[_Known], session: Session, patient: Patient
+    ) -> PatientConflict | None:
+        """Return a conflict of a known patient of whom more is known now: nobody is let in as somebody unknown."""
+        one = next(one for one in here if is_same_patient(one.patient, patient))
+        more = merge_patients(one.patient, patient)
+        if one.is_allowed or more == one.patient:
+            return None
+        return self._conflict((other for other in same_id if not other.is_allowed), session, more)
+
+
+def _conflict_problem(
+    draft: StudyDraft, session: Session, known: Iterable[_Known], conflict: PatientConflict
+) -> PlanProblem:
+    if conflict.other is None:
+        text = conflict.text.replace("the subject", f"the subject {session.subject}", 1)
+        return study_problem(ProblemCode.SUBJECT_TAKEN, draft.study, text, COMPARE_PATIENTS)
+    other = next(one for one in known if (one.subject, one.patient) == conflict.other)
+    text = two_people_text(conflict.text, other.study_uid)
+    advice = COMPARE_PEOPLE if other.patient.id else COMPARE_PATIENTS
+    problem = study_problem(ProblemCode.TWO_PEOPLE, draft.study, text, advice)
+    return replace(problem, other_study=other.study_uid, other_example=other.example)
+
+
+def _add_patient(known: list[_Known], entry: _Known) -> bool:
     """Add a patient, or what is new about a known one; return whether the patient was known."""
-    for place, (where, one) in enumerate(known):
-        if is_same_patient(one, patient):
-            known[place] = where, merge_patients(one, patient)
+    for place, one in enumerate(known):
+        if is_same_patient(one.patient, entry.patient):
+            known[place] = one._replace(patient=merge_patients(one.patient, entry.patient))
             return True
-    known.append((subject, patient))
+    known.append(entry)
     return False
 
 

@@ -25,6 +25,7 @@ from asyncimport.operations.result import Observer, Result, ended_in
 from asyncimport.operations.server import ProjectIds
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.progress import Totals
+from asyncimport.routing.accepted_patients import NOBODY, AcceptedPatients
 from asyncimport.routing.attachments import AttachRule, resource_of
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.filters import EVERYTHING, StudyFilter
@@ -47,13 +48,14 @@ class PlanRequest(PlanOptions, ScanOptions, ReadOptions, StateOptions):
     """What to scan, the rules by which studies become sessions, and where to write the plan.
 
     `carried` are the filters by which parts of studies are chosen, as the rows of the plan carry them.
-    `is_project_open`: the upload will name the project.
+    `accepted` are pairs of people that are one. `is_project_open`: the upload will name the project.
     """
 
     sources: Sequence[Path]
     routes: Router
     study_filter: StudyFilter = EVERYTHING
     carried: str = ""
+    accepted: AcceptedPatients = NOBODY
     is_project_open: bool = False
 
     def __post_init__(self) -> None:
@@ -95,6 +97,7 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
             suffix=request.suffix,
             limit=request.max_sessions,
             allow_mixed_patients=request.allow_mixed_patients,
+            accepted=request.accepted,
             send_truncated=request.send_truncated,
         )
         found = await scan_and_plan(source, rules, request.state_dir, report or Observer(), stop=stop)

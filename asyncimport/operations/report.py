@@ -140,7 +140,7 @@ def anonymous(page: Page) -> Page:
         title="Upload",
         facts=[fact for fact in page.facts if fact.name != "Server"],
         asked=[],
-        causes=[replace(cause, reason="", example="") for cause in page.causes],
+        causes=[replace(cause, reason="", example="", people=()) for cause in page.causes],
         settings=[fact for fact in page.settings if fact.name not in {"System"}],
         sessions=[hidden(row) for row in page.sessions],
         host="",

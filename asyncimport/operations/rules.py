@@ -11,6 +11,7 @@ from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import text_of
 from asyncimport.model.option import check_globs, invalid
+from asyncimport.routing.accepted_patients import MAX_BYTES, NOBODY, OPTION, AcceptedPatients
 from asyncimport.routing.filters import EVERYTHING, StudyFilter, glob_pattern
 from asyncimport.routing.label_map import LookupTable
 from asyncimport.routing.paths import PathPattern
@@ -104,6 +105,17 @@ def study_filter_for(rows: Sequence[PlanRow], study_filter: StudyFilter) -> Stud
             hint="leave out --modality, --study-since, --include and --partial-studies: the plan carries its own",
         )
     return carried
+
+
+def accepted_from(table: Path | None, encoding: str = "") -> AcceptedPatients:
+    """Read pairs of people that are one. Raises: UsageError."""
+    if table is None:
+        return NOBODY
+    try:
+        with table.open("rb") as file:
+            return AcceptedPatients.parse(file.read(MAX_BYTES + 1), encoding)
+    except OSError as error:
+        raise UsageError(f"{OPTION} {table} cannot be read: {error.strerror}", hint="check the path") from error
 
 
 def plan_from(path: Path, project: str | None, encoding: str = "") -> list[PlanRow]:

@@ -15,6 +15,7 @@ from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pipeline.demographics import DemographicsRequest
 from asyncimport.reporting.progress import Totals
+from asyncimport.routing.accepted_patients import NOBODY, AcceptedPatients
 from asyncimport.routing.attachments import AttachRule
 from asyncimport.routing.filters import EVERYTHING, StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes
@@ -36,8 +37,8 @@ class Retries:
 class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
     """What to read, where it goes, and how.
 
-    `issues` is how many rows of the demographics' table are wrong. `command` is the command line, for reports; the
-    journal keeps it, so it must hold no secret.
+    `accepted` are pairs of people that are one. `issues` is how many rows of the demographics' table are wrong.
+    `command` is the command line, for reports; the journal keeps it, so it must hold no secret.
     """
 
     server: Server
@@ -45,6 +46,7 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
     project: str
     routes: Router | PlannedRoutes
     study_filter: StudyFilter = EVERYTHING
+    accepted: AcceptedPatients = NOBODY
     options: Options = field(default_factory=Options)
     timeouts: Timeouts = field(default_factory=Timeouts)
     retries: Retries = field(default_factory=Retries)
@@ -71,6 +73,7 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
             limit=self.max_sessions,
             min_age=self.min_age_seconds,
             allow_mixed_patients=self.allow_mixed_patients,
+            accepted=self.accepted,
             send_truncated=self.options.send_truncated,
         )
 

@@ -82,6 +82,7 @@ def open_journal(
         rules=decision.rules,
         relabel=request.relabel,
         allow_mixed_patients=request.allow_mixed_patients,
+        accepted=request.accepted,
         is_planned=decision.is_strict,
         lock_wait=lock_wait,
         is_temporary=is_temporary,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from asyncimport.model.summary import SessionReport, Summary, is_unverified
 from asyncimport.model.texts import counted
+from asyncimport.routing.patients import other_study_of
 from asyncimport.routing.problems import PlanProblem, Severity
 
 # A server can give each file a reason of its own. What is beyond this number is counted by its kind.
@@ -31,9 +32,11 @@ _RUN_AGAIN = "run the same command again"
 _RETRY_HELD = "correct that, then run the same command with --retry held"
 _TEMPLATES = "choose other templates, or write its labels into a plan"
 _COMPARE = "compare the patients; if they are one person, use --allow-mixed-patients"
+_ACCEPT = "compare the people; if they are one, accept this pair in a table with --accept-patients"
 _LIFT = "once that is corrected, run the same command with --retry refused"
 # What to do about a kind of problem whose reason has this text; the first that fits counts.
 _ADVICE: Sequence[tuple[str, str, str]] = (
+    ("skipped", "one PatientID with two", _ACCEPT),
     ("skipped", "two PatientIDs|another PatientID|two (issuers|names|birth)", _COMPARE),
     ("skipped", "session label .* belongs", "give it another label: another template, --on-collision suffix or a plan"),
     ("skipped", "same SOPInstanceUID|this instance", "find out which file is right, and remove or exclude the other"),
@@ -79,13 +82,27 @@ _ADVICE: Sequence[tuple[str, str, str]] = (
     ("open", "", _RUN_AGAIN),
     ("not verified", "", f"{_RUN_AGAIN}, or asyncimport verify"),
 )
-_INFO = frozenset({"excluded", "inner link", "attachment renamed", "subject from headers", "subject differs"})
-_WARNINGS = frozenset({"container", "link", "open", "not verified"})
+_INFO = frozenset(
+    {"excluded", "inner link", "attachment renamed", "subject from headers", "subject differs", "repeated"}
+)
+_WARNINGS = frozenset({"container", "link", "open", "not verified", "notice"})
+
+
+@dataclass(frozen=True, slots=True)
+class TwoPeople:
+    """Two studies whose people share a PatientID: what is told of them, and a file of each ("" if unknown)."""
+
+    text: str
+    example: str
+    other_example: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """A cause of problems: what it hit (numbers with their nouns), one example, and what to do."""
+    """A cause of problems: what it hit (numbers with their nouns), one example, and what to do.
+
+    `people` are the pairs of people with one PatientID, as each is a decision of its own.
+    """
 
     severity: Severity
     kind: str
@@ -93,6 +110,7 @@ class Cause:
     advice: str
     counts: tuple[tuple[int, str], ...]
     example: str
+    people: tuple[TwoPeople, ...] = ()
 
     @property
     def hit(self) -> str:
@@ -114,13 +132,17 @@ def summary_causes(summary: Summary) -> list[Cause]:
     found = []
     for one in summary.problems:
         noun = "subject" if one.kind.startswith("subject") else "file"
-        found.append(_cause(one.kind, one.reason, ((one.files, noun),), one.example))
+        cause = cause_of(one.kind, one.reason, (one.files, noun), one.example, "")
+        if other_study_of(one.reason):
+            text = one.reason.partition(";")[0]
+            cause = replace(cause, people=(TwoPeople(text, one.example, one.other_example),))
+        found.append(cause)
     for report in summary.sessions:
         if kind := _kind_of(report):
             session = report.session
             example = f"{session.project} / {session.subject} / {session.label}"
             reason = report.reason or ("could not be verified" if kind == "not verified" else "")
-            found.append(_cause(kind, reason, ((1, "session"),), example))
+            found.append(cause_of(kind, reason, (1, "session"), example, ""))
     return [replace(one, advice=advice_for(one.kind, one.reason)) for one in group_by_cause(found)]
 
 
@@ -130,7 +152,9 @@ def plan_causes(problems: Iterable[PlanProblem]) -> list[Cause]:
     for one in problems:
         study = f"study {one.study_uid}: " if one.study_uid else ""
         counts = (1 if one.study_uid else 0, "study"), (one.files, "file")
-        found.append(Cause(one.severity, one.code, f"{study}{one.text}", one.advice, counts, one.example))
+        text = f"{study}{one.text}"
+        people = (TwoPeople(text, one.example, one.other_example),) if one.other_study else ()
+        found.append(Cause(one.severity, one.code, text, one.advice, counts, one.example, people))
     return group_by_cause(found)
 
 
@@ -140,10 +164,11 @@ def _kind_of(report: SessionReport) -> str:
     return "not verified" if is_unverified(report) else ""
 
 
-def _cause(kind: str, reason: str, counts: tuple[tuple[int, str], ...], example: str) -> Cause:
+def cause_of(kind: str, reason: str, count: tuple[int, str], example: str, advice: str | None = None) -> Cause:
+    """Return the cause of a problem by its kind; without an advice, it is the one for that kind and reason."""
     kind = kind.replace("_", " ")
     severity = Severity.INFO if kind in _INFO else Severity.WARNING if kind in _WARNINGS else Severity.ERROR
-    return Cause(severity, kind, reason, "", counts, example)
+    return Cause(severity, kind, reason, advice_for(kind, reason) if advice is None else advice, (count,), example)
 
 
 def group_by_cause(problems: Iterable[Cause]) -> list[Cause]:
@@ -178,7 +203,8 @@ def _sum(causes: Sequence[Cause]) -> Cause:
     reason = first.reason
     if not is_one_text:
         reason = _STUDY.sub("", _DETAIL.sub(_without_detail, reason))
-    return replace(first, reason=reason, counts=counts)
+    people = tuple(pair for one in causes for pair in one.people)
+    return replace(first, reason=reason, counts=counts, people=people)
 
 
 def _without_detail(found: re.Match[str]) -> str:

@@ -140,12 +140,17 @@ def _check_header(number: int, names: list[str], fields: Collection[str]) -> Non
 def _check_key(number: int, name: str, cell: str) -> None:
     if not cell:
         raise _error(number, f"no {name}", hint="give the whole key in each line")
-    if _EXPONENT.fullmatch(cell):
+    if is_shortened_number(cell):
         raise _error(
             number,
             f"the {name} looks like a large number that a spreadsheet has shortened",
             hint="format the column as text, and export the file again from the original",
         )
+
+
+def is_shortened_number(cell: str) -> bool:
+    """Whether a spreadsheet has written a large number as a power of ten."""
+    return _EXPONENT.fullmatch(cell) is not None
 
 
 def _normalized(name: str) -> str:

@@ -9,7 +9,10 @@ the site may have written it, or if it is the label of its session or subject: X
 label is the PatientID too, the same rule has made both labels, and the PatientID counts.
 """
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
 
@@ -21,6 +24,7 @@ _FIELDS = ("PatientID", "PatientName", "PatientBirthDate", "IssuerOfPatientID")
 # Files of one study are read one after the other.
 _REMEMBERED = 256
 TWO_IDS = "the subject would hold two PatientIDs"
+_OTHER_STUDY = re.compile(r" two (?:name|birth date)s: study (\S+) has another")
 
 
 def patient_of(fields: Mapping[str, str]) -> Patient:
@@ -39,7 +43,8 @@ def _group(text: str) -> str:
     return nfc("^".join(" ".join(component.split()) for component in components).strip("^").casefold())
 
 
-def _differ(one: str, other: str) -> bool:
+def differ(one: str, other: str) -> bool:
+    """Whether two known values are not the same; "" is unknown."""
     return bool(one and other) and one != other
 
 
@@ -52,32 +57,67 @@ def patient_difference(one: Patient, other: Patient) -> str:
 
 def _differing(one: Patient, other: Patient) -> str:
     names = zip_longest(one.name.split("="), other.name.split("="), fillvalue="")
-    if any(_differ(mine, theirs) for mine, theirs in names):
+    if any(differ(mine, theirs) for mine, theirs in names):
         return "name"
-    return "birth date" if _differ(one.birth_date, other.birth_date) else ""
+    return "birth date" if differ(one.birth_date, other.birth_date) else ""
 
 
 def is_same_patient(one: Patient, other: Patient) -> bool:
     """Whether two patients may be one person."""
-    return one.id == other.id and not _differ(one.issuer, other.issuer) and not patient_difference(one, other)
+    return one.id == other.id and not differ(one.issuer, other.issuer) and not patient_difference(one, other)
 
 
-def patient_conflict(known: Iterable[tuple[str, Patient]], subject: str, patient: Patient) -> str:
-    """Return why a patient cannot be in a subject, or "".
+@dataclass(frozen=True, slots=True)
+class PatientConflict:
+    """Why a patient cannot be in a subject. Two people with one PatientID are `other` and the patient."""
 
-    `known` has the patients of the subject, and those with the same PatientID in other subjects. XNAT ignores the case
-    of subjects (PrearcSessionArchiver).
+    text: str
+    other: tuple[str, Patient] | None = None
+
+
+def patient_conflict(
+    known: Iterable[tuple[str, Patient]],
+    subject: str,
+    patient: Patient,
+    accepts: Callable[[Patient, Patient], bool] = lambda _, __: False,
+) -> PatientConflict | None:
+    """Return why a patient cannot be in a subject, or None.
+
+    `known` has the patients of the subject, and those with the same PatientID in other subjects. `accepts` says of two
+    people with one PatientID that they are one person. XNAT ignores the case of subjects (PrearcSessionArchiver).
     """
     for place, one in known:
         same_subject = place.lower() == subject.lower()
         if same_subject and one.id != patient.id:
-            return TWO_IDS
-        if same_subject and _differ(one.issuer, patient.issuer):
-            return "the subject would hold one PatientID of two issuers"
-        same_person = one.id == patient.id and not _differ(one.issuer, patient.issuer)
-        if same_person and (why := patient_difference(one, patient)):
-            return why
-    return ""
+            return PatientConflict(TWO_IDS)
+        if same_subject and differ(one.issuer, patient.issuer):
+            return PatientConflict("the subject would hold one PatientID of two issuers")
+        same_person = one.id == patient.id and not differ(one.issuer, patient.issuer)
+        if same_person and (why := patient_difference(one, patient)) and not accepts(one, patient):
+            return PatientConflict(why, (place, one))
+    return None
+
+
+def digest_patient(patient: Patient) -> Patient:
+    """Return a patient as the journal keeps it, with digests of the birth date and of each group of the name."""
+    # Each by itself: two names are compared by the groups that both have.
+    name = "=".join(map(_digest, patient.name.split("=")))
+    return replace(patient, name=name, birth_date=_digest(patient.birth_date))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16] if text else ""
+
+
+def two_people_text(why: str, study_uid: str) -> str:
+    """Return why two people with one PatientID conflict, with a study of the other one, if it is known."""
+    return f"{why}: study {study_uid} has another" if study_uid else why
+
+
+def other_study_of(reason: str) -> str:
+    """Return the study that `two_people_text` names, or ""."""
+    found = _OTHER_STUDY.search(reason)
+    return "" if found is None else found[1]
 
 
 def merge_patients(one: Patient, other: Patient) -> Patient:
@@ -94,7 +134,7 @@ def merge_patients(one: Patient, other: Patient) -> Patient:
 def occupant_conflict(occupant: ArchivedPatient, subject: str, patient: Patient) -> str:
     """Return why a session of the archive belongs to another patient, or ""; `subject` is our label of its subject."""
     theirs = occupant.patient.id
-    if not (occupant.is_reliable and _differ(theirs, patient.id)):
+    if not (occupant.is_reliable and differ(theirs, patient.id)):
         return ""
     if _is_a_label(occupant) and clean_label(patient.id) != subject:
         return ""
@@ -106,7 +146,7 @@ def occupant_doubt(occupant: ArchivedPatient, subject: str, patient: Patient) ->
     there, theirs = occupant.session, occupant.patient
     if there.subject != subject:
         return f"the archive has the subject {there.subject}, and XNAT takes {subject} for the same"
-    if _differ(theirs.id, patient.id):
+    if differ(theirs.id, patient.id):
         return f"the archive's session {there.label} of this subject has another PatientID, unless a script changed it"
     what = _differing(theirs, patient)
     return f"the archive's session {there.label} of this subject has another {what}" if what else ""

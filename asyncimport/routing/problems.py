@@ -102,7 +102,10 @@ class ProblemCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlanProblem:
-    """A problem: its code, a sentence, an advice, and the number of `files` that it concerns."""
+    """A problem: its code, a sentence, an advice, and the number of `files` that it concerns.
+
+    With two people of one PatientID, `other_study` has the other one; so has the file `other_example`, if known.
+    """
 
     code: ProblemCode
     text: str
@@ -110,6 +113,8 @@ class PlanProblem:
     study_uid: str = ""
     files: int = 0
     example: str = ""
+    other_study: str = ""
+    other_example: str = ""
 
     @property
     def severity(self) -> Severity:

@@ -111,7 +111,7 @@ async def test_the_second_call_sends_nothing(
     again = await ready("attach", folder, *TO_E)
     assert again.code == 0
     assert again.out.splitlines()[0] == "3 files: 3 there already"
-    assert "renamed: 1 names" in again.out
+    assert "renamed: 1 name," in again.out
     assert xnat.count["file"] == xnat.count["resource"] == 0
 
 

@@ -244,7 +244,7 @@ async def test_what_is_lost_is_restored(xnat: TestXnat, ready: Commands, tree: P
     lost.demographics.clear()
     changed.demographics["gender"] = "other"
     found = await ready("verify", "-P", "demo")
-    assert "demo / S1: XNAT has no gender, dob, handedness" in found.out
+    assert "error 1 subject: XNAT has no gender, dob, handedness\n      demo / S1\n" in found.out
     assert "--repair sends again what is missing" in found.out
     verified = await ready("verify", "-P", "demo", "--repair", "-o", "json")
     assert verified.code == 9

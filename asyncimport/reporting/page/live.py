@@ -9,6 +9,7 @@ from asyncimport.model.activity import RunActivity, Series
 from asyncimport.model.files import Instance, Session
 from asyncimport.model.summary import Orphan
 from asyncimport.model.texts import counted
+from asyncimport.reporting.causes import Cause, cause_of, group_by_cause
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted
 from asyncimport.reporting.page import summary as parts
 from asyncimport.reporting.page.content import (
@@ -16,13 +17,11 @@ from asyncimport.reporting.page.content import (
     BUSY,
     GOOD,
     WARNING,
-    Cause,
     ChartRun,
     Fact,
     Page,
     SessionRow,
     Tile,
-    merge_causes,
 )
 from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
 
@@ -130,7 +129,7 @@ class LiveRun:
         ended, sent = self._ended, self._totals.stored_size
         run, summary = self._run, None if ended is None else ended.summary
         about = {} if run is None else {"version": run.version, "names": run.names, "settings": run.settings}
-        causes = merge_causes(list(self._causes.values()))[:_MAX_CAUSES]
+        causes = group_by_cause(self._causes.values())[:_MAX_CAUSES]
         return Page(
             title=f"Upload into {self._project}" if self._project else "Upload",
             status=status,
@@ -231,10 +230,9 @@ class LiveRun:
         before = self._causes.get((kind, reason))
         if before is None and len(self._causes) >= 20 * _MAX_CAUSES:
             return
-        count = 1 if before is None else before.count + 1
-        advice = parts.ADVICE.get(kind, "") if advice is None else advice
+        count = 1 if before is None else before.counts[0][0] + 1
         unit = {"repeated": "attempt", "notice": "time"}.get(kind, unit)
-        self._causes[kind, reason] = Cause(kind, reason, count, unit, example, advice)
+        self._causes[kind, reason] = cause_of(kind, reason, (count, unit), example, advice)
 
     def _status(self) -> tuple[str, str]:
         if self._ended is not None:
