@@ -15,10 +15,10 @@ from conftest import Commands
 from playwright.async_api import Browser, expect
 
 from asyncimport.model.activity import Activity, RunActivity
+from asyncimport.reporting.causes import cause_of
 from asyncimport.reporting.page.content import (
     BAD,
     GOOD,
-    Cause,
     ChartRun,
     Fact,
     Page,
@@ -80,7 +80,7 @@ def page(sessions: Sequence[SessionRow], **changes: Any) -> Page:
         facts=[Fact("Server", ("https://xnat.test",))],
         tiles=[Tile("Files in XNAT", "9", "of 10 to send", GOOD), Tile("Not in XNAT", "1", "file", BAD)],
         asked=[Fact("Command", ("asyncimport upload /data",), is_code=True)],
-        causes=[Cause("refused", "XNAT did not keep it", 1, "file", "/data/a.dcm", "Read the reason.")],
+        causes=[cause_of("refused", "XNAT did not keep it", (1, "file"), "/data/a.dcm", "Read the reason.")],
         proof=["9 sessions verified by UID."],
         runs=[RunLine("1", "2026-01-31 12:00:00 UTC", "2026-01-31 12:01:00 UTC", "finished")],
         settings=[Fact("--archive", ("yes",))],
@@ -184,7 +184,7 @@ class TestReport:
         content = page(
             [row(1, **names), row(2, uri="//evil.test/x"), row(3, uri=f"/{text}")],
             title=text, status=text, tone=text, facts=[fact], asked=[fact], settings=[fact], proof=[text], made=text,
-            tiles=[Tile(text, text, text, text)], causes=[Cause(text, text, 1, text, text, text)],
+            tiles=[Tile(text, text, text, text)], causes=[cause_of(text, text, (1, text), text, text)],
             runs=[RunLine(text, text, text, text)],
         )  # fmt: skip
         for host in ("https://xnat.test", text):
