@@ -12,7 +12,7 @@ from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Connection, ProgressScreen, TableOptions
-from asyncimport.cli.output import issues_json, show_issues, show_lines
+from asyncimport.cli.output import issues_json, show_causes, show_issues, show_lines
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import progress_lines, run_operation
@@ -22,6 +22,7 @@ from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.option import option, rare
 from asyncimport.model.options import AttachOptions
 from asyncimport.model.texts import counted, plain
+from asyncimport.reporting.causes import cause_of, group_by_cause
 
 if TYPE_CHECKING:
     from asyncimport.operations.attach import AttachResult
@@ -143,13 +144,22 @@ def _show(out: Console, result: "AttachResult") -> None:
     pending = {
         resource: None for resource, one in result.results if one.reason and one.state is AttachmentState.PENDING
     }
-    lines = [f"would be made: {plain(_where(resource))}" for resource in pending]
-    lines += [
-        f"{one.state.value.lower()}: {plain(f'{_where(resource)} / {one.attachment.name}')}: {plain(one.reason)}"
-        for resource, one in result.results
-        if one.reason and one.state is not AttachmentState.PENDING
-    ]
-    show_lines(out, lines)
+    show_lines(out, [f"would be made: {plain(_where(resource))}" for resource in pending])
+    lacking = [(resource, one) for resource, one in result.results if one.state is not AttachmentState.PENDING]
+    show_causes(
+        out,
+        group_by_cause(
+            cause_of(
+                f"attachment {one.state.value.lower()}",
+                one.reason,
+                (1, "file"),
+                f"{_where(resource)} / {one.attachment.name}",
+                "",
+            )
+            for resource, one in lacking
+            if one.reason
+        ),
+    )
     pairs = [(os.path.basename(one.attachment.file.path), one.attachment.name) for _, one in result.results]  # noqa: PTH119
     renamed = [(own, name) for own, name in pairs if name.rpartition("/")[2] != own]
     if renamed:
