@@ -263,7 +263,7 @@ def show_causes(console: Console, causes: Sequence[Cause]) -> None:
             console.print(Text(f"      {plain(cause.advice)}"))
         if len(cause.people) > 1:
             show_lines(console, [f"    {plain(pair.text)}" for pair in cause.people])
-        if cause.people and console.is_terminal:
+        if cause.people:
             from asyncimport.cli.people import show_people
 
             show_people(console, cause.people)

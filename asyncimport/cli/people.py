@@ -21,7 +21,7 @@ _MAX_READ = 200
 
 def show_people(console: Console, pairs: Sequence[TwoPeople]) -> None:
     """Write people as rows for --accept-patients, if this is a terminal. It reads their files."""
-    if not (pairs and console.is_terminal):
+    if not console.is_terminal:
         return
     rows = dict.fromkeys(row for pair in pairs[:_MAX_READ] if (row := _row(pair)) is not None)
     if not rows:
