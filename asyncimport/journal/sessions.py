@@ -312,14 +312,14 @@ class Sessions:
         return f"{where}: {two_people_text(why.text, other)}; {_ACCEPT if patient.id else _ALLOW}"
 
     def _study_of(self, session: Session, subject: str, patient_id: str) -> str:
-        """Return another study of a subject with this PatientID, or "" if the journal has forgotten it."""
+        """Return a study of a subject with this PatientID, another one if there is one; "" if it is forgotten."""
         key = (session.project, subject.lower(), patient_id, session.study_uid)
         # Each file of a study asks.
         if key in self._other_studies:
             return self._other_studies[key]
         found = self._db.execute(
             "SELECT study_uid FROM session WHERE project = ? AND subject = ? COLLATE NOCASE AND patient = ? "
-            "AND study_uid <> ? ORDER BY key LIMIT 1",
+            "ORDER BY study_uid = ?, key LIMIT 1",
             (session.project, subject, patient_id, session.study_uid),
         ).fetchone()
         if len(self._other_studies) >= _SESSIONS_REMEMBERED:

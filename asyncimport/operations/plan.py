@@ -230,7 +230,7 @@ def _unfinished(
     for study in cache.studies(truncated=True):
         if study.study_uid not in known and study.study_uid in unsettled.waiting:
             problems.append(_being_written(study, unsettled))
-            unfinished.append(StudyDraft(study, None, ("", ""), frozenset(), FoundStudy(study.study_uid, (), None)))
+            unfinished.append(StudyDraft(study, None, ("", ""), {}, FoundStudy(study.study_uid, (), None)))
     return unfinished
 
 

@@ -1,7 +1,7 @@
 """The first step of a plan: each scanned study is routed by the rules of the run."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import anyio
@@ -72,7 +72,7 @@ async def scan_headers(
 
 @dataclass(frozen=True, slots=True)
 class StudyDraft:
-    """A study, its session (None: it is not sent), its date and time, and its patients.
+    """A study, its session (None: it is not sent), its date and time, and its patients, each with a file.
 
     `ruled_session` is its session by the rules, also where a filter leaves the study out.
     """
@@ -80,7 +80,7 @@ class StudyDraft:
     study: StudySummary
     session: Session | None
     when: tuple[str, str]
-    patients: frozenset[Patient]
+    patients: Mapping[Patient, str]
     found: FoundStudy
     ruled_session: Session | None = None
 
@@ -127,7 +127,7 @@ def draft_plan(
     pieces: dict[object, Study] = {}
     unroutable: dict[str, UnroutableError] = {}
     when: dict[str, tuple[str, str]] = {}
-    patients: dict[str, set[Patient]] = {}
+    patients: dict[str, dict[Patient, str]] = {}
     headers: dict[str, dict[StudyHeader, None]] = {}
     by_file = routes.needs_name or (study_filter.is_of_parts and study_filter.needs_path)
     for header in cache.headers(truncated=truncated, by_directory=routes.needs_path, by_file=by_file):
@@ -138,7 +138,7 @@ def draft_plan(
             study_filter.is_of_parts and study_filter.rejection_reason(fields, relative(header.path))
         ):
             continue
-        patients.setdefault(uid, set()).add(patient_of(fields))
+        patients.setdefault(uid, {}).setdefault(patient_of(fields), header.path)
         try:
             piece = routes.study(uid, fields, relative(header.path))
         except UnroutableError as error:
@@ -168,7 +168,7 @@ def draft_plan(
             )
         if isinstance(result, LeftOutError):
             left_out[uid] = str(result)
-        problems += _routing_problems(study, result, patients.get(uid, set()), late.get(uid))
+        problems += _routing_problems(study, result, patients.get(uid, {}), late.get(uid))
         session = result if isinstance(result, Session) else None
         ruled = routed.get(uid) if uid in left_out and rules.suffix else session
         drafts.append(
@@ -176,7 +176,7 @@ def draft_plan(
                 study,
                 session,
                 when.get(uid, ("", "")),
-                frozenset(patients.get(uid, ())),
+                patients.get(uid, {}),
                 FoundStudy(uid, tuple(headers[uid]), study.files, *of_truncated),
                 ruled if isinstance(ruled, Session) else None,
             )
@@ -187,7 +187,7 @@ def draft_plan(
 
 
 def _routing_problems(
-    study: StudySummary, result: Session | UnroutableError, patients: set[Patient], late: str | None
+    study: StudySummary, result: Session | UnroutableError, patients: Iterable[Patient], late: str | None
 ) -> list[PlanProblem]:
     """Return what is wrong with the route of a study; `late` says that other studies already have later numbers."""
     match result:

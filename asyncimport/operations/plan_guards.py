@@ -190,7 +190,8 @@ class _PatientRegister:
         """Add a study's patients, or return why one is kept out, as `journal/sessions.py` does; or a warning."""
         study, patients = draft.study, draft.patients
         here = self._subjects.setdefault((session.project, session.subject.lower()), [])
-        ours = sorted(map(digest_patient, patients), key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
+        files = {digest_patient(patient): path for patient, path in patients.items()}
+        ours = sorted(files, key=lambda one: (one.id, one.issuer, one.name, one.birth_date))
         strangers = [patient for patient in ours if not any(is_same_patient(one.patient, patient) for one in here)]
         if strangers and len(ids := {patient.id for patient in patients}) > 1:
             text = f"its files have {len(ids)} PatientIDs"
@@ -203,10 +204,11 @@ class _PatientRegister:
             else:
                 conflict = self._conflict_of_known(here, same_id, session, patient)
             if conflict is not None:
-                return _conflict_problem(draft, session, [*here, *same_id], conflict)
+                problem = _conflict_problem(draft, session, [*here, *same_id], conflict)
+                return replace(problem, example=files[patient])
             subjects = (one.subject for one in same_id if is_same_patient(one.patient, patient))
             other = next(subjects, session.subject)
-            entry = _Known(session.subject, patient, study.study_uid, study.example)
+            entry = _Known(session.subject, patient, study.study_uid, files[patient])
             if not _add_patient(here, entry) and other.lower() != session.subject.lower():
                 text = f"its PatientID has two subjects ({other}, {session.subject})"
                 warning = study_problem(ProblemCode.TWO_SUBJECTS, study, text, _CHECK_INTENT)

@@ -601,8 +601,8 @@ async def test_demo_does_the_whole_job(commands: Commands, tmp_path: Path) -> No
     upload, _, problems = ended.out.partition("What problems look like")
     assert "37 sessions: 37 archived, 37 of them verified" in upload
     assert "The exit code is 0, and the test XNAT itself counts 2,026 archived instances of 2,026." in upload
-    assert "skipped: " not in upload
-    assert "skipped: 1 x study " in problems
+    assert "error skipped" not in upload
+    assert "error skipped, 1 file: " in problems
     assert "This upload ended with exit code 8." in problems
     assert os.listdir(scratch) == []
 

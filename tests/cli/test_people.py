@@ -1,6 +1,7 @@
 """Two people with one PatientID: names are shown on a terminal, as rows that can be used, and nowhere else."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import image, write
@@ -26,6 +27,15 @@ def study(number: int, name: str) -> bytes:
         StudyDate="20200101",
         StudyID=f"{number}",
     )
+
+
+FIELDS: dict[str, Any] = {
+    "StudyInstanceUID": "1.2.1",
+    "SeriesInstanceUID": "1.2.1.1",
+    "PatientID": "0123",
+    "StudyDate": "20200101",
+    "StudyID": "1",
+}
 
 
 @pytest.fixture
@@ -91,3 +101,23 @@ async def test_a_file_that_is_gone_names_nobody(url: str, commands: Commands, so
     async with open_terminal("status", "-P", "demo", env=commands.env) as terminal:
         assert await terminal.end() == 0
     assert HEADER not in "\n".join(terminal.lines)
+
+
+@pytest.mark.parametrize("command", ["plan", "upload"])
+async def test_two_people_in_one_study(
+    xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path, command: str
+) -> None:
+    """Both are shown, and their pair is accepted."""
+    (source / "2" / "a").unlink()
+    write(source / "1" / "b", image(3, **FIELDS, PatientName="Roe^Jane"))
+    write(source / "1" / "a", image(4, **FIELDS, PatientName="Doe^Jane"))
+    commands.login(url)
+    words = (source, "-P", "demo", "-E", "{StudyID}")
+    async with open_terminal(command, *words, env=commands.env, columns=200) as terminal:
+        await terminal.end()
+    row = next(line.strip() for line in terminal.lines if line.strip().startswith("'0123"))
+    assert sorted(row.split(",")[1::2]) == sorted(["Doe^Jane", "Roe^Jane", ""])
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"{HEADER}\n{row}\n")
+    assert (await commands("upload", *words, "--accept-patients", table)).code == 0
+    assert len(xnat.sop_uids()) == 2
