@@ -95,7 +95,7 @@ def study_filter_for(rows: Sequence[PlanRow], study_filter: StudyFilter) -> Stud
         for word in shlex.split(text):
             name, _, value = word.partition("=")
             named[name].append(value)
-        modality, since = ",".join(named["modality"]), next(iter(named["since"]), None)
+        modality, since = ",".join(named["modality"]) or None, next(iter(named["since"]), None)
         carried = study_filter_from(modality, since, named["include"], parts=True)
     except (KeyError, ValueError, UsageError):
         raise UsageError(f"--plan, line {line}: the column choice cannot be read", hint="make a new plan") from None

@@ -61,7 +61,7 @@ async def test_a_file_sets_the_site_up(commands: Commands, tmp_path: Path) -> No
     wrong = await commands("testserver", "--config", file)
     lines = wrong.err.splitlines()
     assert wrong.code == 2
-    assert lines[0] == f"error: {file}: users 1: name is missing"
+    assert lines[0] == f"error: --config {file}: users 1: name is missing"
     assert lines[-1].startswith("hint:")
 
 
@@ -101,7 +101,7 @@ async def test_a_server_is_recorded_and_compared(commands: Commands, xnat: TestX
     [
         (("--record", "x"), "--record and --of belong together"),
         (("--of", "http://x"), "--record and --of belong together"),
-        (("--compare", "nowhere"), "--compare: "),
+        (("--compare", "nowhere"), "--compare nowhere: "),
     ],
 )
 async def test_mistakes(commands: Commands, words: tuple[str, ...], message: str) -> None:

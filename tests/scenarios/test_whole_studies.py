@@ -72,10 +72,11 @@ async def test_a_choice_is_one_of_studies(
 
 
 async def test_nothing_in_common_is_nothing_at_all(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
-    """All filters must match one and the same series."""
+    """All filters must match one and the same series. A run that selects nothing by its filters is an error."""
     source = scanned(tmp_path / "source")
     ended = await upload(ready, source, "--modality", "CT", "--include", "evening/*")
-    assert (ended.code, xnat.archived) == (0, [])
+    assert (ended.code, xnat.archived) == (2, [])
+    assert "nothing in SOURCE matches --modality CT --include 'evening/*'" in ended.err
 
 
 PARTS: dict[str, tuple[str, ...]] = {
