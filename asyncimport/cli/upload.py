@@ -163,7 +163,9 @@ def _dry_run(screen: ProgressScreen, request: "UploadRequest") -> NoReturn:
         found["dry_run"] = True
         if result.plan is not None:
             planned = plan_json(result.plan, ())
-            found |= {name: planned[name] for name in ("rows", "not_dicom")} | {"resources": planned["attachments"]}
+            found |= {name: planned[name] for name in ("rows", "unsent", "not_dicom")} | {
+                "resources": planned["attachments"]
+            }
             found["problems"] = [
                 {"kind": one.code, "reason": one.text, **problem_json(one)} for one in result.plan.problems
             ]

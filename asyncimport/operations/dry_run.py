@@ -261,6 +261,8 @@ def _unsent(summary: Summary) -> Summary:
         summary,
         files=replace(files, stored=0, left=files.left + files.stored),
         bytes_stored=0,
+        bytes_sent=0,
+        zips=0,
         sessions=tuple(
             one
             if one.earlier or one.state not in {"archived", "prearchive"}

@@ -43,7 +43,7 @@ async def test_each_command(url: str, commands: Commands, tree: Path, tmp_path: 
     assert uploaded.keys() <= rehearsed.keys()
     assert (rehearsed["dry_run"], rehearsed["files"]["stored"], rehearsed["files"]["left"]) == (True, 0, 12)
     assert (rehearsed["bytes"], rehearsed["sessions"]["open"]) == (
-        {"found": uploaded["bytes"]["found"], "stored": 0},
+        {"found": uploaded["bytes"]["found"], "stored": 0, "sent": 0},
         2,
     )
     assert {one["session"] for one in rehearsed["details"]} == {one["session"] for one in uploaded["details"]}
