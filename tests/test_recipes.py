@@ -75,7 +75,7 @@ async def test_cron(home: Path, tmp_path: Path) -> None:
     whole = next(path for path in (tmp_path / "data").rglob("*") if path.is_file())
     (tmp_path / "data" / "broken.dcm").write_bytes(whole.read_bytes()[:900])
     told = await run(command, cron, home)
-    assert "1    unreadable" in told.out
+    assert "1 unreadable" in told.out
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
