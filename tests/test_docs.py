@@ -264,4 +264,4 @@ def test_the_tests_that_pages_name_exist() -> None:
 
 def test_the_citation_is_of_this_version() -> None:
     """Those who cite it say which."""
-    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {__version__}\n" in (ROOT / ".github" / "CITATION.cff").read_text("utf-8")
