@@ -243,7 +243,9 @@ class Transport:
             )
             reason = getattr(problem, "verify_message", "verification failed")
             return UnavailableError(f"the server's certificate is not trusted: {reason}", hint=hint)
-        if isinstance(error, aiohttp.ClientConnectorSSLError) and _is_plain_http(error.os_error):
+        # Behind a proxy it may be the proxy that answers so.
+        is_direct = self._proxy.url is None
+        if is_direct and isinstance(error, aiohttp.ClientConnectorSSLError) and _is_plain_http(error.os_error):
             return UnavailableError(
                 f"{error.host}:{error.port} speaks plain http, not https",
                 hint="correct scheme or port; http:// to another machine needs --insecure",

@@ -310,7 +310,7 @@ async def test_insecure_does_not_apply_to_the_proxy(
 async def test_a_missing_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     """The error names the variable."""
     monkeypatch.setenv(variable, str(tmp_path / "gone.pem"))
-    with pytest.raises(UsageError, match=rf"{variable} .*gone\.pem: .*No such file"):
+    with pytest.raises(UsageError, match=rf"{variable} .*gone\.pem cannot be read: No such file"):
         async with logged_in("https://127.0.0.1:1"):
             raise AssertionError("connected without a bundle")
 
