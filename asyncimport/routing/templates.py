@@ -191,7 +191,7 @@ class _Parser:
             raise self._error(
                 f"{{{name}}} is not a field of the study",
                 at,
-                hint=f"{did_you_mean(name, self._places)}the fields are {', '.join(sorted(self._places))}",
+                hint=f"{did_you_mean(name, self._places)}use one of these: {', '.join(sorted(self._places))}",
             )
         return name
 
