@@ -133,7 +133,8 @@ class TestJson:
                 "failed": 9,
                 "left": 10,
             },
-            "bytes": {"found": 1000, "stored": 500},
+            "bytes": {"found": 1000, "stored": 500, "sent": 0},
+            "zips": 0,
             "attachments": {
                 "found": 28,
                 "stored": 1,
@@ -197,6 +198,7 @@ class TestJson:
             "error",
             "files",
             "bytes",
+            "zips",
             "attachments",
             "subjects",
             "sessions",

@@ -349,7 +349,7 @@ async def test_fields_that_no_header_has(ready: Commands, tree: Path) -> None:
 async def test_a_plan_counts_what_would_go_beside(xnat: TestXnat, ready: Commands, tree: Path) -> None:
     """Before anything is sent."""
     ended = await upload(ready, tree, *ATTACH, "--dry-run")
-    assert ended.json["attachments"] == {"DATA": 2, "REPORTS": 2}
+    assert ended.json["resources"] == {"DATA": 2, "REPORTS": 2}
     assert xnat.archived == []
 
 
