@@ -121,17 +121,17 @@ def test_missing_values_and_matches(template: str, reason: str) -> None:
     ("template", "words", "place", "hint"),
     [
         ("{PatientID", "a brace that is not closed", 1, "close it, as in {PatientID}; double a literal brace: {{"),
-        ("x{", "{} is not a field of the study", 3, "the fields are "),
+        ("x{", "{} is not a field of the study", 3, "use one of these: "),
         ("ab}", "a closing brace without an opening one", 3, "}}"),
         ("{PatientID}}", "a closing brace without an opening one", 12, "}}"),
-        ("{}", "{} is not a field of the study", 2, "the fields are "),
-        ("{0}", "{0} is not a field of the study", 2, "the fields are "),
-        ("a{patientid}", "{patientid} is not a field of the study", 3, "the fields are "),
-        ("{PatientID.real}", "{PatientID.real} is not a field of the study", 2, "the fields are "),
-        ("{PatientID[0]}", "{PatientID[0]} is not a field of the study", 2, "the fields are "),
-        ("{PatientID!r}", "{PatientID!r} is not a field of the study", 2, "the fields are "),
-        ("{PatientID|}", "{} is not a field of the study", 12, "the fields are "),
-        ("{|PatientID}", "{} is not a field of the study", 2, "the fields are "),
+        ("{}", "{} is not a field of the study", 2, "use one of these: "),
+        ("{0}", "{0} is not a field of the study", 2, "use one of these: "),
+        ("a{patientid}", "{patientid} is not a field of the study", 3, "use one of these: "),
+        ("{PatientID.real}", "{PatientID.real} is not a field of the study", 2, "use one of these: "),
+        ("{PatientID[0]}", "{PatientID[0]} is not a field of the study", 2, "use one of these: "),
+        ("{PatientID!r}", "{PatientID!r} is not a field of the study", 2, "use one of these: "),
+        ("{PatientID|}", "{} is not a field of the study", 12, "use one of these: "),
+        ("{|PatientID}", "{} is not a field of the study", 2, "use one of these: "),
         ("{PatientID{", "'{' is not expected here", 11, "end a field with a brace"),
         ("{PatientID:{StudyID}}", "'{' is not expected here", 12, "end a field with a brace"),
         ("{'none'}", "a text in quotes is not the last alternative", 2, "write it last"),
@@ -174,7 +174,7 @@ def test_unknown_field_gets_the_list() -> None:
     """The hint lists the fields in order."""
     with pytest.raises(UsageError) as caught:
         Template.parse("{Modality}", "--session", HEADER)
-    assert caught.value.hint == "the fields are AccessionNumber, PatientID, StudyDescription, StudyID"
+    assert caught.value.hint == "use one of these: AccessionNumber, PatientID, StudyDescription, StudyID"
 
 
 @pytest.mark.parametrize(
