@@ -166,9 +166,13 @@ async def test_a_scan(ready: Commands, tree: Path) -> None:
     assert "scanning" not in "\n".join(terminal.lines)
 
 
-async def test_colours_are_left_out(ready: Commands, tree: Path) -> None:
+async def test_colours_are_left_out(xnat: TestXnat, ready: Commands, tree: Path) -> None:
     """With NO_COLOR the lines are the same, without colours."""
+    stalled = Fault("import", Stall(), nth=40)
+    xnat.faults.add(stalled)
     async with open_terminal("upload", tree, "-P", "demo", env=ready.env | {"NO_COLOR": "1"}) as terminal:
+        await terminal.wait_for(lambda text: "of 60 files" in text)
+        stalled.release()
         assert await terminal.end() == 0
         shown = terminal.raw.decode()
     assert BAR.search(shown)
@@ -188,10 +192,14 @@ async def test_terminals_without_live_lines(ready: Commands, tree: Path, env: di
         assert b"\x1b" not in terminal.raw
 
 
-async def test_letters_that_the_terminal_lacks(ready: Commands, tree: Path) -> None:
+async def test_letters_that_the_terminal_lacks(xnat: TestXnat, ready: Commands, tree: Path) -> None:
     """Bar and separators are in ASCII."""
+    stalled = Fault("import", Stall(), nth=40)
+    xnat.faults.add(stalled)
     env = ready.env | {"PYTHONIOENCODING": "ascii"}
     async with open_terminal("upload", tree, "-P", "demo", env=env) as terminal:
+        await terminal.wait_for(lambda text: "of 60 files" in text)
+        stalled.release()
         assert await terminal.end() == 0
     shown = terminal.raw.decode("ascii")
     assert re.search(r"##+-* +\d+ %|-{20,} +\d+ %", re.sub(r"\x1b\[[\d;]*m", "", shown))
@@ -220,15 +228,22 @@ async def test_a_terminal_that_is_resized(xnat: TestXnat, ready: Commands, tree:
     # The screen is full, as it mostly is: tmux moves the first lines of another out of reach.
     command = f"seq 30; {sys.executable} -m asyncimport upload {tree} -P demo -w 1; echo it ended with $?; cat"
     await control("new-session", "-d", "-s", "it", "-x", "120", "-y", "20", command)
+    name = (await control("display-message", "-p", "-t", "it", "#{pane_tty}")).strip()
+    device = os.open(name, os.O_RDONLY | os.O_NOCTTY)
     try:
         for fault, columns, files in zip(stalled, (50, 90, 35), (19, 38, 57), strict=True):
             await wait_for(rf"\b{files} of 60 files")
             while not fault.gates:
                 await anyio.lowlevel.checkpoint()
             await control("resize-window", "-t", "it", "-x", str(columns))
+            # After several of them, tmux is slow to tell the terminal.
+            with anyio.fail_after(50):
+                while os.get_terminal_size(device).columns != columns:
+                    await anyio.lowlevel.checkpoint()
             fault.release()
         text = await wait_for("it ended with 0")
     finally:
+        os.close(device)
         await control("kill-server")
     assert not BAR.search(text)
     assert "files ·" not in text

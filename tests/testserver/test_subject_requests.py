@@ -486,4 +486,4 @@ async def test_the_state_tells_of_subjects() -> None:
                 "resources": {},
             }
         ]
-        assert "<td>gender male</td>" in (await web.get("/")).text
+        assert '<td data-name="Demographics">gender male</td>' in (await web.get("/")).text
