@@ -171,7 +171,7 @@ async def test_colours_are_left_out(xnat: TestXnat, ready: Commands, tree: Path)
     stalled = Fault("import", Stall(), nth=40)
     xnat.faults.add(stalled)
     async with open_terminal("upload", tree, "-P", "demo", env=ready.env | {"NO_COLOR": "1"}) as terminal:
-        await terminal.wait_for(lambda text: "of 60 files" in text)
+        await terminal.wait_for(lambda text: "of 60 files" in text and len(stalled.gates) == 1)
         stalled.release()
         assert await terminal.end() == 0
         shown = terminal.raw.decode()
@@ -198,7 +198,7 @@ async def test_letters_that_the_terminal_lacks(xnat: TestXnat, ready: Commands, 
     xnat.faults.add(stalled)
     env = ready.env | {"PYTHONIOENCODING": "ascii"}
     async with open_terminal("upload", tree, "-P", "demo", env=env) as terminal:
-        await terminal.wait_for(lambda text: "of 60 files" in text)
+        await terminal.wait_for(lambda text: "of 60 files" in text and len(stalled.gates) == 1)
         stalled.release()
         assert await terminal.end() == 0
     shown = terminal.raw.decode("ascii")
