@@ -89,6 +89,11 @@ class Compression:
         """How long all calls had waited for the link when the share was last measured."""
 
     @property
+    def has_ended(self) -> bool:
+        """Whether no file goes as a zip any more in this run."""
+        return self._has_ended
+
+    @property
     def is_on(self) -> bool:
         """Whether files go as zips now, if they are worth it."""
         return not self._has_ended and self._is_on is (len(self._trial) != 2)

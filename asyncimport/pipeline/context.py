@@ -77,7 +77,9 @@ class Context:
 
     def end_zips(self, reason: str) -> None:
         """Send no more zips in this run, for this reason."""
-        if self.compression.end():
+        is_change = self.compression.end()
+        self.throttle.is_frozen = False
+        if is_change:
             self.report(Notice(f"images are sent as they are from now on: {reason}"))
 
     async def call_journal(self, method: Callable[[], T]) -> T:

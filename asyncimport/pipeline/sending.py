@@ -45,6 +45,8 @@ class Sending:
     async def store(self, attempt: int) -> str:
         """Make one attempt, and return the address of the row. Raises: as `Destination.store`, but for zips."""
         context = self._context
+        if context.compression.has_ended and self._refusal is None:
+            return await context.destination.store(self._claim, self._body)
         began = monotonic()
         try:
             packed = await self._make_zip()
