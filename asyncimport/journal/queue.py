@@ -256,10 +256,10 @@ class UploadQueue:
             "WHERE w.session = ? ORDER BY w.instance LIMIT ?",
             (session, room),
         )
-        for key, sop_uid, series_uid, modality, path, *columns in rows:
+        for instance_key, sop_uid, series_uid, modality, path, *columns in rows:
             file = file_of(bytes.fromhex(path), columns)
             instance = Instance(file, sop_uid, series_uid, where, modality=modality, study_date=study_date or "")
-            claims.append(Claim(key, instance, delivery, look))
+            claims.append(Claim(instance_key, instance, delivery, look))
         handed_out = session, rows[-1][0] if rows else -1
         self._db.execute(
             "INSERT INTO in_flight SELECT session, instance FROM queued WHERE session = ? AND instance <= ?", handed_out

@@ -24,7 +24,7 @@ from asyncimport.model.option import (
 
 # With `--workers auto` the most uploads in flight: enough for a server that is 100 ms away.
 AUTO_CEILING = 64
-# XNAT begins with ten workers that archive, and has up to 40, for all its users (SessionXMLRebuilder's queue).
+# XNAT archives with 10 to 40 consumers of its queue, for all users: an upload takes as many as there are at least.
 _MAX_FINALIZERS = 10
 _MAX_WORKERS = 256
 _MAX_PARTS = 10_000
