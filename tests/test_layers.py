@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "asyncimport"
 LAYERS = (
     "cli",
     "operations",
+    "cluster",
     "pipeline",
     "reporting",
     "xnat",
@@ -37,6 +38,7 @@ HOMES = {
     "aiofiles": {"source"},
     "sqlite3": {"journal"},
     "filelock": {"journal"},
+    "distributed": {"cluster"},
     "psutil": {"system"},
     "xxhash": {"source"},
     "regex": {"routing"},

@@ -98,6 +98,7 @@ class Stored:
     `may_have_taken_effect`: an earlier attempt broke off, and may still take effect. `xxh3` and `sha256` are digests of
     the file that was sent. `merges`: the archive held the session before anything of this delivery was sent. `sha256`
     and `merges` are None unless asked for. `zip_size` is the size of the zip that was sent; None: the file as it is.
+    `seconds` is how long the last attempt occupied its slot.
     """
 
     claim: Claim
@@ -108,6 +109,7 @@ class Stored:
     merges: bool | None = None
     xxh3: bytes | None = None
     zip_size: int | None = None
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def sent_size(self) -> int:

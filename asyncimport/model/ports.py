@@ -51,7 +51,20 @@ class Bytes(Readable, Protocol):
         ...
 
 
-class Source(Readable, Protocol):
+class FileReader(Readable, Protocol):
+    """Reads the files that are sent."""
+
+    @property
+    def read_ahead(self) -> int:
+        """Bytes of bodies that are worth reading at once; 0 for one file at a time."""
+        ...
+
+    def identify(self, file: File) -> Identity | Ignored:
+        """Identify one file, at any time. It blocks: call it in a worker thread."""
+        ...
+
+
+class Source(FileReader, Protocol):
     """Where instances come from."""
 
     @property
@@ -64,17 +77,8 @@ class Source(Readable, Protocol):
         """The places that the walk covers wholly: a known file below them that it does not find is gone."""
         ...
 
-    @property
-    def read_ahead(self) -> int:
-        """Bytes of bodies that are worth reading at once; 0 for one file at a time."""
-        ...
-
     def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield all files, in an order that keeps sessions together."""
-        ...
-
-    def identify(self, file: File) -> Identity | Ignored:
-        """Identify one file, at any time. It blocks: call it in a worker thread."""
         ...
 
     async def identify_many(self, files: Sequence[File]) -> list[Identity | Ignored]:

@@ -13,11 +13,19 @@ from asyncimport.model.deliveries import MAY_HAVE_REJECTED, Claim, Incomplete, S
 from asyncimport.model.events import SessionFound
 from asyncimport.model.files import ArchivedPatient, File, Ignored, Session
 from asyncimport.pacing.concurrency import Slot
-from asyncimport.pipeline.context import Context
+from asyncimport.pipeline.context import Context, SendContext
 
 T = TypeVar("T")
 # Headers that are in memory at a time.
 _HEADERS = 512
+
+
+async def check_first(context: Context, claim: Claim, slot: Slot) -> SessionFound | Withheld | None:
+    """Ask the archive about the session of the first file of a delivery; return None if the file is to be sent."""
+    outcome = await find_existing(context, claim, slot) if claim.check_archive else None
+    if outcome is None and claim.delivery.uri is None:
+        outcome = await check_subject(context, claim, slot)
+    return outcome
 
 
 async def find_existing(context: Context, claim: Claim, slot: Slot) -> SessionFound | Withheld | None:
@@ -89,7 +97,7 @@ async def _call(context: Context, call: Callable[[], Awaitable[T]], claim: Claim
     return await context.outage.call(attempt, claim.key)
 
 
-async def explain_empty_answer(context: Context, claim: Claim, attempt: int) -> None:
+async def explain_empty_answer(context: SendContext, claim: Claim, attempt: int) -> None:
     """Explain an empty answer. Raises: RefusedError if a rule does, or may from attempt 2 on; TransientError."""
     headers = await _read_headers(context, [(claim.instance.sop_uid, claim.instance.file)])
     (dropped,) = await context.destination.find_drop_rules(claim.instance.session, headers, archived=False)
@@ -116,7 +124,7 @@ async def explain_missing(context: Context, verdict: Incomplete) -> Incomplete:
     return replace(verdict, rejects=frozenset(rejects), doubtful=frozenset(doubtful))
 
 
-async def _read_headers(context: Context, files: Sequence[tuple[str, File]]) -> list[Mapping[str, str] | None]:
+async def _read_headers(context: SendContext, files: Sequence[tuple[str, File]]) -> list[Mapping[str, str] | None]:
     """Return the header fields of instances (SOPInstanceUID and file); None where the file holds another, or none."""
 
     def identify() -> list[Identity | Ignored]:

@@ -13,7 +13,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from asyncimport.journal import Journal
 from asyncimport.model.events import Event, Notice, ServerUnavailable
 from asyncimport.model.options import Options
-from asyncimport.model.ports import Destination, Routes, Source
+from asyncimport.model.ports import Destination, FileReader, Routes, Source
 from asyncimport.pacing.compression import Compression
 from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pacing.load import Load
@@ -25,37 +25,28 @@ from asyncimport.pacing.shutdown import Stop
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Context:
-    """One run of the image pipeline: what it works on, how, and how far its stages are."""
+@dataclass(slots=True, kw_only=True)
+class SendContext:
+    """What sends files: where they come from and go to, how, and how much at a time."""
 
-    source: Source
+    source: FileReader
     destination: Destination
-    journal: Journal
-    routes: Routes
     options: Options
     policy: RetryPolicy
     report: Callable[[Event], None]
     stop: Stop
     load: Load = field(default_factory=Load)
     throttle: Throttle = field(init=False)
-    finalizing: Throttle = field(init=False)
-    """Of sessions that are being archived: as many at a time as make the server archive faster."""
     compression: Compression = field(init=False)
     outage: Outage = field(init=False)
-    meter: Meter = field(default_factory=Meter, init=False)
-    may_feed: bool = field(init=False)
-    has_scanned: bool = False
+    meter: Meter = field(default_factory=Meter)
     is_drained: bool = False
     """Whether the scan has ended and every pending file is handed out."""
-    _journal_limiter: anyio.CapacityLimiter = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make what all stages share."""
+        """Make what all uploads share."""
         report = self.report
-        self.may_feed = not self.options.check_first
         self.throttle = Throttle(self.options.max_workers, adaptive=self.options.is_adaptive)
-        self.finalizing = Throttle(self.options.max_finalizers, adaptive=self.options.finalizers is None)
         self.load.throttle = self.throttle
         self.compression = Compression(self.options.compress)
         self.outage = Outage(
@@ -67,7 +58,6 @@ class Context:
             slow_down=self.slow_down,
             report=lambda reason: report(ServerUnavailable(reason)),
         )
-        self._journal_limiter = anyio.CapacityLimiter(1)
 
     def slow_down(self, retry_after: float | None = None) -> None:
         """Send less at a time, as the server is overloaded; send nothing for its Retry-After (seconds)."""
@@ -81,6 +71,27 @@ class Context:
         self.throttle.is_frozen = False
         if is_change:
             self.report(Notice(f"images are sent as they are from now on: {reason}"))
+
+
+@dataclass(slots=True, kw_only=True)
+class Context(SendContext):
+    """One run of the image pipeline: what it works on, how, and how far its stages are."""
+
+    source: Source
+    journal: Journal
+    routes: Routes
+    finalizing: Throttle = field(init=False)
+    """Of sessions that are being archived: as many at a time as make the server archive faster."""
+    may_feed: bool = field(init=False)
+    has_scanned: bool = False
+    _journal_limiter: anyio.CapacityLimiter = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what all stages share."""
+        SendContext.__post_init__(self)
+        self.may_feed = not self.options.check_first
+        self.finalizing = Throttle(self.options.max_finalizers, adaptive=self.options.finalizers is None)
+        self._journal_limiter = anyio.CapacityLimiter(1)
 
     async def call_journal(self, method: Callable[[], T]) -> T:
         """Call the journal in a worker thread, one call at a time."""

@@ -12,9 +12,11 @@ stage that may now go on. The stage that writes into a stream closes it. A stage
 journal says that nothing will come any more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 
 import anyio
+from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.errors import primary_error
 from asyncimport.journal import Journal
@@ -25,12 +27,16 @@ from asyncimport.model.ports import Destination, Routes, Source
 from asyncimport.pacing.load import Load
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.context import Context, make_signal
+from asyncimport.pipeline.archive_checks import check_first
+from asyncimport.pipeline.context import Context, Signal, Wakeups, make_signal
 from asyncimport.pipeline.feed import feed
 from asyncimport.pipeline.finalize import finalize
 from asyncimport.pipeline.record import record
 from asyncimport.pipeline.scan import Scanner
 from asyncimport.pipeline.upload import Uploader
+
+Sending = Callable[[Context, Wakeups, MemoryObjectSendStream[Outcome], Signal, Signal], Coroutine[object, object, None]]
+"""Claims files at each wake-up, sends them, and closes the streams: outcomes, the flush, and the one that wakes it."""
 
 
 async def upload_images(
@@ -44,30 +50,57 @@ async def upload_images(
     report: Callable[[Event], None] = lambda _: None,
     stop: Stop | None = None,
     load: Load | None = None,
+    send: Sending | None = None,
 ) -> None:
     """Move everything from source to destination; `load` shows what limits the speed.
 
-    Raises: FatalError (one, however many stages failed).
+    `send` sends the files, by default from here. Raises: FatalError (one, however many stages failed).
     """
     policy, stop, load = policy or RetryPolicy(attempts=8), stop or Stop(), load or Load()
-    context = Context(source, destination, journal, routes, options, policy, report, stop, load)
+    context = Context(
+        source=source,
+        destination=destination,
+        journal=journal,
+        routes=routes,
+        options=options,
+        policy=policy,
+        report=report,
+        stop=stop,
+        load=load,
+    )
     wake_feed, feed_wakeups = make_signal()
     wake_finalizers, finalizer_wakeups = make_signal(options.max_finalizers)
     flush, flushes = make_signal()
-    batch_in, batch_out = anyio.create_memory_object_stream[list[Claim]](options.max_workers)
     # A kill loses what is in this stream, and it is sent again. It stays short: a full one ends the recorder's pause.
     outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](options.max_workers)
-    scanner, uploader = Scanner(context), Uploader(context)
+    scanner = Scanner(context)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(scanner.run, wake_feed.clone(), wake_finalizers.clone())
-            tasks.start_soon(feed, context, feed_wakeups, batch_in)
+            tasks.start_soon(send or send_here, context, feed_wakeups, outcome_in, flush, wake_feed.clone())
             tasks.start_soon(record, context, outcome_out, flushes, wake_feed.clone(), wake_finalizers.clone())
-            for _ in range(options.max_workers):
-                tasks.start_soon(uploader.run, batch_out.clone(), outcome_in.clone(), flush.clone(), wake_feed.clone())
             for _ in range(options.max_finalizers):
                 tasks.start_soon(finalize, context, finalizer_wakeups.clone(), wake_feed.clone())
-            for stream in (wake_feed, wake_finalizers, finalizer_wakeups, batch_out, outcome_in, flush):
+            for stream in (wake_feed, wake_finalizers, finalizer_wakeups):
                 stream.close()
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from None
+
+
+async def send_here(
+    context: Context,
+    wakeups: Wakeups,
+    outcomes: MemoryObjectSendStream[Outcome],
+    flush: Signal,
+    wake_feed: Signal,
+) -> None:
+    """Send all files from this process."""
+    workers = context.options.max_workers
+    batch_in, batch_out = anyio.create_memory_object_stream[list[Claim]](workers)
+    uploader = Uploader(context, partial(check_first, context))
+    async with outcomes, flush, wake_feed, batch_out, anyio.create_task_group() as tasks:
+        tasks.start_soon(feed, context, wakeups, batch_in)
+        for _ in range(workers):
+            tasks.start_soon(uploader.run, batch_out.clone(), outcomes.clone(), flush.clone(), wake_feed.clone())
+        for stream in (outcomes, flush, wake_feed, batch_out):
+            stream.close()

@@ -13,7 +13,7 @@ from asyncimport.errors import (
 from asyncimport.model.deliveries import Claim
 from asyncimport.model.events import RetryScheduled
 from asyncimport.model.files import Body, Zip
-from asyncimport.pipeline.context import Context
+from asyncimport.pipeline.context import SendContext
 
 
 class Sending:
@@ -22,7 +22,7 @@ class Sending:
     Only its stored address is a verdict on a zip. Without one the file goes as it is, and so do all its later attempts.
     """
 
-    def __init__(self, context: Context, claim: Claim, body: Body) -> None:
+    def __init__(self, context: SendContext, claim: Claim, body: Body) -> None:
         self._context = context
         self._claim = claim
         self._body = body

@@ -1,7 +1,7 @@
 """The upload stage: workers that read batches and store each file, with retries, within the limit of the throttle."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -19,8 +19,8 @@ from asyncimport.pacing.concurrency import Slot
 from asyncimport.pacing.outage import RetryBudget
 from asyncimport.pacing.retry import call_with_retries
 from asyncimport.pacing.shutdown import StoppedError
-from asyncimport.pipeline.archive_checks import check_subject, explain_empty_answer, find_existing
-from asyncimport.pipeline.context import Context, Signal, notify
+from asyncimport.pipeline.archive_checks import explain_empty_answer
+from asyncimport.pipeline.context import SendContext, Signal, notify
 from asyncimport.pipeline.feed import split_batches
 from asyncimport.pipeline.record import pass_outcome
 from asyncimport.pipeline.sending import Sending
@@ -36,11 +36,16 @@ class Attempts:
     may_have_taken_effect: bool = False
 
 
-class Uploader:
-    """What the workers share; each of them is one `run`."""
+Check = Callable[[Claim, Slot], Awaitable[SessionFound | Withheld | None]]
+"""Returns why the first file of a delivery is not sent; None if it is."""
 
-    def __init__(self, context: Context) -> None:
+
+class Uploader:
+    """What the workers share; each of them is one `run`. `check` is called for the first file of each delivery."""
+
+    def __init__(self, context: SendContext, check: Check) -> None:
         self._context = context
+        self._check = check
         self._budget = RetryBudget()
         self._batch_lock = anyio.Lock()
 
@@ -93,9 +98,8 @@ class Uploader:
             for claim, body, digest in zip(claims, bodies, digests, strict=True):
                 if context.stop.requested:
                     raise StoppedError
-                outcome = await find_existing(context, claim, slot) if claim.check_archive else None
-                if outcome is None and claim.delivery.uri is None:
-                    outcome = await check_subject(context, claim, slot)
+                is_first = claim.check_archive or claim.delivery.uri is None
+                outcome = await self._check(claim, slot) if is_first else None
                 if isinstance(outcome, SessionFound):
                     notify(wake_feed)
                 else:
@@ -156,9 +160,8 @@ class Uploader:
             xxh3 = body.xxh3
             digest = body.sha256 if context.options.receipts else digest
         merges = False if claim.check_archive else None
-        return Stored(
-            claim, uri, attempts.count, attempts.may_have_taken_effect, digest, merges, xxh3, sending.zip_size
-        )
+        effect = attempts.may_have_taken_effect
+        return Stored(claim, uri, attempts.count, effect, digest, merges, xxh3, sending.zip_size, seconds)
 
     def _note_failure(self, claim: Claim, error: TransientError, attempts: Attempts) -> None:
         context = self._context

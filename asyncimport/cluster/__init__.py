@@ -1,0 +1,1 @@
+"""One upload on many machines: workers send files, and this process decides and records."""

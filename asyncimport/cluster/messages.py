@@ -1,0 +1,160 @@
+"""What driver and workers tell each other.
+
+Files and outcomes travel as plain tuples: there is one for each file, and the driver makes all of them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from asyncimport.errors import AsyncimportError
+from asyncimport.model.deliveries import Claim, Delivery, Failed, Outcome, Refused, Stored, Withheld
+from asyncimport.model.files import File, Instance, Session
+from asyncimport.model.options import Options
+from asyncimport.model.ports import FileReader
+from asyncimport.model.states import Refusal
+from asyncimport.pacing.retry import RetryPolicy
+from asyncimport.xnat.login import Credentials
+from asyncimport.xnat.transport import Timeouts
+
+Packed = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a worker needs to send. It holds a password: it goes from process to process only, and is never kept.
+
+    `source` is what prearchive rows name as theirs. `open_files` returns the files as this worker sees them.
+    """
+
+    host: str
+    credentials: Credentials
+    ca_bundle: Path | None
+    verify: bool
+    timeouts: Timeouts
+    options: Options
+    file_policy: RetryPolicy
+    call_policy: RetryPolicy
+    source: str
+    adopt_rows: bool
+    lease_seconds: float
+    open_files: Callable[[], FileReader] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the driver tells a worker. `number` counts up; the same one again is the same order.
+
+    The worker may send until `lease_until` of its own clock, `limit` files at a time, and `rate` bytes a second.
+    `stop_seconds`: send nothing more; what is in flight has this long.
+    """
+
+    number: int
+    lease_until: float
+    limit: int
+    rate: float | None = None
+    files: Sequence[Packed] = ()
+    deliveries: Mapping[int, Packed] = field(default_factory=dict)
+    zips_ended: bool = False
+    pause: float = 0.0
+    stop_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a worker tells the driver. `clock` is its clock when it made the reply.
+
+    `overloads` has the Retry-After (seconds, or None) of each call that found the server overloaded. `has_ended`: it
+    sends nothing more, and nothing of it is in flight; `error` is why, if it was not told to.
+    """
+
+    number: int
+    clock: float
+    outcomes: Sequence[Packed] = ()
+    in_flight: int = 0
+    reading: int = 0
+    limited_by: str = ""
+    overloads: Sequence[float | None] = ()
+    retries: Sequence[tuple[str, int | None, int]] = ()
+    notices: Sequence[str] = ()
+    outages: Sequence[str | None] = ()
+    has_ended: bool = False
+    error: AsyncimportError | None = None
+
+
+def pack_claims(claims: Iterable[Claim]) -> tuple[list[Packed], dict[int, Packed]]:
+    """Return files to send, and their deliveries by key."""
+    files: list[Packed] = []
+    deliveries: dict[int, Packed] = {}
+    for claim in claims:
+        instance, delivery = claim.instance, claim.delivery
+        file = instance.file
+        key = delivery.key
+        if key not in deliveries:
+            initial = delivery.initial_session
+            deliveries[key] = (
+                _pack_session(delivery.session),
+                delivery.number,
+                delivery.uri,
+                None if initial is None else _pack_session(initial),
+            )
+        known = file.path, file.size, file.mtime_ns, file.inode, file.ctime_ns
+        files.append((claim.key, key, instance.sop_uid, instance.series_uid, *known))
+    return files, deliveries
+
+
+def unpack_claims(files: Iterable[Packed], deliveries: Mapping[int, Packed]) -> list[Claim]:
+    """Return the claims of an order, with what a worker needs of them."""
+    known: dict[int, Delivery] = {}
+    for key, (session, number, uri, initial) in deliveries.items():
+        row = None if initial is None else Session(*initial)
+        known[key] = Delivery(key, Session(*session), number, uri, row)
+    claims: list[Claim] = []
+    for key, delivery_key, sop_uid, series_uid, *file in files:
+        delivery = known[delivery_key]
+        instance = Instance(File(*file), sop_uid, series_uid, delivery.session)
+        claims.append(Claim(key, instance, delivery))
+    return claims
+
+
+def _pack_session(session: Session) -> Packed:
+    return session.project, session.subject, session.label, session.study_uid
+
+
+def pack_outcome(outcome: Outcome, *, is_absent: bool = False) -> Packed:
+    """Return what became of a file; `is_absent`: this worker does not see it."""
+    key, attempts, effect = outcome.claim.key, outcome.attempts, outcome.may_have_taken_effect
+    if isinstance(outcome, Stored):
+        # The driver knows the address of all but first files.
+        uri = outcome.uri if outcome.claim.delivery.uri is None else None
+        digests = outcome.sha256, outcome.xxh3
+        return "S", key, attempts, effect, uri, *digests, outcome.zip_size, outcome.seconds
+    if isinstance(outcome, Refused):
+        rest = outcome.reason, outcome.whole_session, outcome.kind.value, outcome.second_row
+        return "R", key, attempts, effect, *rest
+    if isinstance(outcome, Failed):
+        return "F", key, attempts, effect, outcome.reason, outcome.unreadable, is_absent
+    return "W", key, attempts, effect, outcome.reason
+
+
+def unpack_outcome(packed: Packed, claim: Claim) -> Outcome:
+    """Return the outcome of one of the driver's claims."""
+    kind, _, attempts, effect, *rest = packed
+    if kind == "S":
+        uri, sha256, xxh3, zip_size, seconds = rest
+        merges = False if claim.check_archive else None
+        where = claim.delivery.uri or uri
+        return Stored(claim, where, attempts, effect, sha256, merges, xxh3, zip_size, seconds)
+    if kind == "R":
+        reason, whole_session, refusal, second_row = rest
+        return Refused(claim, reason, whole_session, attempts, effect, Refusal(refusal), second_row)
+    if kind == "F":
+        reason, unreadable, _ = rest
+        return Failed(claim, reason, unreadable, attempts, effect)
+    return Withheld(claim, rest[0], attempts, effect)
+
+
+def is_absent(packed: Packed) -> bool:
+    """Return whether a file was not sent because the worker does not see it."""
+    return packed[0] == "F" and bool(packed[-1])
