@@ -31,7 +31,7 @@ _DESTINATION = "http://bench.invalid"
 class Nowhere:
     """A destination that stores nothing and acknowledges everything."""
 
-    blocked_seconds = 0.0
+    blocked_seconds = link_seconds = round_trip = 0.0
 
     async def make_zip(self, _: Body) -> Zip | None:
         """Make none."""

@@ -106,6 +106,16 @@ class Destination(Protocol):
         """How long all bodies together have waited to be sent: for the link, or for a limit of the rate."""
         ...
 
+    @property
+    def link_seconds(self) -> float:
+        """The same, as far as the system tells it; else calls are taken to wait for their answer only."""
+        ...
+
+    @property
+    def round_trip(self) -> float:
+        """The shortest round trip so far, in seconds; 0 if it is unknown."""
+        ...
+
     async def make_zip(self, body: Body) -> Zip | None:
         """Return a file as a zip, to send in its place; None if that is not worth it.
 

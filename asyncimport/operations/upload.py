@@ -155,7 +155,7 @@ class Uploader:
             connected = request.server.connect(
                 connections=connections,
                 max_rate=options.max_rate,
-                times_link=options.compress is Compress.AUTO,
+                times_link=options.compress is Compress.AUTO or options.is_adaptive,
                 timeouts=request.timeouts,
                 monitor=self._monitor,
                 load=self._load,

@@ -13,6 +13,12 @@ _QUICK_SECONDS = 0.0075
 # The first and the lowest limit: not too many for a server that two calls fill, and while one call is in flight the
 # client reads and records others.
 _MIN_LIMIT = 3
+# The first limit is one higher for this much of a round trip (seconds), up to a bound: on a long way too few leave the
+# server idle for long, until that shows.
+_FIRST_SECONDS, _MAX_FIRST_LIMIT = 0.01, 16
+# As many calls that wait for the link at a time keep it busy, if that is a share of all their time too. With more than
+# the other number they only wait.
+_FULL_LINK, _LINK_SHARE, _CROWDED_LINK = 2.0, 0.2, 8.0
 # Calls that are measured: while the limit grows, before small changes, and in a probe.
 _FEW_CALLS, _MANY_CALLS, _PROBE_CALLS = 8, 128, 64
 # The shortest measurement in seconds: it averages out commits and other short pauses of the client.
@@ -46,15 +52,19 @@ class AdaptiveLimit:
     which only happens if calls were queueing. Probes come from time to time, and when calls have become much slower:
     that may be a queue or a slower network, which need opposite answers.
 
+    On a full link calls queue in any case, and no server waits with them: more in flight than needed take no longer,
+    and fewer leave the link idle. So while calls are seen to wait for the link, there are no probes, and few slots are
+    taken back.
+
     Latency is all the time between two calls of a slot, reading included. So if the disk or the client is the
-    bottleneck, that is the capacity. `max_limit` bounds the limit. Times are seconds. After TCP Vegas (Brakmo 1994) and
-    BBR (Cardwell 2016).
+    bottleneck, that is the capacity. `max_limit` bounds the limit; the first one depends on the `round_trip` to the
+    server (0: unknown). Times are seconds. After TCP Vegas (Brakmo 1994) and BBR (Cardwell 2016).
     """
 
-    def __init__(self, max_limit: int, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, max_limit: int, *, round_trip: float = 0.0, clock: Callable[[], float] = monotonic) -> None:
         self._max_limit = max_limit
         self._clock = clock
-        self._limit = min(_MIN_LIMIT, max_limit)
+        self._limit = min(_MIN_LIMIT + int(round_trip / _FIRST_SECONDS), _MAX_FIRST_LIMIT, max_limit)
         self._base_latencies = [0.0] * 2 * _SIZE_CLASSES
         """The latency without a queue, for each size class; 0 if unknown."""
         self._last_probe_step: tuple[int, float] | None = None
@@ -67,6 +77,8 @@ class AdaptiveLimit:
         self._is_growing = True
         self._has_never_queued = True
         """Whether calls have never been slower than without a queue: the capacity may then be far above the limit."""
+        self._link_seconds = 0.0
+        """How long all calls have waited for the link so far."""
         self._measure(self._limit)
 
     @property
@@ -74,12 +86,19 @@ class AdaptiveLimit:
         """Calls that should be in flight now."""
         return self._limit
 
-    def record_success(self, seconds: float, size: int, *, is_full: bool = True, is_zip: bool = False) -> None:
-        """Record a successful call: its latency, the bytes that it sent, and whether all slots were in use."""
+    def record_success(
+        self, seconds: float, size: int, *, is_full: bool = True, is_zip: bool = False, link_seconds: float = 0.0
+    ) -> None:
+        """Record a successful call: its latency, the bytes that it sent, and whether all slots were in use.
+
+        `link_seconds` is how long all calls have waited for the link so far, 0 if that is unknown.
+        """
+        self._link_seconds = link_seconds
         if self._calls_to_skip:
             self._calls_to_skip -= 1
             if not self._calls_to_skip:
                 self._began = self._clock()
+                self._link_seconds_before = link_seconds
             return
         size_class = size.bit_length() + is_zip * _SIZE_CLASSES
         self._seconds[size_class] += seconds
@@ -109,6 +128,7 @@ class AdaptiveLimit:
         """Set a limit and measure there, after the calls of the old limit and one round of its own have ended."""
         self._calls_to_skip = self._limit + limit
         self._began = 0.0
+        self._link_seconds_before = self._link_seconds
         self._limit = limit
         self._seconds = [0.0] * 2 * _SIZE_CLASSES
         self._counts = [0] * 2 * _SIZE_CLASSES
@@ -135,7 +155,10 @@ class AdaptiveLimit:
         if had_never_queued and not self._has_never_queued and limit > 2 * _MIN_LIMIT:
             # The latency without a queue has just been measured, at several limits below this one.
             self._next_probe_at = now + _MAX_PAUSE_SECONDS
-        is_far_below = _TARGET_FACTOR * target < limit
+        calls_on_link = self._calls_on_link(now)
+        if calls_on_link:
+            target = max(target, min(limit, int(limit * _CROWDED_LINK / calls_on_link)))
+        is_far_below = _TARGET_FACTOR * target < limit and not calls_on_link
         if is_far_below and not self._is_drop_suspected:
             # This may mix calls from before a change and after it: measure again.
             self._is_drop_suspected = True
@@ -144,7 +167,7 @@ class AdaptiveLimit:
         self._is_drop_suspected = False
         is_used = self._full_count >= _FULL_SHARE * self._count
         is_slow = slowdown > _NOTICEABLE and mean > _TARGET_FACTOR * _QUICK_SECONDS
-        is_probe_due = is_used and is_slow and now >= self._next_probe_at
+        is_probe_due = is_used and is_slow and now >= self._next_probe_at and not calls_on_link
         if limit > 1 and (is_far_below or is_probe_due):
             self._limit_before_probe, self._probe_began = limit, now
             self._last_probe_step = limit, slowdown
@@ -184,6 +207,12 @@ class AdaptiveLimit:
             self._next_probe_at = now + max(self._pause, _PAUSE_FACTOR_AFTER_CHANGE * probe_seconds)
         # Only an evaluation that sees whether the slots are in use raises the limit.
         self._measure(min(target, self._limit_before_probe))
+
+    def _calls_on_link(self, now: float) -> float:
+        """Return how many calls waited for a link that they kept busy; 0 if they did not."""
+        waited = self._link_seconds - self._link_seconds_before
+        calls = waited / max(now - self._began, 1e-9)
+        return calls if calls >= _FULL_LINK and waited >= _LINK_SHARE * sum(self._seconds) else 0.0
 
     def _target(self, capacity: float) -> int:
         return min(self._max_limit, max(_MIN_LIMIT, int(_TARGET_FACTOR * capacity + _TARGET_EXTRA)))

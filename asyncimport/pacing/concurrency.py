@@ -21,7 +21,8 @@ _AVERAGED_CALLS = 8
 class Throttle:
     """Halves the limit of calls in flight on overload, and grows it back by one for each full round of successes.
 
-    `ceiling` is the highest limit; with `adaptive`, `AdaptiveLimit` finds the best limit below it. The limit is cut
+    `ceiling` is the highest limit; with `adaptive`, `AdaptiveLimit` finds the best limit below it, and begins with more
+    calls on a long `round_trip`. The limit is cut
     once a second at most, however many calls report the same overload. A Retry-After holds back every call, not only
     the one that received it. Times are seconds.
     """
@@ -31,10 +32,11 @@ class Throttle:
         ceiling: int,
         *,
         adaptive: bool = False,
+        round_trip: float = 0.0,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._adaptive = AdaptiveLimit(ceiling, clock=clock) if adaptive else None
+        self._adaptive = AdaptiveLimit(ceiling, round_trip=round_trip, clock=clock) if adaptive else None
         self._ceiling = ceiling if self._adaptive is None else self._adaptive.limit
         self._limit = self._ceiling
         self._sleep = sleep
@@ -118,11 +120,13 @@ class Throttle:
         await self._sleep(wait)
         return True
 
-    def record_success(self, seconds: float = 0.0, size: int = 0, *, is_zip: bool = False) -> None:
+    def record_success(
+        self, seconds: float = 0.0, size: int = 0, *, is_zip: bool = False, link_seconds: float = 0.0
+    ) -> None:
         """Record a successful call while its slot is still in use: how long it took, and the bytes that it sent.
 
-        While more calls are in flight than the limit allows, those that end began before the cut, and say nothing
-        about the new limit.
+        `link_seconds` is how long all calls have waited for the link so far, 0 if that is unknown. While more calls are
+        in flight than the limit allows, those that end began before the cut, and say nothing about the new limit.
         """
         average = self.seconds_per_call
         self.seconds_per_call = seconds if average is None else average + (seconds - average) / _AVERAGED_CALLS
@@ -134,7 +138,8 @@ class Throttle:
                 if self._successes >= self._limit:
                     self._set_limit(self._limit + 1)
         elif self._adaptive is not None:
-            self._adaptive.record_success(seconds, size, is_full=self._acquired >= self._limit, is_zip=is_zip)
+            is_full = self._acquired >= self._limit
+            self._adaptive.record_success(seconds, size, is_full=is_full, is_zip=is_zip, link_seconds=link_seconds)
             if self._adaptive.limit != self._limit:
                 self._ceiling = self._adaptive.limit
                 self._set_limit(self._ceiling)
@@ -204,15 +209,15 @@ class Slot:
                 return
             self._since = throttle.now()
 
-    def record_success(self, size: int, *, is_zip: bool = False) -> float:
-        """Record a successful call that sent `size` bytes; return the seconds that it took.
+    def record_success(self, size: int, *, is_zip: bool = False, link_seconds: float = 0.0) -> float:
+        """Record a successful call that sent `size` bytes, as the throttle does; return the seconds that it took.
 
         It took all the time since the call before. Reading and recording occupy the slot too, and the throughput is
         the number of slots divided by that time.
         """
         now = self._throttle.now()
         seconds, self._since = now - self._since, now
-        self._throttle.record_success(seconds, size, is_zip=is_zip)
+        self._throttle.record_success(seconds, size, is_zip=is_zip, link_seconds=link_seconds)
         return seconds
 
     def release(self) -> None:

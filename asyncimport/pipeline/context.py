@@ -46,7 +46,9 @@ class SendContext:
     def __post_init__(self) -> None:
         """Make what all uploads share."""
         report = self.report
-        self.throttle = Throttle(self.options.max_workers, adaptive=self.options.is_adaptive)
+        self.throttle = Throttle(
+            self.options.max_workers, adaptive=self.options.is_adaptive, round_trip=self.destination.round_trip
+        )
         self.load.throttle = self.throttle
         self.compression = Compression(self.options.compress)
         self.outage = Outage(

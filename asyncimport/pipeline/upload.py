@@ -152,7 +152,9 @@ class Uploader:
                 return judge(claim, error, attempts)
             count, effect = attempts.count, attempts.may_have_taken_effect
             return Failed(claim, str(error), unreadable=True, attempts=count, may_have_taken_effect=effect)
-        seconds = slot.record_success(sending.sent_size, is_zip=sending.zip_size is not None)
+        seconds = slot.record_success(
+            sending.sent_size, is_zip=sending.zip_size is not None, link_seconds=context.destination.link_seconds
+        )
         context.meter.record_upload(seconds, claim.instance.file.size)
         self._budget.record_success()
         context.outage.record_success()

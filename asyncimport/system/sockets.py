@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 # struct tcp_info of Linux (include/uapi/linux/tcp.h): tcpi_busy_time and tcpi_rwnd_limited, in microseconds.
 _LINUX_TIMES = struct.Struct("=168xQQ")
 # After 120 bytes the bytes acknowledged, after 148 the shortest round trip (in us), after 160 the rate at which bytes
-# were delivered last (a second), and the time with bytes under way (in us).
-_LINUX_LINK = struct.Struct("=120xQ20xI8xQQ")
+# were delivered last (a second), and the time with bytes under way, and held back by the peer's window (in us).
+_LINUX_LINK = struct.Struct("=120xQ20xI8xQQQ")
 _UNKNOWN_TIME = 0xFFFF_FFFF
 # SO_NWRITE of macOS (sys/socket.h): the bytes of the send buffer.
 _MACOS_UNSENT = 0x1024
@@ -60,7 +60,10 @@ def _is_held_back(connected: socket.socket) -> bool:
 
 
 class LinkState(NamedTuple):
-    """What a connection has sent: bytes, round trip (s), bytes a second of late, seconds with bytes under way."""
+    """What a connection has sent: bytes, round trip (s), bytes a second of late, seconds with bytes under way.
+
+    The seconds for which the peer's window held bytes back do not count.
+    """
 
     acknowledged: int
     round_trip: float
@@ -78,8 +81,9 @@ def link_state(connection: Any) -> LinkState | None:
         return None
     if len(found) < _LINUX_LINK.size:  # an old kernel
         return None
-    acknowledged, round_trip, rate, busy = _LINUX_LINK.unpack(found)
-    return LinkState(acknowledged, 0.0 if round_trip == _UNKNOWN_TIME else round_trip / 1e6, rate, busy / 1e6)
+    acknowledged, round_trip, rate, busy, held_back = _LINUX_LINK.unpack(found)
+    seconds = 0.0 if round_trip == _UNKNOWN_TIME else round_trip / 1e6
+    return LinkState(acknowledged, seconds, rate, (busy - held_back) / 1e6)
 
 
 def link_seconds(before: LinkState, after: LinkState) -> float:

@@ -64,6 +64,16 @@ class Client:
         """How long all bodies together have waited to be sent: for the link, or for the rate limit."""
         return self._transport.blocked_seconds + (0.0 if self.rate is None else self.rate.waited_seconds)
 
+    @property
+    def link_seconds(self) -> float:
+        """The same, as far as the system tells it."""
+        return self._transport.link_seconds + (0.0 if self.rate is None else self.rate.waited_seconds)
+
+    @property
+    def round_trip(self) -> float:
+        """The shortest round trip so far, in seconds; 0 if it is unknown."""
+        return self._transport.round_trip
+
     async def call(
         self,
         method: str,

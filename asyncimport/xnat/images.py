@@ -107,6 +107,16 @@ class XnatDestination:
         """How long all bodies together have waited to be sent."""
         return self._client.blocked_seconds
 
+    @property
+    def link_seconds(self) -> float:
+        """The same, as far as the system tells it."""
+        return self._client.link_seconds
+
+    @property
+    def round_trip(self) -> float:
+        """The shortest round trip so far, in seconds; 0 if it is unknown."""
+        return self._client.round_trip
+
     async def make_zip(self, body: Body) -> Zip | None:
         """Return a file as a zip; None if that is not worth it.
 

@@ -84,12 +84,12 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _TimedResponse(_Response):
-    """A response that knows how long its request waited for the link.
+    """A response that knows how long its request waited for the link, and the shortest round trip of its connection.
 
-    Where the system does not tell, that is all the time until the response began.
+    Where the system does not tell, the wait is all the time until the response began, and there is no round trip.
     """
 
-    blocked_seconds = 0.0
+    blocked_seconds = round_trip = 0.0
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         began = monotonic()
@@ -101,6 +101,7 @@ class _TimedResponse(_Response):
             self.blocked_seconds = monotonic() - began
         else:
             self.blocked_seconds = link_seconds(before, after)
+            self.round_trip = after.round_trip
         return self
 
 
@@ -155,8 +156,10 @@ class Transport:
         self.area = "/data"
         """The first part of paths; very old servers, or proxies before them, have /REST only."""
         self.monitor = monitor or OutageMonitor(inf)
-        self.blocked_seconds = 0.0
-        """How long all bodies together have waited for the link, if that is timed."""
+        self.blocked_seconds = self.link_seconds = 0.0
+        """How long all bodies together have waited for the link, if that is timed; and as far as the system tells."""
+        self.round_trip = 0.0
+        """The shortest round trip of a connection, in seconds; 0 if it is unknown."""
 
     def url(self, path: str) -> URL:
         """Return the address of an encoded path below XNAT's, such as `/data/projects`."""
@@ -200,8 +203,8 @@ class Transport:
             async with self._request(method, url, data, headers) as response:
                 if response.status == 407:
                     raise self._proxy.auth_error()
-                if isinstance(response, _TimedResponse) and data is not None:
-                    self.blocked_seconds += response.blocked_seconds
+                if isinstance(response, _TimedResponse):
+                    self._record_times(response, has_body=data is not None)
                 return await read_reply(response, max_bytes)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._translate(error) from _cause(error)
@@ -215,9 +218,18 @@ class Transport:
             async with self._request(method, url, data, headers) as response:
                 if response.status == 407:
                     raise self._proxy.auth_error()
+                if isinstance(response, _TimedResponse):
+                    self._record_times(response, has_body=data is not None)
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._translate(error) from _cause(error)
+
+    def _record_times(self, response: _TimedResponse, *, has_body: bool) -> None:
+        if round_trip := response.round_trip:
+            self.round_trip = min(self.round_trip or inf, round_trip)
+        if has_body:
+            self.blocked_seconds += response.blocked_seconds
+            self.link_seconds += response.blocked_seconds if round_trip else 0.0
 
     def _request(
         self, method: str, url: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str]

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from math import inf
 
 import anyio
 import pytest
@@ -533,8 +534,8 @@ async def test_the_time_between_two_calls_of_a_slot_counts() -> None:
     throttle = Throttle(64, adaptive=True, sleep=time.sleep, clock=time.clock)
     noted: list[float] = []
 
-    def note(seconds: float = 0.0, size: int = 0, *, is_zip: bool = False) -> None:
-        noted.append(seconds + size + is_zip)
+    def note(seconds: float = 0.0, size: int = 0, *, is_zip: bool = False, link_seconds: float = 0.0) -> None:
+        noted.append(seconds + size + is_zip + link_seconds)
 
     throttle.record_success = note  # type: ignore[method-assign]
     with throttle.slot() as slot:
@@ -597,18 +598,28 @@ async def test_an_overload_cuts_the_adaptive_limit_too() -> None:
 class SimulatedCalls:
     """Calls under an adaptive limit, whose latency is a function of their number."""
 
-    def __init__(self, most: int = 64) -> None:
+    def __init__(self, most: int = 64, round_trip: float = 0.0) -> None:
         self.now = 0.0
-        self.adaptive = AdaptiveLimit(most, clock=lambda: self.now)
+        self.link_seconds = 0.0
+        self.adaptive = AdaptiveLimit(most, round_trip=round_trip, clock=lambda: self.now)
         self.limits = [self.adaptive.limit]
 
-    def run(self, seconds: Callable[[int], float], *, until: float, size: int = 1000, full: bool = True) -> list[int]:
-        """Let calls end for `until` seconds; return the limits."""
+    def run(
+        self,
+        seconds: Callable[[int], float],
+        *,
+        until: float,
+        size: int = 1000,
+        full: bool = True,
+        beside_link: float = inf,
+    ) -> list[int]:
+        """Let calls end for `until` seconds; return the limits. All but `beside_link` seconds wait for the link."""
         end, self.limits = self.now + until, [self.adaptive.limit]
         while self.now < end:
             took = seconds(self.adaptive.limit)
             self.now += took / self.adaptive.limit
-            self.adaptive.record_success(took, size, is_full=full)
+            self.link_seconds += max(0.0, took - beside_link)
+            self.adaptive.record_success(took, size, is_full=full, link_seconds=self.link_seconds)
             if self.adaptive.limit != self.limits[-1]:
                 self.limits.append(self.adaptive.limit)
         return self.limits
@@ -658,6 +669,35 @@ def test_quick_calls_may_queue() -> None:
     """For calls under 7.5 ms the client is the bottleneck, and works more efficiently with more in flight."""
     assert SimulatedCalls().run(server(0.0005, 3_000), until=8) == [3, 5, 22]
     assert SimulatedCalls().run(server(0.0005, 30_000), until=8) == [3, 5, 9, 17, 64]
+
+
+@pytest.mark.parametrize(("round_trip", "limit"), [(0.0, 3), (0.002, 3), (0.03, 6), (0.1, 13), (0.5, 16)])
+def test_the_first_limit_follows_the_round_trip(round_trip: float, limit: int) -> None:
+    """A server that is far away takes more calls, and to find that out takes long."""
+    assert SimulatedCalls(round_trip=round_trip).limits == [limit]
+    assert AdaptiveLimit(4, round_trip=round_trip).limit == min(limit, 4)
+
+
+def test_a_full_link_is_not_emptied_by_probes() -> None:
+    """Calls that wait for it show that it is full, however slow they are, and no server waits with them."""
+    calls = SimulatedCalls()
+    link = server(0.05, 8.6 / 0.05)
+    limits = calls.run(link, until=120, beside_link=0.04)
+    assert limits == [3, 5, 9, 17, 13]
+    # It becomes slower: the limit stays, as long as few calls wait.
+    assert calls.run(server(0.05, 7 / 0.05), until=60, beside_link=0.04) == [13]
+    # A server that is the limit is measured.
+    assert min(calls.run(server(0.05, 7 / 0.05), until=60)) == 5
+
+
+def test_a_crowded_link_loses_slots_that_only_wait() -> None:
+    """Eight that wait are left: others keep the link from those who use it too, and a stop would wait for them."""
+    calls = SimulatedCalls()
+    calls.run(lambda _: 0.1, until=10)
+    limits = calls.run(server(0.1, 20), until=120, beside_link=0.09)
+    assert limits[0] == 64
+    assert limits == sorted(limits, reverse=True)
+    assert limits[-1] in range(8, 11)
 
 
 def test_the_limit_is_at_least_three() -> None:

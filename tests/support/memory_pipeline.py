@@ -110,7 +110,7 @@ class MemoryDestination:
         self.is_up = False
         self.archive: dict[str, ArchivedContent] = {}
         self.uids_before: dict[str, frozenset[str]] = {}
-        self.blocked_seconds = 0.0
+        self.blocked_seconds = self.link_seconds = self.round_trip = 0.0
 
     async def make_zip(self, _: Body) -> Zip | None:
         """Make none: nothing here is worth it."""

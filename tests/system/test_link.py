@@ -3,6 +3,7 @@
 import socket
 import sys
 import threading
+from time import monotonic
 
 import pytest
 
@@ -61,6 +62,34 @@ def test_a_connection_counts_what_was_acknowledged() -> None:
     assert after is not None
     assert after.acknowledged - before.acknowledged in {SIZE, SIZE + 1}  # the handshake counts as a byte
     assert link_seconds(before, after) < 0.1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_a_peer_that_does_not_read_is_not_the_link() -> None:
+    """Its window is full for most of the time."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        reads = threading.Event()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                reads.wait(5.0)
+                while connection.recv(1 << 20):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with socket.create_connection(server.getsockname()) as client:
+            before = link_state(client)
+            threading.Timer(0.5, reads.set).start()
+            began = monotonic()
+            client.sendall(bytes(16 << 20))
+            assert monotonic() - began > 0.4
+            after = link_state(client)
+        thread.join()
+    assert before is not None
+    assert after is not None
+    assert after.busy_seconds - before.busy_seconds < 0.25
 
 
 def test_what_is_no_socket_tells_nothing() -> None:
