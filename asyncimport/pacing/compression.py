@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from time import monotonic
 
-from asyncimport.model.options import AUTO_CEILING, Compress
+from asyncimport.model.options import Compress
 
 # Zips are tried if they could save more than this share of the time of a call.
 _MIN_SAVING = 0.15
@@ -18,9 +18,9 @@ _TRIAL_CALLS = 16
 _FIRST_PAUSE_SECONDS, _FIRST_PAUSE_OF_ZIPS, _MAX_PAUSE_SECONDS = 10.0, 60.0, 300.0
 # How much files deflate before any has been tried, and over how many files it is averaged.
 _ASSUMED_RATIO, _AVERAGED_FILES = 2.0, 8
-# Failures of the server that are the last; refusals and losses without a stored zip in between. An outage loses all
-# zips in flight, but no second time before one is stored.
-_MAX_FAILURES, _MAX_REFUSALS, _MAX_LOSSES = 2, 3, 2 * AUTO_CEILING
+# Failures of the server that are the last; refusals and losses without a stored zip in between. A bad link loses some
+# zips in a row too.
+_MAX_FAILURES, _MAX_REFUSALS, _MAX_LOSSES = 2, 3, 8
 # A series is given up after this many files that are not worth it; this many series are remembered.
 _HOPELESS_FILES, _MAX_SERIES = 3, 1000
 _SIZE_CLASSES = 64
@@ -75,6 +75,7 @@ class Compression:
         self._has_ended = mode is Compress.NEVER
         self._has_tried = False
         self._failures = self._refusals = self._losses = 0
+        self._last_loss_at = float("-inf")
         self._ratio = _ASSUMED_RATIO
         self._hopeless: dict[str, int] = {}
         """How many files of a series were not worth it, one after another."""
@@ -141,8 +142,15 @@ class Compression:
         self._failures += 1
         return self._failures >= _MAX_FAILURES
 
-    def record_loss(self) -> bool:
-        """Record that a zip got no answer, or one of a server in trouble. Whether it was the last one."""
+    def record_loss(self, began: float) -> bool:
+        """Record that a zip got no answer, or one of a server in trouble, and its file was then stored as it is.
+
+        Those that were in flight together, as in an outage, count once; `began` is when this one was sent. Whether it
+        was the last one.
+        """
+        if began < self._last_loss_at:
+            return False
+        self._last_loss_at = self._clock()
         self._losses += 1
         return self._losses >= _MAX_LOSSES
 

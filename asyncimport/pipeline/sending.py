@@ -29,6 +29,9 @@ class Sending:
         # The first file of a delivery shows where the others go, which a zip is checked against.
         self._may_be_zip = claim.delivery.uri is not None
         self._refusal: ZipRefusedError | None = None
+        self._has_lost_login = False
+        self._loss: tuple[float, str] | None = None
+        """When a zip of it began that got no answer, and why."""
         self.zip_size: int | None = None
         """Bytes of the zip that was stored; None if the file went as it is."""
 
@@ -56,21 +59,20 @@ class Sending:
                 self._record_success(monotonic() - began)
                 return uri
         except ZipRefusedError as error:
-            self._may_be_zip, self._refusal = False, error
-            context.report(RetryScheduled(str(error), self._claim, attempt))
-            if error.ends_zips:
-                context.end_zips(str(error))
+            self._note_refusal(error, attempt)
         except ZipFailedError as error:
             self._may_be_zip = False
             if context.compression.record_failure():
                 context.end_zips(str(error))
             raise
+        except LoginExpiredError as error:
+            # It says nothing about zips, unless the new login fares no better.
+            if not self._has_lost_login:
+                self._has_lost_login = True
+                raise
+            self._note_refusal(ZipRefusedError(f"a zip gets no login ({error})"), attempt)
         except TransientError as error:
-            # A login that expired says nothing about zips. Another reason may: some gateways break connections.
-            if not isinstance(error, LoginExpiredError):
-                self._may_be_zip = False
-                if context.compression.record_loss():
-                    context.end_zips(str(error))
+            self._may_be_zip, self._loss = False, (began, str(error))
             raise
         began = monotonic()
         try:
@@ -81,6 +83,8 @@ class Sending:
         if self._refusal is None:
             self._record_success(monotonic() - began)
         self._record_refusal(is_stored=True)
+        if self._loss is not None and context.compression.record_loss(self._loss[0]):
+            context.end_zips(self._loss[1])
         return uri
 
     async def _make_zip(self) -> Zip | None:
@@ -91,6 +95,12 @@ class Sending:
         compression.record_size(series, self._claim.instance.file.size, None if packed is None else packed.size)
         self._may_be_zip = packed is not None
         return packed
+
+    def _note_refusal(self, error: ZipRefusedError, attempt: int) -> None:
+        self._may_be_zip, self._refusal = False, error
+        self._context.report(RetryScheduled(str(error), self._claim, attempt))
+        if error.ends_zips:
+            self._context.end_zips(str(error))
 
     def _record_success(self, seconds: float) -> None:
         context = self._context

@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.dicom.transfer_syntax import is_uncompressed
-from asyncimport.errors import SourceError
+from asyncimport.errors import SourceError, ZipRefusedError
 from asyncimport.model.files import Body, StreamedBody, Zip
 from asyncimport.system.deflate import Deflater, crc32, deflate, new_deflater
 
@@ -20,8 +20,8 @@ _ENTRY = "f.dcm"
 # A zip costs the server four transactions more than a file, and an inflation: it must be worth them.
 MIN_BYTES = 16 << 10
 _MIN_SAVING = 0.1
-# Larger ones have lengths of 64 bits, which old versions of Java do not read.
-_MAX_BYTES = (1 << 32) - 1
+# Longer ones have lengths of 64 bits, which old versions of Java do not read; (1 << 32) - 1 announces those.
+_MAX_BYTES = (1 << 32) - 2
 # The first bytes of a large file show whether it is worth reading all of it.
 _TRIED_BYTES = 1 << 20
 
@@ -111,14 +111,15 @@ class _ZippedFile:
             async for piece in pieces:
                 crc, ready = await anyio.to_thread.run_sync(_add, stream, piece, crc, limiter=self._limiter)
                 left -= len(ready)
-                if left < 0:
-                    break
-                if ready:
+                if ready and left >= 0:
                     yield ready
         ready = stream.flush()
         # The file may have been rewritten since it was measured: its end is not sent then.
-        if len(ready) != left or crc != self._crc:
+        if crc != self._crc:
             raise SourceError("the file changed while it was read")
+        if len(ready) != left:
+            # ISA-L's output depends on the size of the pieces, and some file systems give fewer bytes than asked for.
+            raise ZipRefusedError("the file deflates differently when it is read again", leaves_part=True)
         yield ready + self._rest
 
 

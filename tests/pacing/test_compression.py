@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 
 import pytest
 
@@ -172,10 +173,19 @@ def ends_after(record: Callable[[Compression], bool]) -> int:
 
 
 def test_how_many_are_the_last() -> None:
-    """Two failures of the server, three refusals of what it then stores, and many losses."""
+    """Two failures of the server, three refusals and eight losses of what it then stores."""
     assert ends_after(Compression.record_failure) == 2
     assert ends_after(lambda one: one.record_refusal("1", is_stored=True)) == 3
-    assert ends_after(Compression.record_loss) == 128
+    assert ends_after(lambda one: one.record_loss(inf)) == 8
+
+
+def test_what_an_outage_takes_counts_once() -> None:
+    """All zips in flight are lost, and were sent before the first of their files was stored again."""
+    now = 0.0
+    compression = Compression(Compress.ALWAYS, clock=lambda: now)
+    for outage in range(1, 9):
+        began, now = now, now + 1
+        assert [compression.record_loss(began) for _ in range(64)] == [outage == 8] + 63 * [False]
 
 
 def test_a_stored_zip_forgets_refusals_and_losses_but_no_failure() -> None:
@@ -187,12 +197,12 @@ def test_a_stored_zip_forgets_refusals_and_losses_but_no_failure() -> None:
 
     for _ in range(2):
         assert not compression.record_refusal("1", is_stored=True)
-    for _ in range(127):
-        assert not compression.record_loss()
+    for _ in range(7):
+        assert not compression.record_loss(inf)
     assert not compression.record_failure()
     store()
     assert not compression.record_refusal("1", is_stored=True)
-    assert not compression.record_loss()
+    assert not compression.record_loss(inf)
     assert compression.record_failure()
 
 

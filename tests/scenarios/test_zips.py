@@ -31,6 +31,7 @@ from asyncimport.testserver import (
     ExpireLogins,
     Fault,
     Gateway,
+    LoginPage,
     Reset,
     Script,
     SeriesFilter,
@@ -175,14 +176,36 @@ async def test_a_fault_in_the_lane(
     ]
 
 
-async def test_a_server_that_always_fails_on_zips_is_left_alone(xnat: TestXnat, url: str, tmp_path: Path) -> None:
-    """Though each answer could be that of an overloaded server."""
-    folder = tree(tmp_path / "tree", 150, pixels=17_000)
-    xnat.faults.add(Fault("import", Status(502), share=1.0, path=ZIP))
-    zips = count_zips(xnat)
-    summary = await upload(url, [folder], tmp_path / "j", options=ONE)
+@pytest.mark.parametrize(
+    "action",
+    [
+        Status(502),
+        Status(302, headers={"Location": "https://gateway.example.org/blocked"}),
+        Status(200, "<html><body>blocked</body></html>", {"Content-Type": "text/html"}),
+        Reset(after_bytes=100),
+    ],
+)
+async def test_a_server_that_always_fails_on_zips_is_left_alone(
+    xnat: TestXnat, url: str, tmp_path: Path, action: Action
+) -> None:
+    """Though each answer could be that of an overloaded server, or of a link that breaks."""
+    folder, report = tree(tmp_path / "tree"), Report([], [])
+    fault = xnat.faults.add(Fault("import", action, share=1.0, path=ZIP))
+    summary = await upload(url, [folder], tmp_path / "j", options=ONE, report=report)
     check(xnat, summary, folder)
-    assert (zips.seen, summary.zips) == (128, 0)
+    assert (fault.hits, summary.zips) == (8, 0)
+    assert len(report.notices) == 1
+
+
+@pytest.mark.parametrize("action", [LoginPage(), Status(401)])
+async def test_a_gateway_that_lets_no_zip_in(xnat: TestXnat, url: str, tmp_path: Path, action: Action) -> None:
+    """Each zip is tried with a new login once; the file itself needs none."""
+    folder, report = tree(tmp_path / "tree"), Report([], [])
+    fault = xnat.faults.add(Fault("import", action, share=1.0, path=ZIP))
+    summary = await upload(url, [folder], tmp_path / "j", options=ONE, report=report)
+    check(xnat, summary, folder)
+    assert (fault.hits, summary.zips, xnat.count["login"]) == (2 * 3, 0, 1 + 2 * 3)
+    assert len(report.notices) == 1
 
 
 def inflated(query: str, body: bytes) -> tuple[str, bytes]:
@@ -212,9 +235,14 @@ def cut(query: str, body: bytes) -> tuple[str, bytes]:
 Change = Callable[[str, bytes], tuple[str, bytes]]
 
 
+Encode = Callable[[web.Response], object]
+
+
 @asynccontextmanager
-async def relay(url: str, change: Change, *, of: str = ZIP, nth: int = 1, times: int = 1000) -> AsyncIterator[str]:
-    """Serve a gateway to a test XNAT that changes imports of a handler, from the nth on."""
+async def relay(
+    url: str, change: Change, *, of: str = ZIP, nth: int = 1, times: int = 1000, encode: Encode = lambda _: None
+) -> AsyncIterator[str]:
+    """Serve a gateway to a test XNAT that changes imports of a handler, from the nth on, and encodes all answers."""
     seen = 0
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
@@ -229,7 +257,9 @@ async def relay(url: str, change: Change, *, of: str = ZIP, nth: int = 1, times:
         target = URL(f"{url}{request.url.raw_path}?{query}", encoded=True)
         async with http.request(request.method, target, data=body, headers=headers, allow_redirects=False) as reply:
             kept = [(name, value) for name, value in reply.headers.items() if name in {"Content-Type", "Set-Cookie"}]
-            return web.Response(status=reply.status, body=await reply.read(), headers=CIMultiDict(kept))
+            response = web.Response(status=reply.status, body=await reply.read(), headers=CIMultiDict(kept))
+            encode(response)
+            return response
 
     jar = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(cookie_jar=jar) as http, listening(answer) as address:
@@ -249,6 +279,22 @@ async def test_a_gateway_that_changes_zips(
     assert summary.zips == zips
 
 
+@pytest.mark.parametrize(
+    "encode",
+    [
+        pytest.param(lambda response: response.enable_compression(web.ContentCoding.gzip), id="gzip"),
+        pytest.param(web.Response.enable_chunked_encoding, id="chunked"),
+    ],
+)
+async def test_a_gateway_that_encodes_answers(xnat: TestXnat, url: str, tmp_path: Path, encode: Encode) -> None:
+    """An address is one, however it comes."""
+    folder = tree(tmp_path / "tree")
+    async with relay(url, lambda query, body: (query, body), encode=encode) as address:
+        summary = await upload(address, [folder], tmp_path / "j", options=ONE)
+    check(xnat, summary, folder)
+    assert summary.zips == ALL
+
+
 async def test_a_zip_that_goes_elsewhere_ends_zips(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """Its file goes as it is into the right session; what is elsewhere is archived by nobody."""
     folder, report = tree(tmp_path / "tree"), Report([], [])
@@ -263,9 +309,9 @@ async def test_a_zip_that_goes_elsewhere_ends_zips(xnat: TestXnat, url: str, tmp
     xnat.remove_row(stray)
     check(xnat, summary, folder)
     assert summary.zips == 1
-    assert report.notices == [
-        "images are sent as they are from now on: XNAT put a zip elsewhere than the files before it"
-    ]
+    (notice,) = report.notices
+    assert notice.startswith("images are sent as they are from now on: ")
+    assert notice.endswith(f"elsewhere than the files before it: in row {stray.timestamp} of project demo")
 
 
 def unnamed(query: str, body: bytes) -> tuple[str, bytes]:
@@ -436,6 +482,19 @@ async def test_a_fast_link_gets_no_zips(xnat: TestXnat, url: str, tmp_path: Path
     summary = await upload(url, [folder], tmp_path / "j", options=replace(ONE, workers=4, compress=compress))
     check(xnat, summary, folder)
     assert zips.seen == 0
+
+
+async def test_names_on_disk_do_not_matter(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """XNAT would unpack an entry that is called like an archive. Empty files are no images."""
+    folder = tree(tmp_path / "tree")
+    for number, ending in enumerate((".gz", ".zip", ".tar.gz", ".tgz", " \u00e4.zar"), 1):
+        path = folder / f"{number:03}"
+        path.rename(path.with_name(path.name + ending))
+    (folder / "empty.dcm").touch()
+    summary = await upload(url, [folder], tmp_path / "j", options=ONE)
+    (folder / "empty.dcm").unlink()
+    check(xnat, summary, folder)
+    assert summary.zips == ALL
 
 
 async def test_a_dry_run_makes_no_zips(xnat: TestXnat, url: str, tmp_path: Path, commands: Commands) -> None:

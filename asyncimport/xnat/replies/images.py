@@ -18,6 +18,7 @@ from asyncimport.errors import (
 from asyncimport.xnat.replies.response import Reply, check, page_error, parse_location, parse_rows, too_large_error
 
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
+_TELLABLE_ROW = re.compile(r"\s*/data/prearchive/projects/(?P<project>[\w.-]{1,64})/(?P<timestamp>\d{8}_\d{9})/")
 _ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/[^\r\n]+)")
 _BUSY = frozenset({"ARCHIVING", "BUILDING", "DELETING", "MOVING", "SEPARATING"})
 # What XNAT says of an archive step that takes long, or that another one blocks.
@@ -136,7 +137,7 @@ def parse_zip_uri(reply: Reply, expected: str) -> str:
     if reply.status == 200 and reply.is_html:
         raise page_error(reply)
     if reply.status == 200 and reply.text.strip():
-        raise ZipRefusedError("XNAT put a zip elsewhere than the files before it", ends_zips=True)
+        raise ZipRefusedError(f"XNAT put a zip elsewhere than the files before it{_row_of(reply)}", ends_zips=True)
     if reply.status == 200:
         raise ZipRefusedError("XNAT answered to a zip, but did not keep a file (empty 200)")
     if reply.status == 500:
@@ -147,6 +148,12 @@ def parse_zip_uri(reply: Reply, expected: str) -> str:
     raise ZipRefusedError(
         f"XNAT did not take a zip ({reply.status}: {reply.message})", ends_zips=ends, leaves_part=not ends
     )
+
+
+def _row_of(reply: Reply) -> str:
+    """Say which row an answer names, but not its session: that may name a patient."""
+    match = _TELLABLE_ROW.match(reply.text)
+    return "" if match is None else f": in row {match['timestamp']} of project {match['project']}"
 
 
 def check_build(reply: Reply) -> None:
