@@ -24,6 +24,7 @@ from asyncimport.reporting.entries import RunEnded
 from asyncimport.reporting.receipts import write_receipts
 from asyncimport.system.output_files import check_option
 from asyncimport.system.threads import opened_in_thread
+from asyncimport.xnat.archive import READS_AT_ONCE
 from asyncimport.xnat.client import Client
 
 
@@ -151,7 +152,8 @@ class Uploader:
         if self._client is None:
             request, options = self._request, self._request.options
             # One more asks whether the server answers when all others hang.
-            connections = max(options.max_workers + options.max_finalizers, options.attachment_workers) + 1
+            reads = READS_AT_ONCE * options.max_finalizers
+            connections = max(options.max_workers + reads, options.attachment_workers) + 1
             connected = request.server.connect(
                 connections=connections,
                 max_rate=options.max_rate,

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import anyio
 
@@ -243,6 +243,16 @@ async def map_concurrently(call: Callable[[T], Awaitable[R]], items: Iterable[T]
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from None
     return [results[place] for place in sorted(results)]
+
+
+async def both(first: Callable[[], Awaitable[T]], second: Callable[[], Awaitable[R]]) -> tuple[T, R]:
+    """Return the results of two calls that are made side by side. Raises: their primary error."""
+    one, other = await map_concurrently(_call, cast("tuple[Callable[[], Awaitable[Any]], ...]", (first, second)), 2)
+    return one, other
+
+
+async def _call(call: Callable[[], Awaitable[T]]) -> T:
+    return await call()
 
 
 class RateLimit:

@@ -11,6 +11,7 @@ import anyio
 from asyncimport.errors import SessionChangedError
 from asyncimport.model.addresses import labels_match
 from asyncimport.model.files import Session
+from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.archive import (
@@ -34,6 +35,8 @@ _COLUMNS = (
 # XNAT ignores columns that it does not know (QueryOrganizerResource).
 _PATIENT_COLUMNS = "dcmPatientId,dcmPatientName,xnat%3AimageSessionData%2FdcmPatientBirthDate"
 _IMAGE_SESSIONS = "xsiType=xnat%3AimageSessionData"
+# Catalogs of a session that are read side by side: a session may have dozens, each a round trip away.
+READS_AT_ONCE = 4
 # How often a session that others change meanwhile is read as a whole.
 _READ_ATTEMPTS = 3
 _MR, _PET = "xnat:mrSessionData", "xnat:petSessionData"
@@ -163,14 +166,20 @@ class Archive:
         path = f"{base}/resources?all=true&format=json"
         resources = await self._client.request("GET", path, parse_scan_resources, self._policy)
         digests: dict[str, str] = {}
+        paths = [
+            f"{scan_path(experiment.accession, scan)}/resources/{quote(label, safe='')}?format=xml"
+            for scan, label in sorted(resources)
+        ]
         # In a fixed order: of two copies of an instance the same one counts each time.
-        for scan, label in sorted(resources):
-            path = f"{scan_path(experiment.accession, scan)}/resources/{quote(label, safe='')}?format=xml"
-            digests |= await self._client.request("GET", path, parse_catalog, self._policy)
+        for found in await map_concurrently(self._read_catalog, paths, READS_AT_ONCE):
+            digests |= found
         now = await self._client.request("GET", f"{base}?format=json", parse_session_item, self._policy)
         if not now.is_still(experiment, {scan for scan, _ in resources}):
             raise SessionChangedError("the session was changed in XNAT while it was read")
         return digests
+
+    async def _read_catalog(self, path: str) -> Mapping[str, str]:
+        return await self._client.request("GET", path, parse_catalog, self._policy)
 
     async def list_study(self, project: str, study_uid: str) -> list[Experiment]:
         """Return the archived sessions of a study in a project."""

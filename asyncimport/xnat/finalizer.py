@@ -6,6 +6,7 @@ It may run twice, or after a kill, and comes to the same end.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
 from urllib.parse import unquote
 
 import anyio
@@ -14,6 +15,7 @@ from asyncimport.errors import RefusedError, TransientError
 from asyncimport.model.addresses import labels_in_address
 from asyncimport.model.deliveries import Archived, Built, Deleted, Delivery, Held, Incomplete, SealedDelivery, Verdict
 from asyncimport.model.files import Session
+from asyncimport.pacing.concurrency import both
 from asyncimport.xnat.archive import UNKNOWN_WHICH, Archive, ArchivedSessions, Comparison, FoundSessions
 from asyncimport.xnat.conflicts import ArchiveConflicts
 from asyncimport.xnat.prearchive import Prearchive
@@ -270,16 +272,16 @@ class Finalizer:
             return Held(delivery, f"{reason}; {CLEAR_ROW} `--retry held`")
         if not is_built:
             await self.prearchive.build(delivery)
-        if sealed.most_files is not None:
-            progress.row_files = await self.prearchive.count_files(delivery.uri or "")
+        count = partial(self._count_files, sealed)
+        progress.row_files, other = await both(count, partial(self._label_conflict, delivery))
         if reason := self._surplus(sealed, progress.row_files):
             return Held(delivery, f"{reason}; {CLEAR_ROW} `--retry held`")
         if not self.archives:
             return Built(delivery, f"/data{delivery.uri}")
         if reason := self._relabel_conflict(sealed, row, progress.row_files):
             return Held(delivery, f"{reason}; {CLEAR_ROW} `--retry held`")
-        if reason := await self._label_conflict(delivery):
-            return Held(delivery, f"{reason}; {RELABEL}")
+        if other is not None:
+            return Held(delivery, f"{other}; {RELABEL}")
         # A built row may have waited for long, and others may have archived the study meanwhile.
         if reason := await self.conflicts.study_conflict(session):
             return Held(delivery, f"{reason}, then `--retry held`")
@@ -292,6 +294,9 @@ class Finalizer:
         if labels is not None and (reason := subject_conflict(labels[0], session)):
             return Held(delivery, f"{reason}; {CORRECT}", uri)
         return uri
+
+    async def _count_files(self, sealed: SealedDelivery) -> int | None:
+        return None if sealed.most_files is None else await self.prearchive.count_files(sealed.delivery.uri or "")
 
     def _surplus(self, sealed: SealedDelivery, row_files: int | None) -> str | None:
         """Say how many files in a built row are not from us; None if none are, or nobody has counted."""
@@ -323,6 +328,8 @@ class Finalizer:
     async def _label_conflict(self, delivery: Delivery) -> str | None:
         """Say what else has the session's label in the archive, where XNAT would merge the two; None: nothing."""
         session = delivery.session
+        if not self.archives:
+            return None
         listed = await self.archive.list_labelled(session.project, [session.label], is_reliable=True)
         found = next((one for one in listed if one.label == session.label), None)
         if found is None:

@@ -1,6 +1,7 @@
 """XNAT as the destination of images: `store` sends one file, `finalize` brings a delivery into the archive."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from asyncimport.errors import RefusedError, SessionConflictError, TransientErro
 from asyncimport.model.addresses import OUR_SOURCE
 from asyncimport.model.deliveries import ArchivedContent, Claim, Delivery, Dropped, SealedDelivery, Verdict
 from asyncimport.model.files import ArchivedPatient, Body, Session, Zip
+from asyncimport.pacing.concurrency import both, map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.system.deflate import thread_limiter
 from asyncimport.xnat.archive import Archive, ArchivedSessions, FoundSessions
@@ -206,7 +208,7 @@ class XnatDestination:
         those in the archive. Raises: SessionConflictError, TransientError.
         """
         session = claim.instance.session
-        found = await self._archive.find_session(session)
+        found, _ = await both(partial(self._archive.find_session, session), partial(self._read_ahead, session.project))
         if found.problem is not None:
             raise SessionConflictError(f"{found.problem}; {RELABEL}")
         label = ""
@@ -227,6 +229,17 @@ class XnatDestination:
         if len(found.experiments) > 1 or await self._rules.merges_modalities():
             kind = ""
         return ArchivedContent(archive_address(session, found.experiments[0]), held, kind, label)
+
+    async def _read_ahead(self, project: str) -> None:
+        """Read what sending and archiving will ask of a project: one round trip later, not one for each."""
+        reads = self._archived.list_project, self._rows.list_project, self._rules.get
+
+        async def read(what: Callable[[str], Awaitable[object]]) -> None:
+            # Who needs it asks again, and reports the error.
+            with suppress(TransientError):
+                await what(project)
+
+        await map_concurrently(read, reads, len(reads))
 
     async def archived_patients(self, session: Session) -> Sequence[ArchivedPatient]:
         """Return the patients in the archived sessions of a session's subject. Raises: SessionConflictError."""

@@ -10,6 +10,7 @@ import anyio
 
 from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
 from asyncimport.model.deliveries import Dropped
+from asyncimport.pacing.concurrency import both, map_concurrently
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.routing.drop_rules import filter_drops, script_rejects
 from asyncimport.xnat.client import Client
@@ -50,10 +51,13 @@ async def check_project(
 
     async def check() -> str:
         try:
-            found = await find_project(client, project, policy)
+            found, editable = await both(
+                partial(find_project, client, project, policy),
+                partial(_check_request, client, _EDITABLE_PROJECTS, parse_project_ids, policy),
+            )
         except ProjectMissingError as error:
             raise _CachedVerdictError(error) from None
-        if found not in await _check_request(client, _EDITABLE_PROJECTS, parse_project_ids, policy):
+        if found not in editable:
             raise _CachedVerdictError(
                 ProjectReadOnlyError(
                     f"this user may read project {found}, but not add sessions to it",
@@ -178,8 +182,10 @@ async def fetch_site_filter(client: Client, policy: RetryPolicy) -> SeriesFilter
     enabled = await client.request("GET", "/xapi/siteConfig/enableSitewideSeriesImportFilter", parse_flag, policy)
     if not enabled:
         return None if enabled is None else SeriesFilter(enabled=False)
-    mode = await client.request("GET", f"{path}Mode", parse_setting, policy)
-    patterns = await client.request("GET", path, parse_setting, policy)
+    mode, patterns = await both(
+        partial(client.request, "GET", f"{path}Mode", parse_setting, policy),
+        partial(client.request, "GET", path, parse_setting, policy),
+    )
     return SeriesFilter(enabled, mode or "", parse_patterns(patterns or ""))
 
 
@@ -201,10 +207,13 @@ async def _fetch_filter_info(client: Client, project: str, policy: RetryPolicy) 
     """Read the series import filters and anonymisation scripts of a project."""
     # XNAT applies both filters and the site's script to each file that arrives (GradualDicomImporter), and the
     # project's script when it archives a session (PrearcSessionArchiver).
-    site_filter = await fetch_site_filter(client, policy)
-    project_filter = await fetch_project_filter(client, project, policy)
-    site_script = await fetch_script(client, "/xapi/anonymize/site", policy)
-    project_script = await fetch_script(client, f"/xapi/anonymize/projects/{project}", policy)
+    places = "/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"
+    (site_filter, project_filter), (site_script, project_script) = await both(
+        partial(
+            both, partial(fetch_site_filter, client, policy), partial(fetch_project_filter, client, project, policy)
+        ),
+        partial(map_concurrently, partial(fetch_script, client, policy=policy), places, len(places)),
+    )
     rules = {_SITE_FILTER: site_filter, _PROJECT_FILTER: project_filter, _SITE_SCRIPT: site_script}
     on_import = [_rule_state(name, rule) for name, rule in rules.items()]
     on_archive = [_rule_state(_PROJECT_SCRIPT, project_script)]

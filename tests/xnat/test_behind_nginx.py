@@ -215,7 +215,7 @@ async def test_connections_that_the_proxy_closes_are_replaced(
 ) -> None:
     """With `keepalive_requests` each connection serves some requests; no file is lost or stored again."""
     tree = tmp_path / "tree"
-    generated(tree, sessions=3, files=600, size=1_000, seed=6)
+    generated(tree, sessions=3, files=900, size=1_000, seed=6)
     async with nginx_proxy(url, tmp_path, keepalive_requests=str(most)) as proxy:
         commands.login(proxy.url)
         ended = await commands("upload", tree, "-P", "demo", "-o", "json", "-w", "4")
