@@ -106,7 +106,8 @@ def _upload(tree: Path, *workers: str) -> Callable[[Job], Command]:
         words: list[str | os.PathLike[str]] = [*job.module("asyncimport"), "upload", job.corpus.root]
         words += ["-P", served.project, "-o", "json", "-q", "--state-dir", job.place / "state", *workers]
         words += [*(labels if served.prefix else ()), *(("--ca-bundle", served.bundle) if served.bundle else ())]
-        words += ["--insecure"] if served.within else []  # its address is not this machine's, for all it knows
+        if served.within and not served.bundle:
+            words.append("--insecure")  # its address is not this machine's, for all it knows
         words += [*job.options, *(("--max-duration", f"{job.boxed}s") if job.boxed is not None else ())]
 
         def read(ended: Ended) -> Claim:
@@ -215,14 +216,14 @@ def _curl_loop(job: Job) -> Command:
     return Command(["bash", "-c", _LOOP], job.environment, files, size, _kept)
 
 
-def _xnatctl(number: int) -> Callable[[Job], Command]:
+def _xnatctl(number: int, mode: str) -> Callable[[Job], Command]:
     def make(job: Job) -> Command:
         served, lines = job.served, ["status=0"]
         for session in job.corpus.listed():
             folder = job.corpus.root / session.subject / session.label
             lines.append(
                 f"'{XNATCTL.program}' session upload '{folder}' -P '{served.project}' "
-                f"-S '{served.prefix}{session.subject}' -E '{served.prefix}{session.label}' --mode gradual "
+                f"-S '{served.prefix}{session.subject}' -E '{served.prefix}{session.label}' --mode {mode} "
                 f"-w {number} --prearchive -q </dev/null || status=$?"
             )
         lines.append("exit $status")
@@ -287,7 +288,13 @@ def contenders(against: Path | None = None, revision: str = "") -> Mapping[str, 
             Contender(
                 f"xnatctl {n}",
                 f"xnatctl session upload --mode gradual -w {n}, one call a session",
-                _xnatctl(n),
+                _xnatctl(n, "gradual"),
+                lambda: XNATCTL.lacks,
+            ),
+            Contender(
+                f"xnatctl zip {n}",
+                f"the same with --mode zip: {n} zips of many files at a time",
+                _xnatctl(n, "zip"),
                 lambda: XNATCTL.lacks,
             ),
         ]

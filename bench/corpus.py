@@ -12,9 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bench.trees import ROOT, python_path
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 Layout = Literal["wide", "deep", "flat"]
 
@@ -24,13 +27,18 @@ _PIXELS_BEFORE = 1_100  # bytes of a header, about
 _ANY_UID = "2.25." + "9" * 39
 _ANY_NUMBER = "+00000"
 _LEVELS = 12
+_OF_PIXELS = (
+    "SOPClassUID", "Modality", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "PixelData",
+)  # fmt: skip
 
 
 class Part(NamedTuple):
     """This many files of about this size, in this many sessions.
 
     `sparse` files take no room on disk. `noisy` ones have noise in every other byte, as pixels have: they deflate by
-    1.9. Others deflate to next to nothing.
+    1.9. Those with an `image` have the pixels of a real one, a test file of pydicom's, which gives their size too.
+    Others deflate to next to nothing.
     """
 
     files: int
@@ -38,6 +46,7 @@ class Part(NamedTuple):
     sessions: int = 1
     sparse: bool = False
     noisy: bool = False
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +67,24 @@ class Shape:
         parts = [
             Part(min(part.files, 2), 2 * _LARGE, 1, sparse=True)
             if part.sparse
-            else Part(min(part.files, 100), min(part.size, 20_000), min(part.sessions, 2), noisy=part.noisy)
+            else Part(
+                min(part.files, 100 if not part.image else 8),
+                min(part.size, 20_000),
+                min(part.sessions, 2),
+                noisy=part.noisy,
+                image=part.image,
+            )
             for part in self.parts
         ]
         return replace(self, parts=tuple(dict.fromkeys(parts)))
+
+    def lacks(self) -> str:
+        """Return why its files cannot be made here, or an empty text."""
+        from pydicom.data import get_testdata_file
+
+        names = [part.image for part in self.parts if part.image]
+        found = [get_testdata_file(name, download=False) for name in names]
+        return "" if all(found) else "pydicom-data, which has the images, is not installed"
 
     @property
     def files(self) -> int:
@@ -174,7 +197,9 @@ def _write_series(
     """Write the images of a series from one header, with UID and number in place of placeholders."""
     number, at = which
     side = max(2, int((max(part.size - _PIXELS_BEFORE, 8) // 2) ** 0.5))
-    header, pixels = _image(session, number, at, side)
+    header, pixels = (
+        _image(session, number, at, side) if not part.image else _real_image(session, number, at, part.image)
+    )
     if part.noisy:
         noise = Random(number).randbytes(len(pixels) // 2)
         pixels = b"".join(bytes((value, 1)) for value in noise)
@@ -197,7 +222,8 @@ def _write_series(
                 file.truncate(len(head) + 2 * side * side)
             else:
                 file.write(head + pixels)
-        entries.append(Entry(str(path.relative_to(root)), uid, len(head) + 2 * side * side))
+        size = len(head) + (2 * side * side if part.sparse else len(pixels))
+        entries.append(Entry(str(path.relative_to(root)), uid, size))
     return entries
 
 
@@ -216,8 +242,8 @@ def _uid(session: int, series: int, image: int) -> str:
     return f"2.25.1{session:014}{series:08}{image:016}"
 
 
-def _image(session: dict[str, Any], number: int, at: int, side: int) -> tuple[bytes, bytes]:
-    """Return the header of an image with placeholders, and its pixels."""
+def _dataset(session: dict[str, Any], number: int, at: int) -> "Dataset":
+    """Return what an image of a series says of itself, with placeholders and without pixels."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
@@ -237,17 +263,42 @@ def _image(session: dict[str, Any], number: int, at: int, side: int) -> tuple[by
     image.SeriesNumber = at
     image.InstanceNumber = _ANY_NUMBER
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-    image.Rows = image.Columns = min(side, 65_535)
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 0
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    buffer = BytesIO()
+    return image
+
+
+def _image(session: dict[str, Any], number: int, at: int, side: int) -> tuple[bytes, bytes]:
+    """Return the header of an image with placeholders, and its pixels."""
+    image = _dataset(session, number, at)
+    image.Rows = image.Columns = min(side, 65_535)
     image.PixelData = b""
-    image.save_as(buffer, enforce_file_format=True)
     size = 2 * side * side
     # The header ends with the length of the pixels, in four bytes: no buffer of that length is needed.
-    header = buffer.getvalue()[:-4] + size.to_bytes(4, "little")
+    header = _saved(image)[:-4] + size.to_bytes(4, "little")
     return header, bytes(range(256)) * (size // 256) + bytes(size % 256) if size <= 4 * _LARGE else b""
+
+
+def _real_image(session: dict[str, Any], number: int, at: int, name: str) -> tuple[bytes, bytes]:
+    """Return the same with the pixels of a test file of pydicom's, which may be compressed."""
+    from pydicom import dcmread
+    from pydicom.data import get_testdata_file
+
+    real = dcmread(str(get_testdata_file(name, download=False)))
+    image = _dataset(session, number, at)
+    for keyword in _OF_PIXELS:
+        image[keyword] = real[keyword]
+    image.file_meta.TransferSyntaxUID = real.file_meta.TransferSyntaxUID
+    whole = _saved(image)
+    start = whole.index(real.PixelData)
+    return whole[:start], whole[start:]
+
+
+def _saved(image: "Dataset") -> bytes:
+    buffer = BytesIO()
+    image.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def written(shape: Shape, directory: Path) -> Corpus:

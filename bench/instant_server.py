@@ -41,9 +41,9 @@ http {{
     default_type text/uri-list;
     {tls}
     server {{
-        listen 127.0.0.1:{port}{ssl} backlog=511;
+        listen {address}:{port}{ssl} backlog=511;
         {imports}
-        location / {{ proxy_pass {behind}; proxy_read_timeout 600s; }}
+        location / {{ proxy_pass {behind}; proxy_read_timeout 600s; proxy_request_buffering off; }}
     }}
 }}
 """
@@ -63,7 +63,9 @@ _SINK = """
 
 
 @contextmanager
-def nginx(home: Path, behind: str, *, log: Path | None, certificate: Path | None = None) -> Iterator[str]:
+def nginx(
+    home: Path, behind: str, *, log: Path | None, certificate: Path | None = None, address: str = "127.0.0.1"
+) -> Iterator[str]:
     """Run nginx before the server `behind`; with a `log`, it takes the imports itself. Yields its URL."""
     assert NGINX is not None  # noqa: S101 - callers have checked
     home.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ def nginx(home: Path, behind: str, *, log: Path | None, certificate: Path | None
     memory = Path("/dev/shm")  # noqa: S108 - bodies that do not fit in its buffer, in a directory of our own there
     bodies = (memory if os.access(memory, os.W_OK) else home) / f"bench-{os.getpid()}-bodies"
     tls = f"ssl_certificate {certificate}; ssl_certificate_key {certificate};" if certificate else ""
-    with socket.create_server(("127.0.0.1", 0), backlog=511) as door:
+    with socket.create_server((address, 0), backlog=511) as door:
         port = door.getsockname()[1]
         (home / "nginx.conf").write_text(
             _CONFIGURATION.format(
@@ -80,6 +82,7 @@ def nginx(home: Path, behind: str, *, log: Path | None, certificate: Path | None
                 user="user root;" if os.geteuid() == 0 else "",
                 home=home,
                 bodies=bodies,
+                address=address,
                 port=port,
                 tls=tls,
                 ssl=" ssl" if certificate else "",
@@ -97,7 +100,7 @@ def nginx(home: Path, behind: str, *, log: Path | None, certificate: Path | None
                 pass_fds=[door.fileno()],
             )
     try:
-        yield f"https://localhost:{port}" if certificate else f"http://127.0.0.1:{port}"
+        yield f"{'https' if certificate else 'http'}://{address}:{port}"
     finally:
         process.terminate()
         process.wait()

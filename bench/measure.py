@@ -155,6 +155,8 @@ def judged(
             measured.problem = f"it claims {claim.files} files, and the server has {arrived}"
     elif not measured.problem:
         measured.problem = _lack(command, claim, received, arrived, counts_bytes=tally.held is None)
+    if claim.bytes not in {None, 0, command.bytes} and not measured.problem:
+        measured.more["ratio"] = command.bytes / claim.bytes
     _look(measured, ended, tally)
     return measured
 

@@ -163,15 +163,14 @@ class Run:
         models = list(self._models(scenario))
         if self._options.site is not None:
             models = [(Model("site", "the XNAT that XNAT_HOST names", {}), "")]
-        if not models:
-            return
-        corpus = self._corpus(scenario, scenario.shapes[0])
+        without = scenario.shapes[0].lacks()
+        corpus: Corpus | None = None
         for model, lacks in models:
-            result = Result(scenario, model.name, model.what, _described(corpus))
-            if lacks:
-                result.skipped["all"] = lacks
-                yield result
+            if lacks or without:
+                yield Result(scenario, model.name, model.what, "", skipped={"all": lacks or without})
                 continue
+            corpus = corpus or self._corpus(scenario, scenario.shapes[0])
+            result = Result(scenario, model.name, model.what, _described(corpus))
             if self._options.quick:
                 model = replace(model, settings={**model.settings, **model.quick})
             boxed = self._boxed(scenario, model)
@@ -220,6 +219,8 @@ class Run:
             if sampled and not measured.problem:
                 spent = json.loads(sampled.read_bytes())
                 measured.more.update((name, 1e6 * seconds / measured.files) for name, seconds in spent.items())
+            if not measured.problem:
+                measured.more.update(_of_link(model, command, measured))
         except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
             return Measured(contender.name, number, 0.0, 0, 0.0, 0, problem=f"it could not be run: {error}")
         else:
@@ -325,6 +326,16 @@ class Run:
         if ended.code and name in {"empty-files", "finish"}:
             raise RuntimeError(f"{name}: {ended.err}")
         return ended
+
+
+def _of_link(model: Model, command: Command, measured: Measured) -> Mapping[str, float]:
+    """Return how much of the link the files took, and how many megabytes a second a core sends over TLS."""
+    found = {}
+    if rate := model.settings.get("link", {}).get("rate"):
+        found["times_link"] = command.bytes / measured.seconds / rate
+    if model.settings.get("tls"):
+        found["mb_per_core"] = command.bytes / 1e6 / measured.cpu
+    return found
 
 
 def _described(corpus: Corpus) -> str:

@@ -71,17 +71,19 @@ async def _front(settings: Mapping[str, Any], home: Path, behind: str, log: Path
     if not settings.get("sink") and not settings.get("tls"):
         yield behind, ""
         return
-    certificate, bundle = _certificate(home) if settings.get("tls") else (None, "")
-    with nginx(home / "nginx", behind, log=log if settings.get("sink") else None, certificate=certificate) as url:
+    address = settings.get("address", "127.0.0.1")
+    certificate, bundle = _certificate(home, address) if settings.get("tls") else (None, "")
+    kept = log if settings.get("sink") else None
+    with nginx(home / "nginx", behind, log=kept, certificate=certificate, address=address) as url:
         yield url, bundle
 
 
-def _certificate(home: Path) -> tuple[Path, str]:
+def _certificate(home: Path, address: str) -> tuple[Path, str]:
     import trustme
 
     authority = trustme.CA()
     certificate, bundle = home / "certificate.pem", home / "ca.pem"
-    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+    authority.issue_cert(address).private_key_and_cert_chain_pem.write_to_path(certificate)
     authority.cert_pem.write_to_path(bundle)
     return certificate, str(bundle)
 
@@ -111,7 +113,8 @@ async def _serve(settings: Mapping[str, Any], home: Path, log: Path) -> None:
             tasks.start_soon(xnat.live)
             if settings.get("sink"):
                 expect(xnat, load(Path(settings["corpus"])).listed(), settings.get("prefix", ""))
-            url = await stack.enter_async_context(serve(xnat, settings.get("address", "127.0.0.1")))
+            own = "127.0.0.1" if settings.get("tls") else settings.get("address", "127.0.0.1")
+            url = await stack.enter_async_context(serve(xnat, own))
             url, bundle = await stack.enter_async_context(_front(settings, home, url, log))
             if settings.get("round_trip"):
                 port = await stack.enter_async_context(far("127.0.0.1", URL(url).port or 0, settings["round_trip"]))

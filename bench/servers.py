@@ -146,7 +146,31 @@ _MODELS = (
         needs=("netns",),
     ),
 )
-MODELS = {model.name: model for model in _MODELS}
+
+
+def link_name(megabits: int, milliseconds: int, *, loses: bool = False) -> str:
+    """Return the name of a server behind a link."""
+    return f"link-{megabits}-{milliseconds}{'-loss' if loses else ''}"
+
+
+def _behind_link(megabits: int, milliseconds: int, *, loses: bool) -> Model:
+    # At 1 Gbit/s the test XNAT would be the limit, so nginx takes what comes.
+    instant = megabits >= 1000
+    link = {"round_trip": milliseconds / 1000, "rate": megabits * 125e3, "loss": 0.001 if loses else 0.0}
+    return Model(
+        link_name(megabits, milliseconds, loses=loses),
+        f"the {'instant' if instant else 'realistic'} one over TLS, in another network namespace: {megabits:,} Mbit/s, "
+        f"{milliseconds} ms of round trip{', 0.1 % of packets lost' if loses else ''}",
+        {"sink": instant, "capacities": [_FREE if instant else _REALISTIC], "tls": True, "link": link},
+        needs=("nginx", "trustme", "netns"),
+    )
+
+
+LINKS = tuple((megabits, milliseconds) for megabits in (20, 100, 1000) for milliseconds in (2, 30, 150))
+MODELS = {
+    model.name: model
+    for model in (*_MODELS, *(_behind_link(*link, loses=loses) for link in LINKS for loses in (False, True)))
+}
 
 
 @dataclass(frozen=True, slots=True)

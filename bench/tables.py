@@ -10,6 +10,9 @@ Table = list[list[str]]
 _COLUMNS = {
     "rate": "files/s",
     "sending": "while sending",
+    "times_link": "x link",
+    "ratio": "bytes / sent",
+    "mb_per_core": "MB/s a core",
     "cpu_ms": "CPU ms/file",
     "server_cpu_ms": "server's",
     "rss_mb": "peak MB",
@@ -32,6 +35,9 @@ _WANTED: Mapping[str, Sequence[str]] = {
     "transfer": (
         "rate",
         "sending",
+        "times_link",
+        "ratio",
+        "mb_per_core",
         "cpu_ms",
         "server_cpu_ms",
         "rss_mb",

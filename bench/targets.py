@@ -22,7 +22,7 @@ def reached(target: Target, runs: Runs) -> Verdict:
     ours = values(runs.get(target.ours, ()), target.metric)
     found: Spread | None
     if target.over:
-        found = ratios(ours, values(runs.get(target.over, ()), target.metric))
+        found = ratios(ours, values(runs.get(target.over, ()), target.per or target.metric))
     else:
         found = spread([value for value in ours if value is not None])
         if target.less:

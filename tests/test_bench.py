@@ -3,8 +3,10 @@
 import json
 import re
 import socket
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +18,7 @@ import anyio
 import defusedxml.ElementTree
 import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 from asyncimport.dicom import identify
 from bench.corpus import Part, Shape, load, write
@@ -23,6 +26,8 @@ from bench.import_log import Import, Phase, Received, read_log
 from bench.instant_server import NGINX, nginx
 from bench.latency_relay import far
 from bench.measure import Claim, Command, Ended, Measured, judged, run
+from bench.netns import ADDRESS, Link, joined, wire_bytes
+from bench.netns import lacks as netns_lacks
 from bench.plot import as_svg
 from bench.profile import PLACES
 from bench.report import as_markdown
@@ -142,6 +147,13 @@ def test_what_has_not_arrived_does_not_count(
     assert (measured.values.get("rate") == 3.0) is (not problem)
 
 
+def test_a_client_that_sends_fewer_bytes_has_a_ratio() -> None:
+    """It says so itself, and the server's count is compared with that."""
+    smaller = judged("one", 0, command(3, 60, Claim(3, bytes=30)), ended(), tally(3, None))
+    assert (smaller.problem, smaller.values["ratio"]) == ("", 2.0)
+    assert "ratio" not in judged("one", 0, command(3, 30, Claim(3, bytes=30)), ended(), tally(3, None)).values
+
+
 def measured(name: str, rates: list[float], phases: dict[str, dict[str, float]] | None = None) -> list[Measured]:
     """Make runs with these rates."""
     return [Measured(name, at, 1 / rate, 1, 0.1, 10, phases=phases or {}) for at, rate in enumerate(rates)]
@@ -155,6 +167,9 @@ def test_a_target_is_reached_by_the_median_of_ratios() -> None:
     assert reached(Target("rate", "ours", "<=", 79.0), runs)["reached"] is False
     assert reached(Target("rate", "ours", ">=", 1.0, over="nobody"), runs)["reached"] is None
     assert reached(Target("rate", "theirs", "<=", 21.0, less="ours"), runs)["value"] == pytest.approx([20, 10, 40])
+    per = Target("rate", "ours", ">=", 8.0, over="theirs", per="rss_mb")
+    assert reached(per, runs)["value"] == pytest.approx([8e6, 6e6, 9e6])
+    assert str(per) == "rate: ours / rss_mb of theirs >= 8"
 
 
 def test_auto_is_judged_by_the_least_number_that_is_as_good_as_any() -> None:
@@ -212,7 +227,83 @@ def test_a_collection_is_what_its_manifest_says(tmp_path: Path, layout: Any) -> 
     assert sum(path.stat().st_size for path in corpus.root.rglob("*.dcm")) == corpus.bytes
 
 
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [("693_UNCI.dcm", 1.5, 2.4), ("examples_overlay.dcm", 1.5, 2.4), ("MR2_J2KI.dcm", 1, 1.1)],
+)
+def test_a_collection_may_have_the_pixels_of_real_images(tmp_path: Path, name: str, least: float, most: float) -> None:
+    """Each file has all of them, and deflates as they do; files have the reported size and a UID each."""
+    corpus = write(Shape("real", (Part(5, 1, 1, image=name),)), tmp_path)
+    real = pydicom.dcmread(str(get_testdata_file(name, download=False)))
+    entries = [entry for session in corpus.listed() for entry in session.entries]
+    assert len({entry.sop_uid for entry in entries}) == corpus.files == 5
+    for entry in entries:
+        path = corpus.root / entry.path
+        data, identity = pydicom.dcmread(path), identify(str(path))
+        assert (data.PixelData, data.Modality, data.Rows) == (real.PixelData, real.Modality, real.Rows)
+        assert data.file_meta.TransferSyntaxUID == real.file_meta.TransferSyntaxUID
+        assert (data.SOPInstanceUID, identity.sop_uid, identity.truncated) == (entry.sop_uid, entry.sop_uid, "")
+        assert path.stat().st_size == entry.size
+        assert least < entry.size / len(zlib.compress(path.read_bytes(), 1)) < most
+
+
+def test_a_shape_whose_images_are_not_there_says_what_lacks() -> None:
+    """Its scenario is skipped then, and says why."""
+    assert "pydicom-data" in Shape("real", (Part(1, 1, image="no such image.dcm"),)).lacks()
+    assert SCENARIOS["links-20"].shapes[0].lacks() == ""
+
+
 # --- processes and servers
+
+
+def test_a_parcel_of_segments_takes_headers_for_each() -> None:
+    """Three segments of 1,000 bytes and a rest have four headers of 66; a packet on its own has one."""
+    head = struct.pack("<BBHHHH", 1, 1, 66, 1_000, 34, 16)
+    assert wire_bytes(head + bytes(66 + 3_500)) == 3_500 + 4 * 66
+    assert wire_bytes(head + bytes(66 + 3_000)) == 3_000 + 3 * 66
+    assert wire_bytes(bytes(10) + bytes(1_514)) == 1_514
+
+
+_FAR_ECHO = """
+import socket, sys
+with socket.create_server((sys.argv[1], 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    stream, _ = server.accept()
+    with stream:
+        while data := stream.recv(1 << 16):
+            stream.sendall(data)
+"""
+_NEAR_END = """
+import json, socket, sys, time
+began = time.monotonic()
+with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as stream:
+    connected = time.monotonic()
+    data, back = bytes(range(256)) * 2_000, b""
+    for at in range(0, len(data), 64_000):
+        piece = data[at : at + 64_000]
+        stream.sendall(piece)
+        while len(back) < at + len(piece):
+            back += stream.recv(1 << 16)
+    print(json.dumps([connected - began, time.monotonic() - connected, back == data]))
+"""
+
+
+@pytest.mark.skipif(bool(netns_lacks()), reason=netns_lacks())
+@pytest.mark.parametrize("loss", [0.0, 0.01])
+def test_a_link_delays_and_limits_what_crosses_it(loss: float) -> None:
+    """Connecting takes a round trip; half a megabyte at 2 MB/s a quarter of a second. No byte is lost with a packet."""
+    with (
+        joined(Link(0.04, 2e6, loss)) as (near, there),
+        subprocess.Popen([*there, sys.executable, "-c", _FAR_ECHO, ADDRESS], stdout=subprocess.PIPE, text=True) as far,
+    ):
+        assert far.stdout is not None
+        port = far.stdout.readline().strip()
+        words = [*near, sys.executable, "-c", _NEAR_END, ADDRESS, port]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+    connected, moved, is_same = json.loads(done.stdout)
+    assert is_same
+    assert connected >= 0.04
+    assert moved >= 512_000 / 2e6
 
 
 def test_a_command_is_counted_with_its_children(tmp_path: Path) -> None:
@@ -415,6 +506,23 @@ def test_a_quick_run_measures_what_it_says(tmp_path: Path) -> None:
     assert both.count(data["caveats"][0]) == 1
     if NGINX is not None:
         assert ">asyncimport -w auto<" in as_svg(as_markdown([data]))
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(bool(MODELS["link-100-30"].lacks()), reason=MODELS["link-100-30"].lacks())
+def test_a_quick_run_crosses_a_link(tmp_path: Path) -> None:
+    """Real images go over TLS through a link of two namespaces, and the table says what share of it they took."""
+    results = tmp_path / "results.json"
+    done = bench(
+        "run", "links-100", "--quick", "--contender", "asyncimport compress", "--json", results, "--work", tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ((one,),) = json.loads(results.read_bytes())["results"][0]["contenders"].values()
+    assert one["problem"] == ""
+    assert 0 < one["values"]["times_link"] < 1
+    assert one["values"]["mb_per_core"] > 0
+    assert "x link" in done.stdout
 
 
 def test_the_plot_says_what_the_tables_say() -> None:
