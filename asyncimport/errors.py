@@ -186,7 +186,11 @@ class MergeRefusedError(RefusedError):
 
 
 class SourceError(AsyncimportError):
-    """A file is gone, has changed since the scan, or cannot be read."""
+    """A file is gone, has changed since the scan, or cannot be read; `is_absent` if this machine does not see it."""
+
+    def __init__(self, message: str, *, hint: str = "", is_absent: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.is_absent = is_absent
 
 
 def primary_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:

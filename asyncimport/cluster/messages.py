@@ -122,8 +122,8 @@ def _pack_session(session: Session) -> Packed:
     return session.project, session.subject, session.label, session.study_uid
 
 
-def pack_outcome(outcome: Outcome, *, is_absent: bool = False) -> Packed:
-    """Return what became of a file; `is_absent`: this worker does not see it."""
+def pack_outcome(outcome: Outcome) -> Packed:
+    """Return what became of a file."""
     key, attempts, effect = outcome.claim.key, outcome.attempts, outcome.may_have_taken_effect
     if isinstance(outcome, Stored):
         # The driver knows the address of all but first files.
@@ -134,7 +134,7 @@ def pack_outcome(outcome: Outcome, *, is_absent: bool = False) -> Packed:
         rest = outcome.reason, outcome.whole_session, outcome.kind.value, outcome.second_row
         return "R", key, attempts, effect, *rest
     if isinstance(outcome, Failed):
-        return "F", key, attempts, effect, outcome.reason, outcome.unreadable, is_absent
+        return "F", key, attempts, effect, outcome.reason, outcome.unreadable, outcome.absent
     return "W", key, attempts, effect, outcome.reason
 
 
@@ -150,11 +150,6 @@ def unpack_outcome(packed: Packed, claim: Claim) -> Outcome:
         reason, whole_session, refusal, second_row = rest
         return Refused(claim, reason, whole_session, attempts, effect, Refusal(refusal), second_row)
     if kind == "F":
-        reason, unreadable, _ = rest
-        return Failed(claim, reason, unreadable, attempts, effect)
+        reason, unreadable, absent = rest
+        return Failed(claim, reason, unreadable, attempts, effect, absent)
     return Withheld(claim, rest[0], attempts, effect)
-
-
-def is_absent(packed: Packed) -> bool:
-    """Return whether a file was not sent because the worker does not see it."""
-    return packed[0] == "F" and bool(packed[-1])

@@ -1,9 +1,10 @@
 """The protocols of workers on other machines, as the driver sees them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 from asyncimport.cluster.messages import Order, Reply, Setup
+from asyncimport.model.ports import FileReader
 
 
 class WorkerLostError(Exception):
@@ -54,6 +55,11 @@ class Workers(Protocol):
     @property
     def lease_seconds(self) -> float:
         """How long a worker may send without hearing from the driver."""
+        ...
+
+    @property
+    def open_files(self) -> Callable[[], FileReader]:
+        """What returns the files as a worker sees them, by the driver's paths; it is called there."""
         ...
 
     def joined(self) -> AsyncIterator[WorkerLink]:

@@ -130,7 +130,7 @@ class CurrentRun:
     """The run that holds the journal.
 
     `began_at` is in seconds since 1970. `next_key` is the first key that no file and no instance has. `relabeled`
-    sessions wait for labels.
+    sessions wait for labels. Workers of an earlier run may send until `leased_until` (`ticks`).
     """
 
     key: int
@@ -138,6 +138,7 @@ class CurrentRun:
     source: str
     next_key: int
     relabeled: frozenset[int]
+    leased_until: float = 0.0
 
 
 def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, str], relabel: bool) -> CurrentRun:
@@ -149,14 +150,17 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
         bind(db, connection.path, destination, rules)
         db.execute("INSERT OR IGNORE INTO metadata VALUES ('source', ?)", (f"{OUR_SOURCE}-{secrets.token_hex(8)}",))
         (source,) = connection.one("SELECT value FROM metadata WHERE key = 'source'")
-        if _was_killed(connection):
+        lease = db.execute("SELECT value FROM metadata WHERE key = 'lease'").fetchone()
+        lease_seconds = 0.0 if lease is None else float(lease[0])
+        if lease is not None or _was_killed(connection):
             # What was in flight then is unknown, and XNAT may still be at work on it.
             db.execute("UPDATE delivery SET interrupted_at = ? WHERE state = 'OPEN'", (now,))
         # From here on the time of day decides nothing: it may be corrected, or have been wrong before.
         db.execute(
             "INSERT INTO interrupted SELECT key, ? - max(0, ? - interrupted_at) FROM delivery "
             "WHERE state = 'OPEN' AND interrupted_at IS NOT NULL",
-            (connection.ticks(), now),
+            # Workers of that run may go on sending for as long as their leases last.
+            (leased_until := connection.ticks() + lease_seconds, now),
         )
         key = connection.insert("INSERT INTO run (started) VALUES (?)", (connection.now(),))
         (next_key,) = connection.one(
@@ -171,7 +175,7 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
             "AND session NOT IN (SELECT session FROM relabeled_session)"
         )
         relabeled = frozenset(session for (session,) in db.execute("SELECT session FROM relabeled_session"))
-    return CurrentRun(key, now, source, next_key, relabeled)
+    return CurrentRun(key, now, source, next_key, relabeled, leased_until if lease_seconds else 0.0)
 
 
 def end_run(connection: Connection, run: int, exit_code: int) -> None:

@@ -57,6 +57,7 @@ class Journal:
             connection.close()
             raise
         self.run, self.began_at, self.source = run.key, run.began_at, run.source
+        self._leased_until = 0.0 if is_temporary else run.leased_until
         self.state = SessionState(connection, run)
         self.sessions = Sessions(
             connection,
@@ -78,6 +79,11 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def leased_seconds(self) -> float:
+        """How much longer workers of an earlier run may be sending."""
+        return max(0.0, self._leased_until - self.connection.ticks())
 
     def close(self) -> None:
         """Close the file and release the lock."""

@@ -1,7 +1,9 @@
 """The queue of files to send: claims out, outcomes in."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from asyncimport.journal.activity import ActivityWriter
 from asyncimport.journal.connection import Connection, CurrentRun
@@ -12,6 +14,19 @@ from asyncimport.journal.session_state import DISPUTED, SessionState
 from asyncimport.model.activity import Activity
 from asyncimport.model.deliveries import Claim, Delivery, Failed, Outcome, Refused, Stored, Withheld
 from asyncimport.model.files import Instance, Session
+
+
+class Shares(Protocol):
+    """Which files can be sent now, and by whom, where several machines send."""
+
+    def room(self, path: str) -> int:
+        """Return how many files more can be sent by those who see this path."""
+        ...
+
+    def take(self, claims: Sequence[Claim]) -> None:
+        """Take files that were handed out."""
+        ...
+
 
 _RECORD = "UPDATE instance SET run = column2, attempts = column3, settled_at = column4,"
 
@@ -40,15 +55,21 @@ class UploadQueue:
         self._synced_at = run.began_at
 
     def claim(
-        self, limit: int, *, max_active: int, max_new: int = 1_000, max_backlog: int = 1_000
+        self,
+        limit: int,
+        *,
+        max_active: int,
+        max_new: int = 1_000,
+        max_backlog: int = 1_000,
+        shares: Shares | None = None,
     ) -> list[Claim] | None:
         """Hand out at most `limit` instances, session by session; None when no more will ever come.
 
         The first instance of a delivery without a URI goes alone: its answer shows where the others go. So does one
         with `Claim.check_archive` (the answer goes to `ExistingInstances.adopt`). A new delivery begins only while
         fewer than `max_active` sessions occupy the server's prearchive, and those of fewer than `max_backlog` subjects
-        wait to be archived; one call begins `max_new` at most, so that sessions end before others begin. An empty list
-        means: ask again after the next change.
+        wait to be archived; one call begins `max_new` at most, so that sessions end before others begin. `shares` says
+        which files can be sent now. An empty list means: ask again after the next change.
         """
         claims: list[Claim] = []
         with self._connection.transaction():
@@ -58,7 +79,7 @@ class UploadQueue:
                 f"AND NOT {DISPUTED.format('b.session')} ORDER BY session"
             ).fetchall():
                 if len(claims) < limit:
-                    self._hand_out(session, limit - len(claims), claims)
+                    self._hand_out_shares(session, limit - len(claims), claims, shares)
             (before,) = self._connection.one("SELECT count(*) FROM active_session")
             begun, max_active = before, min(max_active, before + (max_new if self._backlog() < max_backlog else 0))
             session = -1
@@ -67,9 +88,9 @@ class UploadQueue:
                 if session is None:
                     break
                 is_new = not self._connection.exists("SELECT 1 FROM active_session WHERE session = ?", (session,))
-                if is_new and self._begin_delivery(session):
+                if is_new and self._room(session, limit, shares) and self._begin_delivery(session):
                     begun += 1
-                    self._hand_out(session, limit - len(claims), claims)
+                    self._hand_out_shares(session, limit - len(claims), claims, shares)
             (left,) = self._connection.one(
                 "SELECT EXISTS (SELECT 1 FROM queued) OR EXISTS (SELECT 1 FROM in_flight) "
                 # Finalising may show that files have to be sent again.
@@ -94,9 +115,7 @@ class UploadQueue:
                 claim, delivery = outcome.claim, outcome.claim.delivery
                 how = claim.key, self._run, outcome.attempts, now
                 if outcome.may_have_taken_effect:
-                    self._db.execute("UPDATE delivery SET interrupted_at = ? WHERE key = ?", (now, delivery.key))
-                    ticks = self._connection.ticks()
-                    self._db.execute("INSERT OR REPLACE INTO interrupted VALUES (?, ?)", (delivery.key, ticks))
+                    self._note_interruption([delivery.key])
                 if isinstance(outcome, Stored):
                     stored.append((*how, delivery.key, outcome.sha256, outcome.xxh3, outcome.zip_size))
                     if delivery.uri is None:
@@ -128,17 +147,43 @@ class UploadQueue:
                     )
                 if isinstance(outcome, Failed) and outcome.unreadable:
                     self._use_copy(outcome.claim.key, outcome.reason)
-            ready = 0
-            for session, blocked in self._blocked_or_finished({outcome.claim.delivery.key for outcome in outcomes}):
-                if blocked is not None:
-                    ready += self._end_blocked(session, blocked)
-                if self._state.scan_finished or session in self._state.complete:
-                    ready += self._state.mark_ready_if_complete(session, ["OPEN"])
+            ready = self._end_sessions({outcome.claim.delivery.key for outcome in outcomes})
             if activity is not None:
                 self._activity.add(activity)
         if due:
             self._synced_at = now
         return ready
+
+    def give_back(self, claims: Sequence[Claim], *, were_sent: bool) -> int:
+        """Queue files again that were handed out; return how many sessions became ready to be finalised.
+
+        If they `were_sent`, nobody knows whether they arrived or still will: their deliveries wait for the settle time.
+        """
+        keys, deliveries = [claim.key for claim in claims], {claim.delivery.key for claim in claims}
+        with self._connection.transaction(durable=were_sent):
+            lent = "FROM in_flight WHERE instance IN (SELECT value FROM json_each(?))"
+            left = (json.dumps(keys),)
+            if were_sent:
+                self._note_interruption(deliveries)
+            self._db.execute(f"INSERT OR IGNORE INTO queued SELECT session, instance {lent}", left)
+            self._db.execute(f"DELETE {lent}", left)
+            return self._end_sessions(deliveries)
+
+    def note_leases(self, seconds: float) -> None:
+        """Note, on disk, that others may send for this long after they last heard of this run."""
+        with self._connection.transaction(durable=True):
+            self._db.execute("INSERT OR REPLACE INTO metadata VALUES ('lease', ?)", (str(seconds),))
+
+    def forget_leases(self) -> None:
+        """Note that nobody else can send any more."""
+        with self._connection.transaction():
+            self._db.execute("DELETE FROM metadata WHERE key = 'lease'")
+
+    def _note_interruption(self, deliveries: Iterable[int]) -> None:
+        now, ticks = self._connection.clock(), self._connection.ticks()
+        for delivery in deliveries:
+            self._db.execute("UPDATE delivery SET interrupted_at = ? WHERE key = ?", (now, delivery))
+            self._db.execute("INSERT OR REPLACE INTO interrupted VALUES (?, ?)", (delivery, ticks))
 
     def _backlog(self) -> int:
         """Return of how many subjects sessions are being archived, or could be now."""
@@ -149,6 +194,16 @@ class UploadQueue:
             "AND NOT EXISTS (SELECT 1 FROM interrupted u WHERE u.delivery = d.key)"
         )
         return int(subjects)
+
+    def _end_sessions(self, deliveries: Iterable[int]) -> int:
+        """Mark sessions as ready that have nothing left to send; return how many."""
+        ready = 0
+        for session, blocked in self._blocked_or_finished(deliveries):
+            if blocked is not None:
+                ready += self._end_blocked(session, blocked)
+            if self._state.scan_finished or session in self._state.complete:
+                ready += self._state.mark_ready_if_complete(session, ["OPEN"])
+        return ready
 
     def _withhold(self, outcome: Withheld) -> None:
         self._db.execute("DELETE FROM in_flight WHERE instance = ?", (outcome.claim.key,))
@@ -233,6 +288,24 @@ class UploadQueue:
             "WHERE d.session = ? AND d.number = ?",
             (key, session, number - 1),
         )
+
+    def _room(self, session: int, limit: int, shares: Shares | None) -> int:
+        """Return how many files of a session can be sent now, `limit` at most."""
+        if shares is None:
+            return limit
+        (path,) = self._connection.one(
+            "SELECT f.path FROM queued w JOIN instance i ON i.key = w.instance JOIN file f ON f.key = i.file "
+            "WHERE w.session = ? ORDER BY w.instance LIMIT 1",
+            (session,),
+        )
+        return min(limit, shares.room(os.fsdecode(path)))
+
+    def _hand_out_shares(self, session: int, limit: int, claims: list[Claim], shares: Shares | None) -> None:
+        before = len(claims)
+        if room := self._room(session, limit, shares):
+            self._hand_out(session, room, claims)
+        if shares is not None:
+            shares.take(claims[before:])
 
     def _hand_out(self, session: int, room: int, claims: list[Claim]) -> None:
         row = self._db.execute(

@@ -136,13 +136,17 @@ class Refused:
 
 @record
 class Failed:
-    """No verdict after all retries, or (`unreadable`) the file could not be read."""
+    """No verdict after all retries, or (`unreadable`) the file could not be read.
+
+    Another machine may see an `absent` file.
+    """
 
     claim: Claim
     reason: str
     unreadable: bool = False
     attempts: int = 1
     may_have_taken_effect: bool = False
+    absent: bool = False
 
 
 @record

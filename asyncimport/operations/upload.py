@@ -7,6 +7,7 @@ from functools import partial
 
 import anyio.to_thread
 
+from asyncimport.cluster.ports import Workers
 from asyncimport.errors import FatalError, RefusedError, TransientError
 from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model.events import Event, ServerUnavailable
@@ -28,11 +29,20 @@ from asyncimport.xnat.archive import READS_AT_ONCE
 from asyncimport.xnat.client import Client
 
 
-async def upload(request: UploadRequest, *, report: Observer | None = None, stop: Stop | None = None) -> UploadResult:
-    """Scan, send, build, archive, verify, attach, set demographics. A source without DICOM is an error."""
+async def upload(
+    request: UploadRequest,
+    *,
+    report: Observer | None = None,
+    stop: Stop | None = None,
+    workers: Workers | None = None,
+) -> UploadResult:
+    """Scan, send, build, archive, verify, attach, set demographics. A source without DICOM is an error.
+
+    With `workers`, those send the images.
+    """
     observer, stop = report or Observer(), stop or Stop()
     result = UploadResult(issues=request.issues)
-    async with open_uploader(request, observer, stop) as uploader:
+    async with open_uploader(request, observer, stop, workers) as uploader:
         with ended_in(result, stop):
             await uploader.run(result)
     observer.note(RunEnded(result.run, result.exit_code, result.error, result.summary))
@@ -40,7 +50,9 @@ async def upload(request: UploadRequest, *, report: Observer | None = None, stop
 
 
 @asynccontextmanager
-async def open_uploader(request: UploadRequest, observer: Observer, stop: Stop) -> "AsyncIterator[Uploader]":
+async def open_uploader(
+    request: UploadRequest, observer: Observer, stop: Stop, workers: Workers | None = None
+) -> "AsyncIterator[Uploader]":
     """Yield an uploader that stops after the longest duration, and logs out at the end."""
 
     def end() -> None:
@@ -51,17 +63,25 @@ async def open_uploader(request: UploadRequest, observer: Observer, stop: Stop) 
     async with AsyncExitStack() as stack:
         if request.max_duration_seconds is not None:
             stack.callback(asyncio.get_running_loop().call_later(request.max_duration_seconds, end).cancel)
-        yield Uploader(request, observer, stop, stack)
+        yield Uploader(request, observer, stop, stack, workers)
 
 
 class Uploader:
     """Runs one after the other, under one login. Make it with `open_uploader`."""
 
-    def __init__(self, request: UploadRequest, observer: Observer, stop: Stop, stack: AsyncExitStack) -> None:
+    def __init__(
+        self,
+        request: UploadRequest,
+        observer: Observer,
+        stop: Stop,
+        stack: AsyncExitStack,
+        workers: Workers | None = None,
+    ) -> None:
         self._request = request
         self._observer = observer
         self._stop = stop
         self._stack = stack
+        self._workers = workers
         self._client: Client | None = None
         self._first_run: int | None = None
         self._report: Callable[[Event], None] = lambda _: None
@@ -118,7 +138,9 @@ class Uploader:
             if request.project and request.project != decision.rules.get("project"):
                 await anyio.to_thread.run_sync(journal.note_alias, request.project)
             options = await anyio.to_thread.run_sync(upload_steps.prepare_options, request, decision, journal)
-            run = upload_steps.Run(request, options, source, decision, client, journal, self._report, stop)
+            run = upload_steps.Run(
+                request, options, source, decision, client, journal, self._report, stop, self._workers
+            )
             try:
                 # Even if another program had locked the journal until the stop, the journal can be read.
                 with suppress(StoppedError):

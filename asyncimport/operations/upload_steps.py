@@ -9,6 +9,9 @@ from pathlib import Path
 import anyio.to_thread
 
 from asyncimport import __version__
+from asyncimport.cluster.messages import Setup
+from asyncimport.cluster.ports import Workers
+from asyncimport.cluster.sending import ClusterSender
 from asyncimport.demographics.table import Demographics
 from asyncimport.errors import UsageError
 from asyncimport.journal import Journal, LockWait
@@ -24,7 +27,7 @@ from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.demographics import DemographicsRequest, rows_without_session, update_subjects
-from asyncimport.pipeline.images import upload_images
+from asyncimport.pipeline.images import FILE_POLICY, upload_images
 from asyncimport.reporting.entries import RunStarted
 from asyncimport.routing.attachments import resource_of
 from asyncimport.routing.filters import FilteredRoutes
@@ -70,6 +73,7 @@ class Run:
     journal: Journal
     report: Callable[[Event], None]
     stop: Stop
+    workers: Workers | None = None
 
 
 def open_journal(
@@ -157,6 +161,26 @@ async def send_images(run: Run) -> None:
         report=run.report,
         stop=run.stop,
         load=run.client.load,
+        send=None if run.workers is None else ClusterSender(run.workers, setup_of(run, run.workers)).send,
+    )
+
+
+def setup_of(run: Run, workers: Workers) -> Setup:
+    """Return what workers need to send the images of a run."""
+    request, server = run.request, run.request.server
+    return Setup(
+        host=server.host,
+        credentials=server.credentials,
+        ca_bundle=server.ca_bundle,
+        verify=server.verify_certificate,
+        timeouts=request.timeouts,
+        options=run.options,
+        file_policy=request.retries.file_policy or FILE_POLICY,
+        call_policy=request.retries.call_policy or RetryPolicy(),
+        source=run.journal.source,
+        adopt_rows=request.adopt_rows,
+        lease_seconds=workers.lease_seconds,
+        open_files=workers.open_files,
     )
 
 

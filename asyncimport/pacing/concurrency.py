@@ -148,13 +148,32 @@ class Throttle:
         """Halve the limit, as the server is overloaded; hold back all calls for its Retry-After (seconds)."""
         now = self._clock()
         if retry_after is not None:
-            self._resume_at = max(self._resume_at, now + min(retry_after, _MAX_RETRY_AFTER_SECONDS))
+            self.pause(retry_after)
         if now - self._cut_at >= _SECONDS_BETWEEN_CUTS:
             self._cut_at = now
             if self._adaptive is not None:
                 self._adaptive.restart()
                 self._ceiling = self._adaptive.limit
             self._set_limit(max(1, self._limit // 2))
+
+    def allow(self, limit: int) -> None:
+        """Set the highest limit, as another process decides it."""
+        if limit != self._ceiling:
+            self._ceiling = limit
+            self._set_limit(limit)
+
+    def note_in_flight(self, calls: int) -> None:
+        """Note how many calls other processes have in flight; these take no slots here."""
+        self._acquired = calls
+
+    def pause(self, seconds: float) -> None:
+        """Begin no call for this long."""
+        self._resume_at = max(self._resume_at, self._clock() + min(seconds, _MAX_RETRY_AFTER_SECONDS))
+
+    @property
+    def pause_seconds(self) -> float:
+        """How much longer no call may begin."""
+        return max(0.0, self._resume_at - self._clock())
 
     def _set_limit(self, limit: int) -> None:
         self._limit = limit
@@ -276,6 +295,10 @@ class RateLimit:
         """Calls that wait now."""
         self.waited_seconds = 0.0
         """How long all calls together have waited, and will."""
+
+    def change(self, bytes_per_second: float) -> None:
+        """Set another limit, from the next call on."""
+        self._bytes_per_second = bytes_per_second
 
     async def acquire(self, size: int) -> None:
         """Wait until `size` bytes may go; they count as sent even if the wait is cancelled."""

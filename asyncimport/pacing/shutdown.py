@@ -42,12 +42,21 @@ class Stop:
         self._requested_at = self._grace_ends_at = inf
         self._scopes: dict[anyio.CancelScope, bool] = {}
 
-    def request(self, number: int = signal.SIGINT) -> None:
-        """Request a stop, as a signal does; the second request also cancels the calls in flight."""
+    @property
+    def grace_seconds(self) -> float:
+        """How much longer calls in flight may take."""
+        return max(0.0, self._grace_ends_at - anyio.current_time())
+
+    def request(self, number: int = signal.SIGINT, *, grace: float | None = None) -> None:
+        """Request a stop, as a signal does; the second request also cancels the calls in flight.
+
+        `grace` replaces that of this object.
+        """
         if not self.requested:
             self.signal = number
         self._requested_at = anyio.current_time()
-        self._grace_ends_at = self._requested_at + (0.0 if self.requested else self._grace)
+        again = 0.0 if self.requested else self._grace
+        self._grace_ends_at = self._requested_at + (again if grace is None else grace)
         self.requested = True
         for scope, has_grace in self._scopes.items():
             scope.deadline = self._grace_ends_at if has_grace else self._requested_at

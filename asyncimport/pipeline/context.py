@@ -40,6 +40,7 @@ class SendContext:
     compression: Compression = field(init=False)
     outage: Outage = field(init=False)
     meter: Meter = field(default_factory=Meter)
+    on_overload: Callable[[float | None], None] = lambda _: None
     is_drained: bool = False
     """Whether the scan has ended and every pending file is handed out."""
 
@@ -66,6 +67,7 @@ class SendContext:
         self.compression.cancel_trial()
         self.throttle.is_frozen = False
         self.throttle.slow_down(retry_after)
+        self.on_overload(retry_after)
 
     def end_zips(self, reason: str) -> None:
         """Send no more zips in this run, for this reason."""

@@ -1,8 +1,10 @@
 """The feed stage: claim pending files and hand them to the workers in batches."""
 
+import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.model.deliveries import Claim
+from asyncimport.model.events import Notice
 from asyncimport.pipeline.context import Context, Wakeups
 
 # A worker sends a batch file after file, because handing over costs time where files are small and the server is fast.
@@ -31,11 +33,12 @@ async def feed(context: Context, wakeups: Wakeups, batches: MemoryObjectSendStre
             files,
             max_active=options.max_open_sessions,
             max_new=limit,
-            max_backlog=_BACKLOG_PER_FINALIZER * context.finalizing.limit,
+            max_backlog=backlog_of(context),
         )
 
     async with wakeups, batches:
         with context.stop.immediate_scope():
+            await wait_for_leases(context)
             async for _ in wakeups:
                 if not context.may_feed:
                     continue
@@ -50,6 +53,20 @@ async def feed(context: Context, wakeups: Wakeups, batches: MemoryObjectSendStre
                 if claims is None:
                     return
                 context.is_drained = context.has_scanned
+
+
+def backlog_of(context: Context) -> int:
+    """Return of how many subjects sessions may wait to be archived before others begin."""
+    return _BACKLOG_PER_FINALIZER * context.finalizing.limit
+
+
+async def wait_for_leases(context: Context) -> None:
+    """Wait until no worker of an earlier run can send any more: it may have been given what is claimed next."""
+    journal = context.journal
+    if seconds := journal.leased_seconds:
+        context.report(Notice(f"workers of an earlier run may still be sending: waiting {seconds:.0f} s for their end"))
+        await anyio.sleep(seconds)
+        await context.call_journal(journal.queue.forget_leases)
 
 
 def files_per_batch(files: int, slots: int, seconds_per_file: float | None) -> int:

@@ -35,8 +35,16 @@ from asyncimport.pipeline.record import record
 from asyncimport.pipeline.scan import Scanner
 from asyncimport.pipeline.upload import Uploader
 
-Sending = Callable[[Context, Wakeups, MemoryObjectSendStream[Outcome], Signal, Signal], Coroutine[object, object, None]]
-"""Claims files at each wake-up, sends them, and closes the streams: outcomes, the flush, and the one that wakes it."""
+FILE_POLICY = RetryPolicy(attempts=8)
+"""How often a file is tried, if nobody says otherwise."""
+
+Sending = Callable[
+    [Context, Wakeups, MemoryObjectSendStream[Outcome], Signal, Signal, Signal], Coroutine[object, object, None]
+]
+"""Claims files at each wake-up and sends them. It closes its streams: wake-ups, outcomes, and three signals.
+
+They end the pause between two records of outcomes, wake this, and wake the finalizers.
+"""
 
 
 async def upload_images(
@@ -56,7 +64,7 @@ async def upload_images(
 
     `send` sends the files, by default from here. Raises: FatalError (one, however many stages failed).
     """
-    policy, stop, load = policy or RetryPolicy(attempts=8), stop or Stop(), load or Load()
+    policy, stop, load = policy or FILE_POLICY, stop or Stop(), load or Load()
     context = Context(
         source=source,
         destination=destination,
@@ -77,7 +85,8 @@ async def upload_images(
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(scanner.run, wake_feed.clone(), wake_finalizers.clone())
-            tasks.start_soon(send or send_here, context, feed_wakeups, outcome_in, flush, wake_feed.clone())
+            signals = flush, wake_feed.clone(), wake_finalizers.clone()
+            tasks.start_soon(send or send_here, context, feed_wakeups, outcome_in, *signals)
             tasks.start_soon(record, context, outcome_out, flushes, wake_feed.clone(), wake_finalizers.clone())
             for _ in range(options.max_finalizers):
                 tasks.start_soon(finalize, context, finalizer_wakeups.clone(), wake_feed.clone())
@@ -93,8 +102,10 @@ async def send_here(
     outcomes: MemoryObjectSendStream[Outcome],
     flush: Signal,
     wake_feed: Signal,
+    wake_finalizers: Signal,
 ) -> None:
     """Send all files from this process."""
+    wake_finalizers.close()
     workers = context.options.max_workers
     batch_in, batch_out = anyio.create_memory_object_stream[list[Claim]](workers)
     uploader = Uploader(context, partial(check_first, context))

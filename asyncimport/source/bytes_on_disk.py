@@ -136,7 +136,8 @@ def _update_hash(file: File, size: int, digest: Hash) -> None:
 
 
 def _read_error(error: OSError) -> SourceError:
-    return SourceError(f"the file cannot be read: {(error.strerror or 'unknown error').lower()}")
+    is_absent = isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError)
+    return SourceError(f"the file cannot be read: {(error.strerror or 'unknown error').lower()}", is_absent=is_absent)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -33,7 +33,7 @@ from asyncimport.xnat.response_body import (
     read_reply,
 )
 from asyncimport.xnat.tls import tls_context
-from asyncimport.xnat.transport import Timeouts, Transport, count_sending, open_session
+from asyncimport.xnat.transport import Sockets, Timeouts, Transport, count_sending, open_session
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -212,12 +212,13 @@ async def connect(
     times_link: bool = False,
     monitor: OutageMonitor | None = None,
     load: Load | None = None,
+    sockets: Sockets | None = None,
 ) -> AsyncIterator[Client]:
     """Log in to the XNAT at `host` (with its context path), and log out at the end.
 
     `connections` limits the open connections, `max_rate` the bytes of bodies that are sent in a second; `times_link`
     notes how long bodies wait for the link. The environment names a proxy, and a bundle if `ca_bundle` is None. `load`
-    shows what limits the speed.
+    shows what limits the speed. `sockets` makes the sockets of calls.
     Raises: LoginRefusedError, UnavailableError, UsageError.
     """
     timeouts = timeouts or Timeouts()
@@ -233,6 +234,7 @@ async def connect(
         cookies=aiohttp.DummyCookieJar(),
         waiting=waiting,
         times_link=times_link,
+        sockets=sockets,
     ) as http:
         load = load or Load()
         load.rate = rate = None if max_rate is None else RateLimit(max_rate)

@@ -1,6 +1,7 @@
 """HTTP to one host. The only place that knows aiohttp's errors, and turns them into ours."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from functools import partial
 from math import inf
 from ssl import SSLContext
 from time import monotonic
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -40,6 +41,9 @@ _CERTIFICATE_HINTS = {
     64: "give --host the name that the certificate is for, not an address",
 }
 _HAS_SERVED = "_asyncimport_has_served"
+
+Sockets = Callable[[tuple[Any, ...]], socket.socket]
+"""Makes a socket for an entry of `getaddrinfo`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +119,15 @@ def open_session(
     cookies: aiohttp.abc.AbstractCookieJar,
     waiting: set[asyncio.Transport | None] | None = None,
     times_link: bool = False,
+    sockets: Sockets | None = None,
 ) -> aiohttp.ClientSession:
     """Open an HTTP session, of at most this many connections; those that are busy are in `waiting`.
 
-    With `times_link`, responses tell how long their request waited for the link.
+    With `times_link`, responses tell how long their request waited for the link. `sockets` makes the sockets.
     """
     response = _TimedResponse if times_link else _Response
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, ssl=tls),
+        connector=aiohttp.TCPConnector(limit=connections, ssl=tls, socket_factory=sockets),
         response_class=type("_Response", (response,), {"waiting": set() if waiting is None else waiting}),
         cookie_jar=cookies,
         # Without TLS the proxy reads the request itself; with TLS its headers go to it first, apart.

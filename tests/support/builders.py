@@ -16,6 +16,7 @@ from aiohttp import web
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
+from asyncimport.cluster.ports import Workers
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.journal import Journal, JournalReader
 from asyncimport.model.deliveries import Claim, Delivery, SealedDelivery
@@ -248,6 +249,8 @@ async def upload(
     settle_seconds: float = 0.0,
     overwrite: Overwrite = Overwrite.NONE,
     adopt_rows: bool = False,
+    workers: Workers | None = None,
+    receipts: Path | None = None,
 ) -> Summary:
     """Do what the command does, with pauses that take no time. Raises: FatalError."""
     options = replace(options or Options(workers=4, finalizers=2), settle_seconds=settle_seconds)
@@ -264,8 +267,9 @@ async def upload(
         adopt_rows=adopt_rows,
         journal=journal,
         state_dir=journal.parent,
+        receipts=receipts,
     )
-    result = await run_upload(request, report=Reporter(report), stop=stop)
+    result = await run_upload(request, report=Reporter(report), stop=stop, workers=workers)
     result.raise_for_error()
     assert result.summary is not None
     return result.summary

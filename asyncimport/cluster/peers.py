@@ -1,0 +1,123 @@
+"""What the driver knows of each worker, and who gets which files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import anyio
+
+from asyncimport.cluster.lease import GrantedLease
+from asyncimport.cluster.messages import Order, pack_claims
+from asyncimport.cluster.ports import WorkerLink
+from asyncimport.model.deliveries import Claim
+
+# Files that a worker has ahead, so that it need not wait for the next order: what it sends in this time (seconds).
+_AHEAD_SECONDS = 0.75
+_AHEAD_PER_SLOT = 4
+_MAX_AHEAD = 1024
+# Consecutive files go to one worker, this many at a time.
+_TOGETHER = 8
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """A worker that sends: the files that it was given and that have no outcome yet, and those that it gets next."""
+
+    link: WorkerLink
+    lease: GrantedLease
+    given: dict[int, Claim] = field(default_factory=dict)
+    waiting: list[Claim] = field(default_factory=list)
+    has_work: anyio.Event = field(default_factory=anyio.Event)
+    in_flight: int = 0
+    reading: int = 0
+    files_per_second: float = 0.0
+    limit: int = 1
+    number: int = 0
+    generation: int = 0
+    """Of the limit that its last order had: calls under another limit say nothing about this one."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to send."""
+        return not self.given and not self.waiting
+
+    @property
+    def room(self) -> int:
+        """How many files more it may have."""
+        ahead = max(_AHEAD_PER_SLOT * self.limit, int(self.files_per_second * _AHEAD_SECONDS))
+        return max(0, min(_MAX_AHEAD, ahead) - len(self.given) - len(self.waiting))
+
+    def add(self, claims: Sequence[Claim]) -> None:
+        """Send these next."""
+        self.waiting += claims
+        self.has_work.set()
+
+    def order(
+        self, *, limit: int, rate: float | None, zips_ended: bool, pause: float, stop_seconds: float | None
+    ) -> Order:
+        """Return the next order, with all that waits."""
+        claims, self.waiting = self.waiting, []
+        self.given.update((claim.key, claim) for claim in claims)
+        self.has_work = anyio.Event()
+        self.number += 1
+        self.limit = max(1, limit)
+        files, deliveries = pack_claims(claims)
+        return Order(
+            number=self.number,
+            lease_until=self.lease.until,
+            limit=limit,
+            rate=rate,
+            files=files,
+            deliveries=deliveries,
+            zips_ended=zips_ended,
+            pause=pause,
+            stop_seconds=stop_seconds,
+        )
+
+
+class PeerShares:
+    """Divides what the journal hands out among workers, by their room and by what they see.
+
+    The journal's thread calls it: it works on the room that there was when it was made. `first` are first files of
+    deliveries, which belong to nobody yet.
+    """
+
+    def __init__(self, peers: Sequence[Peer], limit: int) -> None:
+        self._rooms = {peer: peer.room for peer in peers}
+        self._limit = limit
+        self._busy = {peer for peer in peers if not peer.is_idle}
+        self.files: dict[Peer, list[Claim]] = {}
+        self.first: list[Claim] = []
+
+    @property
+    def total(self) -> int:
+        """How many files all workers together may get."""
+        return sum(self._rooms.values())
+
+    def room(self, path: str) -> int:
+        """Return how many files more can be sent by those who see this path."""
+        return sum(room for peer, room in self._rooms.items() if room > 0 and self._may_send(peer, path))
+
+    def take(self, claims: Sequence[Claim]) -> None:
+        """Divide files that were handed out."""
+        for start in range(0, len(claims), _TOGETHER):
+            together = claims[start : start + _TOGETHER]
+            peer = self._best(together[0].instance.file.path)
+            for claim in together:
+                if claim.check_archive or claim.delivery.uri is None:
+                    self.first.append(claim)
+                    self._rooms[peer] -= 1
+                    continue
+                path = claim.instance.file.path
+                seer = peer if peer.link.sees(path) else self._best(path)
+                self.files.setdefault(seer, []).append(claim)
+                self._rooms[seer] -= 1
+
+    def _may_send(self, peer: Peer, path: str) -> bool:
+        # Each worker that has files sends at least one at a time: no more of them have some than may be in flight.
+        return peer.link.sees(path) and (peer in self._busy or len(self._busy) < self._limit)
+
+    def _best(self, path: str) -> Peer:
+        """Return who sees a path and has most room; if nobody sees it, somebody says so."""
+        best = max(self._rooms, key=lambda peer: (self._may_send(peer, path), self._rooms[peer]))
+        self._busy.add(best)
+        return best

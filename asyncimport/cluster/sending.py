@@ -1,0 +1,355 @@
+"""The driver: claims files, gives them to workers, records what became of them, and decides who may send.
+
+Each worker has one call in flight, which brings it files and its lease, and takes back outcomes. A worker that does not
+answer keeps its files until its lease is over by the driver's clock. Then they are queued again, and their deliveries
+wait for the settle time, as after any interrupted upload.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectSendStream
+
+from asyncimport.cluster.lease import GrantedLease, longest
+from asyncimport.cluster.messages import Order, Reply, Setup, unpack_outcome
+from asyncimport.cluster.peers import Peer, PeerShares
+from asyncimport.cluster.ports import WorkerLink, WorkerLostError, Workers
+from asyncimport.errors import AsyncimportError, UnavailableError
+from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
+from asyncimport.model.events import Notice, RetryScheduled, ServerUnavailable, SessionFound
+from asyncimport.model.texts import counted
+from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pacing.shutdown import StoppedError
+from asyncimport.pipeline.archive_checks import check_first
+from asyncimport.pipeline.context import Context, Signal, Wakeups, notify
+from asyncimport.pipeline.feed import backlog_of, wait_for_leases
+from asyncimport.pipeline.record import pass_outcome
+
+# An idle worker hears of the driver after this share of its lease.
+_RENEWAL_SHARE = 1 / 3
+# After a call that did not get through, the next one comes after this long (seconds).
+_RETRY_SECONDS = 0.2
+# How long to wait for workers to confirm that they have ended, when the run ends early.
+_END_SECONDS = 3.0
+
+
+class ClusterSender:
+    """Sends the files of one run by workers. `setup` tells them where to send."""
+
+    def __init__(self, workers: Workers, setup: Setup) -> None:
+        self._workers = workers
+        self._setup = setup
+
+    async def send(
+        self,
+        context: Context,
+        wakeups: Wakeups,
+        outcomes: MemoryObjectSendStream[Outcome],
+        flush: Signal,
+        wake_feed: Signal,
+        wake_finalizers: Signal,
+    ) -> None:
+        """Send all files; the upload stage of a pipeline. Raises: FatalError."""
+        async with outcomes, flush, wake_feed, wake_finalizers, wakeups:
+            driver = _Driver(self._workers, self._setup, context, outcomes, flush, wake_feed, wake_finalizers)
+            await driver.run(wakeups)
+
+
+class _Driver:
+    def __init__(
+        self,
+        workers: Workers,
+        setup: Setup,
+        context: Context,
+        outcomes: MemoryObjectSendStream[Outcome],
+        flush: Signal,
+        wake_feed: Signal,
+        wake_finalizers: Signal,
+    ) -> None:
+        self._workers = workers
+        self._setup = setup
+        self._context = context
+        self._outcomes = outcomes
+        self._flush = flush
+        self._wake_feed = wake_feed
+        self._wake_finalizers = wake_finalizers
+        self._peers: list[Peer] = []
+        self._serving = 0
+        self._peer_ended = anyio.Event()
+        self._is_ending = False
+        self._unconfirmed = 0
+        """Workers that have not confirmed their end, and whose lease may not be over."""
+        self._tried: dict[int, set[Peer]] = {}
+        """The workers that do not see a file, by its key."""
+        self._checks = Throttle(context.options.max_finalizers)
+        self._limit = context.throttle.limit
+        self._generation = 0
+
+    async def run(self, wakeups: Wakeups) -> None:
+        """Send until the journal says that nothing more will come, or until a stop."""
+        context = self._context
+        try:
+            with context.stop.grace_scope():
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._join, tasks)
+                    tasks.start_soon(self._wake_at_stop)
+                    await self._feed(wakeups, tasks)
+                    self._is_ending = True
+                    for peer in self._peers:
+                        peer.has_work.set()
+                    while self._peers:
+                        self._peer_ended = anyio.Event()
+                        await self._peer_ended.wait()
+                    tasks.cancel_scope.cancel()
+        finally:
+            with anyio.move_on_after(_END_SECONDS, shield=True):
+                await self._end_all()
+            if not self._unconfirmed:
+                with anyio.CancelScope(shield=True):
+                    await context.call_journal(context.journal.queue.forget_leases)
+
+    async def _end_all(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            for peer in self._peers:
+                tasks.start_soon(self._end_peer, peer)
+
+    async def _end_peer(self, peer: Peer) -> None:
+        self._unconfirmed += 1
+        with suppress(WorkerLostError):
+            await peer.link.end()
+            self._unconfirmed -= 1
+
+    async def _wake_at_stop(self) -> None:
+        with self._context.stop.immediate_scope():
+            await anyio.sleep_forever()
+        for peer in self._peers:
+            peer.has_work.set()
+
+    async def _feed(self, wakeups: Wakeups, tasks: TaskGroup) -> None:
+        """Claim files for workers that have room."""
+        context, queue = self._context, self._context.journal.queue
+        with context.stop.immediate_scope():
+            await wait_for_leases(context)
+            await context.call_journal(partial(queue.note_leases, longest(self._setup.lease_seconds)))
+            async for _ in wakeups:
+                while context.may_feed:
+                    shares = PeerShares(self._peers, context.throttle.limit)
+                    claim = partial(
+                        queue.claim,
+                        shares.total,
+                        max_active=context.options.max_open_sessions,
+                        max_new=context.throttle.limit,
+                        max_backlog=backlog_of(context),
+                        shares=shares,
+                    )
+                    claims = await context.call_journal(claim)
+                    if claims is None:
+                        return
+                    if not claims:
+                        break
+                    for peer, files in shares.files.items():
+                        self._give(files, peer)
+                    for first in shares.first:
+                        tasks.start_soon(self._check, first)
+
+    def _give(self, claims: Sequence[Claim], peer: Peer) -> None:
+        """Give files to a worker; if it is gone meanwhile, to the others."""
+        if peer in self._peers:
+            peer.add(claims)
+            return
+        for claim in claims:
+            self._give_to_anyone(claim)
+
+    def _give_to_anyone(self, claim: Claim) -> bool:
+        """Give a file to a worker that sees it and has not failed to; return whether there is any."""
+        path, tried = claim.instance.file.path, self._tried.get(claim.key, set())
+        able = [peer for peer in self._peers if peer not in tried]
+        if not able:
+            return False
+        max(able, key=lambda peer: (peer.link.sees(path), peer.room)).add([claim])
+        return True
+
+    async def _check(self, claim: Claim) -> None:
+        """Ask the archive before the first file of a delivery, and give the file to a worker."""
+        context = self._context
+        with suppress(StoppedError), self._checks.slot() as slot:
+            await slot.wait_turn()
+            outcome = await check_first(context, claim, slot)
+            if isinstance(outcome, SessionFound):
+                notify(self._wake_feed)
+            elif outcome is not None:
+                await pass_outcome(self._outcomes, outcome, self._flush)
+            elif not self._give_to_anyone(claim):
+                await self._give_back([claim], were_sent=False)
+
+    async def _give_back(self, claims: Sequence[Claim], *, were_sent: bool) -> None:
+        with anyio.CancelScope(shield=True):
+            call = partial(self._context.journal.queue.give_back, claims, were_sent=were_sent)
+            ready = await self._context.call_journal(call)
+        notify(self._wake_feed)
+        notify(self._wake_finalizers, ready)
+
+    async def _join(self, tasks: TaskGroup) -> None:
+        async for link in self._workers.joined():
+            self._serving += 1
+            tasks.start_soon(self._serve, link)
+
+    async def _serve(self, link: WorkerLink) -> None:
+        """Let one worker send, again after each time that it was lost. Raises: FatalError if no worker is left."""
+        reason = "none has joined"
+        try:
+            while not self._is_ending and not self._context.stop.requested:
+                peer = Peer(link, GrantedLease(self._setup.lease_seconds))
+                peer.lease.hear(await self._start(link))
+                self._peers.append(peer)
+                notify(self._wake_feed)
+                error = await self._exchange_all(peer)
+                if error is not None:
+                    raise error
+        except WorkerLostError as lost:
+            reason = str(lost)
+            self._context.report(Notice(f"the worker {link.name} is lost: {reason}"))
+        except AsyncimportError as error:
+            if not isinstance(error, UnavailableError) or self._serving == 1:
+                raise
+            # The others may reach the server.
+            self._context.report(Notice(f"the worker {link.name} cannot send: {error}"))
+        finally:
+            self._serving -= 1
+        if not self._serving:
+            await self._wait_for_workers(reason)
+
+    async def _wait_for_workers(self, reason: str) -> None:
+        """Wait for others to join. Raises: UnavailableError if none has for too long."""
+        with suppress(StoppedError):
+            await self._context.stop.sleep(self._context.options.outage_timeout)
+            if not self._serving and not self._is_ending:
+                hint = "start workers, and run the command again"
+                raise UnavailableError(f"no worker is left: {reason}", hint=hint)
+
+    async def _start(self, link: WorkerLink) -> float:
+        """Start a worker, and return its clock. Raises: WorkerLostError if it has ended, AsyncimportError."""
+        while True:
+            try:
+                return await link.start(self._setup)
+            except WorkerLostError as lost:
+                if lost.is_final:
+                    raise
+                await anyio.sleep(self._setup.lease_seconds * _RENEWAL_SHARE)
+
+    async def _exchange_all(self, peer: Peer) -> AsyncimportError | None:
+        """Exchange orders and replies until the worker has ended, or is lost. Return the error that ended it."""
+        while True:
+            await self._wait_for_work(peer)
+            reply = await self._call(peer, self._order(peer))
+            if reply is None:
+                self._context.report(Notice(f"the worker {peer.link.name} does not answer"))
+                break
+            await self._handle(peer, reply)
+            if reply.has_ended:
+                break
+        await self._lose(peer, has_ended=reply is not None)
+        return None if reply is None else reply.error
+
+    async def _lose(self, peer: Peer, *, has_ended: bool) -> None:
+        """Give the files of a worker to others, as soon as it cannot send any more."""
+        waiting, peer.waiting = peer.waiting, []
+        self._peers.remove(peer)
+        self._note_in_flight()
+        if not has_ended:
+            self._unconfirmed += 1
+        try:
+            left = [claim for claim in waiting if not self._give_to_anyone(claim)]
+            if left:
+                await self._give_back(left, were_sent=False)
+            if not has_ended:
+                await anyio.sleep(peer.lease.seconds_left)
+                self._unconfirmed -= 1
+            if peer.given and not self._context.stop.requested:
+                number = counted(len(peer.given), "file")
+                self._context.report(Notice(f"{number} of the worker {peer.link.name} are sent again by others"))
+                await self._give_back([*peer.given.values()], were_sent=True)
+        finally:
+            self._peer_ended.set()
+
+    async def _wait_for_work(self, peer: Peer) -> None:
+        """Wait until there is something to tell a worker, at most until its lease is to be renewed."""
+        if peer.is_idle and not self._is_ending and not self._context.stop.requested:
+            with anyio.move_on_after(peer.lease.seconds_left * _RENEWAL_SHARE):
+                await peer.has_work.wait()
+
+    def _order(self, peer: Peer) -> Order:
+        context, stop = self._context, self._context.stop
+        stop_seconds = 0.0 if self._is_ending else stop.grace_seconds if stop.requested else None
+        busy = [one for one in self._peers if one is peer or not one.is_idle]
+        share, extra = divmod(context.throttle.limit, len(busy))
+        max_rate = context.options.max_rate
+        peer.generation = self._generation
+        return peer.order(
+            # What it has was given to it when there was room, so it may go on.
+            limit=max(1, share + (busy.index(peer) < extra)),
+            rate=None if max_rate is None else max_rate / len(busy),
+            zips_ended=context.compression.has_ended,
+            pause=context.throttle.pause_seconds,
+            stop_seconds=stop_seconds,
+        )
+
+    async def _call(self, peer: Peer, order: Order) -> Reply | None:
+        """Return the reply to an order; None if there is none before the worker's lease is over."""
+        with anyio.move_on_after(peer.lease.seconds_left):
+            while True:
+                try:
+                    reply = await peer.link.exchange(order)
+                except WorkerLostError as lost:
+                    if lost.is_final:
+                        return None
+                    await anyio.sleep(_RETRY_SECONDS)
+                else:
+                    peer.lease.hear(reply.clock)
+                    return reply
+        return None
+
+    async def _handle(self, peer: Peer, reply: Reply) -> None:
+        context, throttle = self._context, self._context.throttle
+        peer.in_flight, peer.reading = reply.in_flight, reply.reading
+        self._note_in_flight()
+        for overload in reply.overloads:
+            context.slow_down(overload)
+        for reason, key, attempt in reply.retries:
+            context.report(RetryScheduled(reason, None if key is None else peer.given.get(key), attempt))
+            context.meter.record_retry()
+        for text in reply.notices:
+            context.report(Notice(text))
+        for outage in reply.outages:
+            context.report(ServerUnavailable(outage))
+        for packed in reply.outcomes:
+            claim = peer.given.pop(packed[1], None)
+            if claim is None:
+                # Its lease was over, and others have the file now.
+                continue
+            outcome = unpack_outcome(packed, claim)
+            if isinstance(outcome, Failed) and outcome.absent:
+                self._tried.setdefault(claim.key, set()).add(peer)
+                if self._give_to_anyone(claim):
+                    continue
+            if isinstance(outcome, Stored):
+                context.meter.record_upload(outcome.seconds, claim.instance.file.size)
+                self._note_limit()
+                if peer.generation == self._generation:
+                    throttle.record_success(outcome.seconds, outcome.sent_size, is_zip=outcome.zip_size is not None)
+            await pass_outcome(self._outcomes, outcome, self._flush)
+        self._note_limit()
+        if peer.is_idle:
+            notify(self._flush)
+
+    def _note_limit(self) -> None:
+        if self._context.throttle.limit != self._limit:
+            self._limit = self._context.throttle.limit
+            self._generation += 1
+
+    def _note_in_flight(self) -> None:
+        self._context.throttle.note_in_flight(sum(peer.in_flight for peer in self._peers))
+        self._context.load.reading = sum(peer.reading for peer in self._peers)
