@@ -124,6 +124,11 @@ class AdaptiveLimit:
         self._is_growing = self._has_never_queued = False
         self._measure(self._limit)
 
+    def measure_again(self) -> None:
+        """Begin the current measurement again: the calls are of another kind now."""
+        if self._last_probe_step is None:
+            self._measure(self._limit)
+
     def _measure(self, limit: int) -> None:
         """Set a limit and measure there, after the calls of the old limit and one round of its own have ended."""
         self._calls_to_skip = self._limit + limit

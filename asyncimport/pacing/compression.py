@@ -9,12 +9,16 @@ from asyncimport.model.options import Compress
 _MIN_SAVING = 0.15
 # They begin if calls then take less than this share of the time without them, and end above the other share.
 _BEGIN_BELOW, _END_ABOVE = 0.92, 0.98
+# If they save more than was foreseen, and more than this beside it, something else has changed meanwhile.
+_TOLERANCE = 0.15
+# A trial that is still not clear then changes nothing.
+_MAX_PARTS = 5
 # Calls and seconds after which the share of the link is known.
 _SHARE_CALLS, _SHARE_SECONDS = 8, 0.25
 # Calls that are measured in each part of a trial, at least.
 _TRIAL_CALLS = 16
 # The pause before the next trial doubles with each one that changes nothing. While files go as zips, a trial sends some
-# of them over a slow link as they are.
+# of them over a slow link as they are, so the pause is the longest one there.
 _FIRST_PAUSE_SECONDS, _FIRST_PAUSE_OF_ZIPS, _MAX_PAUSE_SECONDS = 10.0, 60.0, 300.0
 # How much files deflate before any has been tried, and over how many files it is averaged.
 _ASSUMED_RATIO, _AVERAGED_FILES = 2.0, 8
@@ -34,16 +38,18 @@ class _Times:
         self._skipped = skipped
         self.seconds = [0.0] * _SIZE_CLASSES
         self.counts = [0] * _SIZE_CLASSES
-        self.count = 0
+        self.count = self.zips = 0
 
-    def add(self, seconds: float, size: int) -> None:
-        """Add a call, unless it is one of the first."""
+    def add(self, seconds: float, size: int, now: float, *, is_zip: bool) -> None:
+        """Add a call that ends now, unless it is one of the first, or began before these had ended."""
+        self.zips += is_zip
         if self._skipped:
             self._skipped -= 1
-            return
-        self.seconds[size.bit_length()] += seconds
-        self.counts[size.bit_length()] += 1
-        self.count += 1
+            self.began = now
+        elif now - seconds >= self.began:
+            self.seconds[size.bit_length()] += seconds
+            self.counts[size.bit_length()] += 1
+            self.count += 1
 
     def over(self, other: "_Times") -> float:
         """Return the time of these calls over that of the others, for files of the same size; 1 if there are none."""
@@ -61,9 +67,10 @@ class Compression:
     With AUTO, files go as they are until the link shows to be the limit: calls wait for it a share `s` of their time,
     and deflating by the ratio `r` would save s (1 - 1/r). If that is enough, a trial compares both ways, with the same
     number of calls in flight (`is_comparing`): as many bytes in flight take as long, whosever they are, so only the
-    whole flow shows what zips save. It has three parts, as before, the other way, and as before again: what changes
-    meanwhile on the server or the link shows between the first and the last. The trial is repeated now and then. Its
-    pauses grow while the result stays the same, and to change takes more than to stay.
+    whole flow shows what zips save. It has parts: as before, which is over when it shows that a trial is due, the other
+    way, as before again, and so on, until the parts before and after one agree: what changes meanwhile on the server or
+    the link shows there. Zips that save as much as was foreseen need no further part. The trial is repeated now and
+    then. Its pauses grow while the result stays the same, and to change takes more than to stay.
 
     What deflates by less than a tenth is left alone, after some such files with its whole series. Times are seconds.
     """
@@ -80,14 +87,15 @@ class Compression:
         self._hopeless: dict[str, int] = {}
         """How many files of a series were not worth it, one after another."""
         self._trial: list[_Times] = []
-        """The parts of a trial so far: calls as before it, the other way, as before."""
+        """The parts of a trial so far: calls as before it, the other way, as before, and so on."""
         self._pause = _FIRST_PAUSE_SECONDS
-        self._next_trial_at = float("-inf")
-        self._share_began = 0.0
-        self._share_calls = 0
-        self._share_seconds = 0.0
-        self._blocked_seconds = 0.0
-        """How long all calls had waited for the link when the share was last measured."""
+        self._tried_at = float("-inf")
+        self._recent: _Times | None = None
+        """Calls since the share was last measured, with one number in flight."""
+        self._in_flight = 0
+        self._share = self._share_seconds = self._blocked_seconds = 0.0
+        """Which share of their time calls waited for the link. What they took since it was measured, and how long all
+        had waited then."""
 
     @property
     def has_ended(self) -> bool:
@@ -97,7 +105,7 @@ class Compression:
     @property
     def is_on(self) -> bool:
         """Whether files go as zips now, if they are worth it."""
-        return not self._has_ended and self._is_on is (len(self._trial) != 2)
+        return not self._has_ended and self._is_on is (not self._trial or len(self._trial) % 2 == 1)
 
     @property
     def is_comparing(self) -> bool:
@@ -129,13 +137,25 @@ class Compression:
         if self._mode is not Compress.AUTO or self._has_ended:
             return
         now = self._clock()
-        if not self._trial:
-            if self._is_trial_due(seconds, now, blocked_seconds):
-                self._trial = [_Times(now, 0)]
-        elif now - seconds >= (part := self._trial[-1]).began:
-            part.add(seconds, size)
+        if self._trial:
+            part = self._trial[-1]
+            part.add(seconds, size, now, is_zip=is_zip)
             if part.count >= max(_TRIAL_CALLS, in_flight):
                 self._end_part(now, in_flight)
+            return
+        recent = self._recent
+        if recent is None or in_flight != self._in_flight:
+            self._recent, self._in_flight = _Times(now, 0), in_flight
+            self._share_seconds, self._blocked_seconds = 0.0, blocked_seconds
+            return
+        self._share_seconds += seconds
+        recent.add(seconds, size, now, is_zip=is_zip)
+        # With fewer calls than are in flight the quick ones would be too many.
+        if recent.count >= max(_SHARE_CALLS, in_flight) and now - recent.began >= _SHARE_SECONDS:
+            self._recent = None
+            self._share = min(1.0, (blocked_seconds - self._blocked_seconds) / max(self._share_seconds, 1e-9))
+            if self._is_trial_due(now):
+                self._trial = [recent, _Times(now, in_flight)]
 
     def record_failure(self) -> bool:
         """Record that the server failed on a zip (500). Whether it was the last one."""
@@ -172,7 +192,7 @@ class Compression:
 
     def cancel_trial(self) -> None:
         """Drop a trial: the number of calls in flight has changed."""
-        self._trial = []
+        self._trial, self._recent = [], None
 
     def _give_up(self, series: str) -> None:
         """Count a file of a series that was not worth a zip."""
@@ -180,27 +200,30 @@ class Compression:
             self._hopeless = {}
         self._hopeless[series] = self._hopeless.get(series, 0) + 1
 
-    def _is_trial_due(self, seconds: float, now: float, blocked_seconds: float) -> bool:
+    def _is_trial_due(self, now: float) -> bool:
         if self._is_on:
-            return now >= self._next_trial_at
-        if not self._share_calls:
-            self._share_began = now
-        self._share_calls += 1
-        self._share_seconds += seconds
-        if self._share_calls < _SHARE_CALLS or now - self._share_began < _SHARE_SECONDS:
-            return False
-        share = min(1.0, (blocked_seconds - self._blocked_seconds) / max(self._share_seconds, 1e-9))
-        self._blocked_seconds, self._share_calls, self._share_seconds = blocked_seconds, 0, 0.0
-        return now >= self._next_trial_at and share * (1 - 1 / self._ratio) > _MIN_SAVING
+            # While the link is the limit, the same files as they are would take longer.
+            is_obvious = self._share * (self._ratio - 1) > _MIN_SAVING
+            return now >= self._tried_at + (_MAX_PAUSE_SECONDS if is_obvious else self._pause)
+        return now >= self._tried_at + self._pause and self._share * (1 - 1 / self._ratio) > _MIN_SAVING
 
     def _end_part(self, now: float, in_flight: int) -> None:
-        if len(self._trial) < 3:
+        parts = len(self._trial)
+        threshold = 1 / _END_ABOVE if self._is_on else _BEGIN_BELOW
+        if parts % 2:
+            before, changed, after = self._trial[-3:]
+            quotients = changed.over(before), changed.over(after)
+            is_clear = max(quotients) <= threshold or min(quotients) > threshold or parts == _MAX_PARTS
+        else:
+            before, changed = self._trial[-2:]
+            quotients = changed.over(before) if changed.zips or self._is_on else 1.0, 0.0
+            foreseen = 1 - self._share * (1 - 1 / self._ratio)
+            is_clear = not self._is_on and (not changed.zips or foreseen - _TOLERANCE <= quotients[0] <= threshold)
+        if not is_clear:
             # What is still in flight went the other way.
             self._trial.append(_Times(now, in_flight))
             return
-        before, changed, after = self._trial
-        quotient = max(changed.over(before), changed.over(after))
-        stays = quotient > (1 / _END_ABOVE if self._is_on else _BEGIN_BELOW)
+        stays = max(quotients) > threshold
         self._is_on = self._is_on is stays
         self.cancel_trial()
         if not self._is_on:
@@ -208,4 +231,4 @@ class Compression:
             self._ratio = max(self._ratio, _ASSUMED_RATIO)
         first = _FIRST_PAUSE_OF_ZIPS if self._is_on else _FIRST_PAUSE_SECONDS
         self._pause = min(2 * self._pause, _MAX_PAUSE_SECONDS) if stays else first
-        self._next_trial_at = now + self._pause
+        self._tried_at = now

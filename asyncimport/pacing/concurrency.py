@@ -46,8 +46,7 @@ class Throttle:
         self._successes = 0
         self._cut_at = float("-inf")
         self._resume_at = float("-inf")
-        self.is_frozen = False
-        """Whether the limit must not grow now, nor be measured."""
+        self._is_frozen = False
         self.seconds_per_call: float | None = None
         """How long recent calls took on average; None before the first has ended."""
 
@@ -70,6 +69,17 @@ class Throttle:
     def is_fixed(self) -> bool:
         """Whether the limit is a given number."""
         return self._adaptive is None
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the limit must not grow now, nor be measured."""
+        return self._is_frozen
+
+    @is_frozen.setter
+    def is_frozen(self, value: bool) -> None:
+        if self._is_frozen and not value and self._adaptive is not None:
+            self._adaptive.measure_again()
+        self._is_frozen = value
 
     @property
     def is_over_limit(self) -> bool:
@@ -130,7 +140,7 @@ class Throttle:
         """
         average = self.seconds_per_call
         self.seconds_per_call = seconds if average is None else average + (seconds - average) / _AVERAGED_CALLS
-        if self.is_frozen:
+        if self._is_frozen:
             return
         if self._limit < self._ceiling:
             if not self.is_over_limit:

@@ -28,6 +28,8 @@ class Upload:
     noise: float = 0.0
     mode: Compress = Compress.AUTO
     series: str = "1"
+    blocked_share: float | None = None
+    """Which share of their time calls seem to wait for the link; None: as they do."""
     now: float = 0.0
     blocked: float = 0.0
     lanes: list[bool] = field(default_factory=list)
@@ -47,7 +49,7 @@ class Upload:
             for is_zip in begun:
                 seconds = sending + self.service + is_zip * self.zip_cost
                 seconds *= 1 + self.noise * self.random.uniform(-1, 1)
-                self.blocked += min(seconds, sending)
+                self.blocked += min(seconds, sending) if self.blocked_share is None else self.blocked_share * seconds
                 self.now = max(self.now, began + seconds)
                 self.compression.record_success(
                     self.series, seconds, SIZE, is_zip=is_zip, in_flight=self.in_flight, blocked_seconds=self.blocked
@@ -143,18 +145,74 @@ def test_the_number_of_calls_is_fixed_during_a_trial_only() -> None:
 
 def test_a_server_that_slows_down_during_a_trial_decides_nothing() -> None:
     """The last part of the trial is as slow as the middle one."""
-    upload = Upload(1e12, service=0.05)
-    upload.blocked = 1e9
-    upload.send(8 * 8)
-    assert upload.compression.is_comparing
-    while not upload.compression.is_on:
+    upload = Upload(1e12, service=0.05, blocked_share=1.0)
+    while not upload.compression.is_comparing:
         upload.send(8)
-        if not upload.compression.is_comparing:
-            break
-    # The zips met a server that was three times as fast, and so did the files after them.
-    upload.service = 0.015
+    assert not upload.compression._is_on
+    # The zips met a server that was ten times as fast, and so did the files after them.
+    upload.service = 0.005
     upload.send(400)
     assert not upload.compression.is_on
+
+
+def test_zips_that_save_what_was_foreseen_stay_at_once() -> None:
+    """No file goes as it is any more, once the first zips have begun."""
+    upload = Upload(5_000_000)
+    upload.send(400)
+    first = upload.lanes.index(True)
+    assert first <= 4 * upload.in_flight
+    assert all(upload.lanes[first:])
+
+
+def test_a_change_of_the_server_makes_a_trial_longer() -> None:
+    """Before the first zips it was fast: they are compared again with the files after them."""
+    upload = Upload(5_000_000, service=0.0)
+    while not upload.compression.is_on:
+        upload.send(8)
+    assert upload.compression.is_comparing
+    upload.link = 2_500_000
+    upload.send(400)
+    first = upload.lanes.index(True)
+    assert 0 < upload.lanes[first:].count(False) < 100
+    assert upload.compression.is_on
+    assert not upload.compression.is_comparing
+
+
+def test_a_trial_without_a_zip_is_over() -> None:
+    """Nothing deflates: the number of calls is fixed for as long as that takes to show."""
+    upload = Upload(1_000_000, ratio=1.0)
+    fixed = 0
+    for _ in range(200):
+        upload.send(8)
+        fixed += upload.compression.is_comparing
+    # The ratio that the first trial has shown is that of the next files, until some deflate again.
+    assert 0 < fixed < 20
+    assert sum(upload.lanes) == 0
+
+
+def test_while_the_link_is_the_limit_a_trial_is_rare() -> None:
+    """What the link shows is enough for some minutes; then some files go as they are."""
+    upload = Upload(2_000_000)
+    upload.send(100)
+    assert upload.compression.is_on
+    before, began = len(upload.lanes), upload.now
+    while upload.now < began + 280:
+        upload.send(100)
+    assert all(upload.lanes[before:])
+    while upload.now < began + 400:
+        upload.send(100)
+    assert 0 < upload.lanes[before:].count(False) < 50
+
+
+def test_calls_are_compared_with_one_number_in_flight() -> None:
+    """As long as it changes, no trial begins."""
+    upload = Upload(5_000_000)
+    for number in range(100):
+        upload.in_flight = 8 + number % 2
+        upload.send(1)
+    assert sum(upload.lanes) == 0
+    upload.send(100)
+    assert upload.compression.is_on
 
 
 @pytest.mark.parametrize("mode", Compress)
