@@ -7,6 +7,8 @@ from asyncimport.model.options import Compress
 
 # Zips are tried if they could save more than this share of the time of a call.
 _MIN_SAVING = 0.15
+# Where the system itself tells that they would save this share, they begin without a trial.
+_OBVIOUS_SAVING = 0.3
 # They begin if calls then take less than this share of the time without them, and end above the other share.
 _BEGIN_BELOW, _END_ABOVE = 0.92, 0.98
 # If they save more than was foreseen, and more than this beside it, something else has changed meanwhile.
@@ -14,7 +16,9 @@ _TOLERANCE = 0.15
 # A trial that is still not clear then changes nothing.
 _MAX_PARTS = 5
 # Calls and seconds after which the share of the link is known.
-_SHARE_CALLS, _SHARE_SECONDS = 8, 0.25
+_SHARE_CALLS, _SHARE_SECONDS = 4, 0.25
+# While the number in flight grows, it does so after fewer calls. With too few in flight zips would save nothing.
+_CALLS_TO_SETTLE, _ROUNDS_TO_SETTLE = 8, 3
 # Calls that are measured in each part of a trial, at least.
 _TRIAL_CALLS = 16
 # The pause before the next trial doubles with each one that changes nothing. While files go as zips, a trial sends some
@@ -22,6 +26,8 @@ _TRIAL_CALLS = 16
 _FIRST_PAUSE_SECONDS, _FIRST_PAUSE_OF_ZIPS, _MAX_PAUSE_SECONDS = 10.0, 60.0, 300.0
 # How much files deflate before any has been tried, and over how many files it is averaged.
 _ASSUMED_RATIO, _AVERAGED_FILES = 2.0, 8
+# How much they deflate if some of them are zips.
+_LEAST_RATIO = 1.05
 # Failures of the server that are the last; refusals and losses without a stored zip in between. A bad link loses some
 # zips in a row too.
 _MAX_FAILURES, _MAX_REFUSALS, _MAX_LOSSES = 2, 3, 8
@@ -72,6 +78,9 @@ class Compression:
     the link shows there. Zips that save as much as was foreseen need no further part. The trial is repeated now and
     then. Its pauses grow while the result stays the same, and to change takes more than to stay.
 
+    Where the system tells that the link is the limit by far, zips begin without a trial: on such a link it would take
+    long. If that is no longer so with them, the trial follows.
+
     What deflates by less than a tenth is left alone, after some such files with its whole series. Times are seconds.
     """
 
@@ -90,12 +99,16 @@ class Compression:
         """The parts of a trial so far: calls as before it, the other way, as before, and so on."""
         self._pause = _FIRST_PAUSE_SECONDS
         self._tried_at = float("-inf")
-        self._recent: _Times | None = None
-        """Calls since the share was last measured, with one number in flight."""
+        self._recent: _Times | None = _Times(clock(), 0)
+        """Calls since the share was last measured, with one number in flight; none at first."""
         self._in_flight = 0
-        self._share = self._share_seconds = self._blocked_seconds = 0.0
-        """Which share of their time calls waited for the link. What they took since it was measured, and how long all
-        had waited then."""
+        self._calls = 0
+        self._seconds = self._blocked_before = self._link_before = 0.0
+        """What calls took since then, and how long all had waited."""
+        self._share = 0.0
+        """Which share of their time they waited."""
+        self._is_doubtful = False
+        """Whether a trial has shown that zips save less than the link tells."""
 
     @property
     def has_ended(self) -> bool:
@@ -125,11 +138,20 @@ class Compression:
         self._has_tried |= zip_size is not None
 
     def record_success(
-        self, series: str, seconds: float, size: int, *, is_zip: bool, in_flight: int, blocked_seconds: float
+        self,
+        series: str,
+        seconds: float,
+        size: int,
+        *,
+        is_zip: bool,
+        in_flight: int,
+        blocked_seconds: float,
+        link_seconds: float,
     ) -> None:
         """Record a call that stored a file of a series, of `size` bytes, in `seconds`, deflating included.
 
-        `in_flight` is how many calls may be in flight, `blocked_seconds` how long all have waited for the link so far.
+        `in_flight` is how many calls may be in flight, `blocked_seconds` how long all have waited for the link so far,
+        and `link_seconds` as far as the system tells.
         """
         if is_zip:
             self._refusals = self._losses = 0
@@ -144,17 +166,25 @@ class Compression:
                 self._end_part(now, in_flight)
             return
         recent = self._recent
-        if recent is None or in_flight != self._in_flight:
+        if recent is None or in_flight != (self._in_flight or in_flight):
             self._recent, self._in_flight = _Times(now, 0), in_flight
-            self._share_seconds, self._blocked_seconds = 0.0, blocked_seconds
+            self._calls, self._seconds = 0, 0.0
+            self._blocked_before, self._link_before = blocked_seconds, link_seconds
             return
-        self._share_seconds += seconds
+        self._in_flight = in_flight
+        self._calls += 1
+        self._seconds += seconds
         recent.add(seconds, size, now, is_zip=is_zip)
-        # With fewer calls than are in flight the quick ones would be too many.
-        if recent.count >= max(_SHARE_CALLS, in_flight) and now - recent.began >= _SHARE_SECONDS:
+        if self._calls < _SHARE_CALLS or now - recent.began < _SHARE_SECONDS:
+            return
+        total = max(self._seconds, 1e-9)
+        told_share = min(1.0, (link_seconds - self._link_before) / total)
+        if not self._is_on and not self._is_doubtful and told_share * (1 - 1 / self._ratio) > _OBVIOUS_SAVING:
+            self._is_on, self._tried_at, self._recent = True, now, None
+        elif recent.count >= _CALLS_TO_SETTLE + _ROUNDS_TO_SETTLE * in_flight:
             self._recent = None
-            self._share = min(1.0, (blocked_seconds - self._blocked_seconds) / max(self._share_seconds, 1e-9))
-            if self._is_trial_due(now):
+            self._share = min(1.0, (blocked_seconds - self._blocked_before) / total)
+            if self._is_trial_due(now, told_share):
                 self._trial = [recent, _Times(now, in_flight)]
 
     def record_failure(self) -> bool:
@@ -200,11 +230,11 @@ class Compression:
             self._hopeless = {}
         self._hopeless[series] = self._hopeless.get(series, 0) + 1
 
-    def _is_trial_due(self, now: float) -> bool:
+    def _is_trial_due(self, now: float, told_share: float) -> bool:
         if self._is_on:
-            # While the link is the limit, the same files as they are would take longer.
-            is_obvious = self._share * (self._ratio - 1) > _MIN_SAVING
-            return now >= self._tried_at + (_MAX_PAUSE_SECONDS if is_obvious else self._pause)
+            # While the link is the limit, the same files as they are would take longer. Without zips there is no trial.
+            is_known = told_share * (self._ratio - 1) > _MIN_SAVING or self._ratio < _LEAST_RATIO
+            return now >= self._tried_at + (_MAX_PAUSE_SECONDS if is_known else self._pause)
         return now >= self._tried_at + self._pause and self._share * (1 - 1 / self._ratio) > _MIN_SAVING
 
     def _end_part(self, now: float, in_flight: int) -> None:
@@ -227,6 +257,7 @@ class Compression:
         self._is_on = self._is_on is stays
         self.cancel_trial()
         if not self._is_on:
+            self._is_doubtful = True
             # The next files may deflate better.
             self._ratio = max(self._ratio, _ASSUMED_RATIO)
         first = _FIRST_PAUSE_OF_ZIPS if self._is_on else _FIRST_PAUSE_SECONDS

@@ -111,6 +111,7 @@ class Sending:
             is_zip=self.zip_size is not None,
             in_flight=context.throttle.limit,
             blocked_seconds=context.destination.blocked_seconds,
+            link_seconds=context.destination.link_seconds,
         )
         context.throttle.is_frozen = context.compression.is_comparing
 

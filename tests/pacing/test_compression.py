@@ -30,6 +30,8 @@ class Upload:
     series: str = "1"
     blocked_share: float | None = None
     """Which share of their time calls seem to wait for the link; None: as they do."""
+    is_told: bool = False
+    """Whether the system tells that."""
     now: float = 0.0
     blocked: float = 0.0
     lanes: list[bool] = field(default_factory=list)
@@ -52,7 +54,13 @@ class Upload:
                 self.blocked += min(seconds, sending) if self.blocked_share is None else self.blocked_share * seconds
                 self.now = max(self.now, began + seconds)
                 self.compression.record_success(
-                    self.series, seconds, SIZE, is_zip=is_zip, in_flight=self.in_flight, blocked_seconds=self.blocked
+                    self.series,
+                    seconds,
+                    SIZE,
+                    is_zip=is_zip,
+                    in_flight=self.in_flight,
+                    blocked_seconds=self.blocked,
+                    link_seconds=self.is_told * self.blocked,
                 )
                 self.lanes.append(is_zip)
         return sum(self.lanes[before:])
@@ -192,11 +200,11 @@ def test_a_trial_without_a_zip_is_over() -> None:
 
 def test_while_the_link_is_the_limit_a_trial_is_rare() -> None:
     """What the link shows is enough for some minutes; then some files go as they are."""
-    upload = Upload(2_000_000)
+    upload = Upload(2_000_000, is_told=True)
     upload.send(100)
     assert upload.compression.is_on
     before, began = len(upload.lanes), upload.now
-    while upload.now < began + 280:
+    while upload.now < began + 250:
         upload.send(100)
     assert all(upload.lanes[before:])
     while upload.now < began + 400:
@@ -204,9 +212,32 @@ def test_while_the_link_is_the_limit_a_trial_is_rare() -> None:
     assert 0 < upload.lanes[before:].count(False) < 50
 
 
+def test_a_link_that_is_the_limit_by_far_gets_zips_without_a_trial() -> None:
+    """If the system tells so: from the second or third round of calls on."""
+    upload = Upload(5_000_000, is_told=True)
+    for _ in range(50):
+        upload.send(8)
+        assert not upload.compression.is_comparing
+    first = upload.lanes.index(True)
+    assert first <= 2 * upload.in_flight
+    assert all(upload.lanes[first:])
+
+
+def test_zips_without_a_trial_that_do_not_help_end_with_one() -> None:
+    """They keep the server busy for longer than the link was, and are not tried at once again."""
+    upload = Upload(5_000_000, zip_cost=4.0, is_told=True)
+    upload.send(400)
+    assert not upload.compression.is_on
+    before = len(upload.lanes)
+    assert 0 < sum(upload.lanes) < 200
+    upload.send(100)
+    assert sum(upload.lanes[before:]) < 40
+
+
 def test_calls_are_compared_with_one_number_in_flight() -> None:
     """As long as it changes, no trial begins."""
-    upload = Upload(5_000_000)
+    upload = Upload(5_000_000, in_flight=3)
+    upload.send(1)
     for number in range(100):
         upload.in_flight = 8 + number % 2
         upload.send(1)
@@ -251,7 +282,7 @@ def test_a_stored_zip_forgets_refusals_and_losses_but_no_failure() -> None:
     compression = Compression(Compress.ALWAYS)
 
     def store() -> None:
-        compression.record_success("1", 0.1, SIZE, is_zip=True, in_flight=1, blocked_seconds=0)
+        compression.record_success("1", 0.1, SIZE, is_zip=True, in_flight=1, blocked_seconds=0, link_seconds=0)
 
     for _ in range(2):
         assert not compression.record_refusal("1", is_stored=True)

@@ -36,15 +36,15 @@ def sent(mode: Compress, workers: int | None = None, seeds: int = 3, **given: An
 @pytest.mark.parametrize("ratio", [1.7, 2.0])
 @pytest.mark.parametrize("phase", [INSTANT, REALISTIC], ids=["instant", "realistic"])
 @pytest.mark.parametrize("files", [CT, MR], ids=["ct", "mr"])
-@pytest.mark.parametrize(("link", "least"), [(MIDDLE, 0.9), (LOSSY, 0.88)], ids=["100 Mbit/s", "20 Mbit/s"])
-def test_a_slow_link_carries_more(link: Any, least: float, files: Any, phase: Phase, ratio: float) -> None:
+@pytest.mark.parametrize("link", [MIDDLE, LOSSY], ids=["100 Mbit/s", "20 Mbit/s"])
+def test_a_slow_link_carries_more(link: Any, files: Any, phase: Phase, ratio: float) -> None:
     """In the first minute, search and trial included, it is 1.5 times as much as without zips."""
     given = {**link, **files, "phase": phase, "ratio": ratio}
     plain, _ = sent(Compress.NEVER, 16, **given)
     auto, _ = sent(Compress.AUTO, **given)
     sys.stdout.write(f"plain {plain / link['rate']:.3f} of the link, auto {auto / plain:.2f} times that\n")
     assert auto >= 1.5 * plain
-    assert auto >= least * ratio * plain
+    assert auto >= 0.9 * ratio * plain
 
 
 @pytest.mark.parametrize("deflating", DEFLATING, ids=["isal", "zlib"])

@@ -134,6 +134,7 @@ class Sender:
             is_zip=bool(packed),
             in_flight=throttle.limit,
             blocked_seconds=self._link_seconds,
+            link_seconds=self._link_seconds,
         )
         throttle.is_frozen = self.compression.is_comparing
         throttle.record_success(seconds, packed or size, is_zip=bool(packed), link_seconds=self._link_seconds)
