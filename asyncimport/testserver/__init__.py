@@ -16,6 +16,7 @@ from .config import SiteConfig, config_schema, read_config
 from .faults.actions import (
     Administer,
     Conflict,
+    Damage,
     DiskFull,
     Empty,
     ExpireLogins,
@@ -53,6 +54,7 @@ __all__ = [
     "Administer",
     "ArchivedSession",
     "Conflict",
+    "Damage",
     "DiskFull",
     "Empty",
     "ExpireLogins",

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import anyio
 import pytest
-from builders import QUICK, logged_in, upload
-from fault_checks import check_faults, check_files, check_requests, check_summary, requests_of, study
+from builders import QUICK, image, logged_in, upload, write
+from fault_checks import check_faults, check_files, check_requests, check_summary, check_zips, requests_of, study
 from fault_table import (
     ALONE,
     CELLS,
@@ -25,13 +26,16 @@ from fault_table import (
     STRUCK,
     TABLE,
     TOGETHER,
+    ZIP_VERSIONS,
     Row,
     action_of,
 )
 
 from asyncimport.model.deliveries import Outcome
-from asyncimport.model.events import Event, OutcomesRecorded, ServerUnavailable
+from asyncimport.model.events import Event, Notice, OutcomesRecorded, ServerUnavailable
+from asyncimport.model.options import Compress
 from asyncimport.testserver import (
+    PROFILES,
     ExpireLogins,
     Fault,
     Late,
@@ -40,6 +44,7 @@ from asyncimport.testserver import (
     Restart,
     Stall,
     TestXnat,
+    serve,
 )
 from asyncimport.testserver.faults.actions import STRIKES
 from asyncimport.xnat.site import check_project
@@ -168,7 +173,7 @@ async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage:
         assert uncertain == STRUCK * cell.may_have_taken_effect
 
 
-@pytest.mark.parametrize(("stage", "fault", "cell"), [cell for cell in CELLS if cell.values[0] not in RUNS])
+@pytest.mark.parametrize(("stage", "fault", "cell"), [cell for cell in CELLS if cell.values[0] not in [*RUNS, "zip"]])
 async def test_a_fault_at_a_login(xnat: TestXnat, url: str, stage: str, fault: str, cell: Row) -> None:
     """Each of five struck logins succeeds, or ends with the error of the row."""
     place, action = STAGES[stage], action_of(fault, stage)
@@ -193,3 +198,47 @@ async def test_a_fault_at_a_login(xnat: TestXnat, url: str, stage: str, fault: s
     await check_faults(faults, cell)
     check_requests(xnat, stage, cell, {}, range(1))
     assert xnat.live_logins("demo") == STRUCK * cell.logins
+
+
+@pytest.mark.parametrize("version", ZIP_VERSIONS)
+@pytest.mark.parametrize(("stage", "fault", "cell"), [cell for cell in CELLS if cell.values[0] == "zip"])
+async def test_a_fault_in_a_zip(tmp_path: Path, stage: str, fault: str, cell: Row, version: str) -> None:
+    """The archive has each file once, as it is on disk; journal, report and exit code tell the same."""
+    place, action = STAGES[stage], FAULTS[fault]
+    xnat = TestXnat(tmp_path / "xnat", profile=PROFILES[version])
+    xnat.script = None
+    xnat.add_project(Project("other"))
+    struck = xnat.faults.add(Fault(place.kind, action_of(fault, stage), place.nth, cell.times, path=place.path))
+    noise = Random(1).randbytes(20_000)
+    for number in range(1, place.files + 1):
+        write(tmp_path / "tree" / f"{number}", image(number, PixelData=bytes(one % 8 for one in noise), pixels=20_000))
+    outcomes: list[Outcome] = []
+    notices: list[str] = []
+
+    def report(event: Event) -> None:
+        if isinstance(event, OutcomesRecorded):
+            outcomes.extend(event.outcomes)
+        if isinstance(event, Notice):
+            notices.append(event.reason)
+        if isinstance(event, ServerUnavailable) and event.reason is not None and isinstance(action, Restart):
+            struck.release()
+
+    async with serve(xnat) as url:
+        summary = await upload(
+            url,
+            [tmp_path / "tree"],
+            tmp_path / "journal.db",
+            options=replace(ALONE, compress=Compress.ALWAYS),
+            policy=PATIENT,
+            report=report,
+            timeouts=SHORT if isinstance(action, Stall) else QUICK,
+        )
+        await struck.settled()
+    assert struck.hits == cell.times
+    each = requests_of(stage, cell)
+    assert {kind: xnat.count[kind] for kind in each if xnat.count[kind] not in each[kind]} == {}
+    assert sum(outcome.may_have_taken_effect for outcome in outcomes) == cell.may_have_taken_effect
+    # Fewer zips than that without an end are those of a row that is gone.
+    ends = [one.partition(": ")[0] for one in notices]
+    assert ends == (cell.zips < place.files - 2) * ["images are sent as they are from now on"]
+    await check_zips(xnat, tmp_path, summary, cell)

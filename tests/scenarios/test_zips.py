@@ -28,9 +28,7 @@ from asyncimport.source.bytes_on_disk import xxh3_of
 from asyncimport.testserver import (
     PROFILES,
     Empty,
-    ExpireLogins,
     Fault,
-    Gateway,
     LoginPage,
     Reset,
     Script,
@@ -146,26 +144,15 @@ ALL = FILES - 1
 @pytest.mark.parametrize(
     ("action", "times", "zips"),
     [
-        pytest.param(Empty(), 1, ALL - 1, id="empty 200"),
         pytest.param(Empty(), 3, 1, id="three empty 200"),
-        pytest.param(Status(400, "no"), 1, ALL - 1, id="400"),
         pytest.param(Status(400, "no"), 2, ALL - 2, id="two 400"),
         pytest.param(Status(400, "no"), 3, 1, id="three 400"),
-        *(pytest.param(Status(status), 1, 1, id=f"{status}") for status in (403, 404, 405, 413, 415)),
-        pytest.param(Status(500), 1, ALL - 1, id="500"),
+        pytest.param(Status(405), 1, 1, id="405"),
         pytest.param(Status(500), 2, 1, id="two 500"),
-        pytest.param(Status(503, headers={"Retry-After": "0"}), 1, ALL - 1, id="503"),
-        pytest.param(Gateway(504), 1, ALL - 1, id="504, with effect"),
-        pytest.param(Reset(), 1, ALL - 1, id="broken"),
-        pytest.param(Reset(effect=True), 1, ALL - 1, id="broken, with effect"),
-        pytest.param(Reset(after_bytes=300), 1, ALL - 1, id="cut"),
-        pytest.param(ExpireLogins(), 1, ALL, id="401"),
     ],
 )
-async def test_a_fault_in_the_lane(
-    xnat: TestXnat, url: str, tmp_path: Path, action: Action, times: int, zips: int
-) -> None:
-    """A struck file goes as it is. What the server refuses for good ends zips; so do three refusals in a row."""
+async def test_what_ends_zips(xnat: TestXnat, url: str, tmp_path: Path, action: Action, times: int, zips: int) -> None:
+    """What the server refuses for good; two failures; three refusals in a row. The fault table has single faults."""
     folder, report = tree(tmp_path / "tree"), Report([], [])
     fault = xnat.faults.add(Fault("import", action, nth=2, times=times, path=ZIP))
     summary = await upload(url, [folder], tmp_path / "j", options=ONE, report=report)
@@ -221,12 +208,6 @@ def stripped(query: str, _: bytes) -> tuple[str, bytes]:
     return query, out.getvalue()
 
 
-def flipped(query: str, body: bytes) -> tuple[str, bytes]:
-    """Flip a bit of the data."""
-    at = len(body) // 2
-    return query, body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
-
-
 def cut(query: str, body: bytes) -> tuple[str, bytes]:
     """Cut a zip in its data."""
     return query, body[: len(body) // 2]
@@ -266,7 +247,7 @@ async def relay(
         yield address
 
 
-@pytest.mark.parametrize("change", [inflated, stripped, flipped, cut])
+@pytest.mark.parametrize("change", [inflated, stripped, cut])
 @pytest.mark.parametrize(("times", "zips"), [(1, ALL - 1), (1000, 1)])
 async def test_a_gateway_that_changes_zips(
     xnat: TestXnat, url: str, tmp_path: Path, change: Change, times: int, zips: int

@@ -1,13 +1,19 @@
 """Compare a run under faults with a row of the table."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import anyio.to_thread
 from builders import image, sop, write
 from fault_table import STAGES, STRUCK, End, Row, Stage
 
-from asyncimport.model.summary import Summary
+from asyncimport.journal import JournalReader
+from asyncimport.model.summary import Summary, exit_code
+from asyncimport.model.texts import counted
+from asyncimport.operations.report import ReportRequest, make_report
+from asyncimport.source.bytes_on_disk import xxh3_of
 from asyncimport.testserver import (
     Fault,
     Late,
@@ -108,3 +114,33 @@ def check_files(xnat: TestXnat, sent: Sequence[Sequence[str]], stage: Stage, cel
             assert not xnat.archived
             # XNAT has made another row for what came after one that was moved.
             assert waiting == {uid for uids in sent for uid in (uids[1:] if cell.moved else uids[: stage.held[0]])}
+
+
+async def check_zips(xnat: TestXnat, folder: Path, summary: Summary, cell: Row) -> None:
+    """Compare archive, journal, report and exit code with the files in `folder/tree` and with the row."""
+    files = [path.read_bytes() for path in (folder / "tree").iterdir()]
+    (session,) = summary.sessions
+    assert summary.zips == cell.zips
+    if cell.end is End.HELD:
+        assert re.search(cell.why, session.reason or "")
+        assert (session.state, xnat.archived, exit_code(summary)) == ("held", [], 8)
+        return
+    assert (session.state, session.verified, exit_code(summary)) == ("archived", "uids", 0)
+    assert sorted(file.digest or b"" for _, _, file in xnat.instances("demo")) == sorted(
+        hashlib.md5(one, usedforsecurity=False).digest() for one in files
+    )
+    assert xnat.partial_files() == []
+    # What a zip left elsewhere is told by a notice.
+    assert [row.project for row in xnat.prearchive] == len(xnat.prearchive) * [None]
+
+    def read() -> tuple[list[bytes | None], list[int], str]:
+        path = folder / "journal.db"
+        with JournalReader.open(path) as reader:
+            found = list(reader.stored_instances())
+        sizes = [one.file.size if one.zip_size is None else one.zip_size for one in found]
+        return [one.xxh3 for one in found], sizes, make_report(ReportRequest(journal=path)).html
+
+    digests, sizes, page = await anyio.to_thread.run_sync(read)
+    assert sorted(one or b"" for one in digests) == sorted(map(xxh3_of, files))
+    assert sum(sizes) == summary.bytes_sent
+    assert (f"{counted(cell.zips, 'file')} as zips" in page) is (cell.zips > 0)

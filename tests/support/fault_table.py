@@ -18,8 +18,10 @@ from asyncimport.errors import (
 from asyncimport.model.options import Options
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.testserver import (
+    PROFILES,
     Administer,
     Conflict,
+    Damage,
     DiskFull,
     Empty,
     ExpireLogins,
@@ -66,7 +68,7 @@ class Row:
     `why` is a pattern of the reason, or of the error that ends the login. The fault strikes each session `times` times.
     `once` is the number of further GETs in the whole run, `logins` the number of logins that each leaves open. With
     `may_have_taken_effect`, the client cannot know whether the file took effect. With `moved`, the row with the first
-    file is in another project.
+    file is in another project. `zips` is the number of files that are stored as zips.
     """
 
     end: End | type[FatalError]
@@ -77,6 +79,7 @@ class Row:
     logins: int = 0
     may_have_taken_effect: bool = False
     moved: bool = False
+    zips: int = 0
 
 
 def row(end: End | type[FatalError] = End.WELL, why: str = "", /, **requests: int | range) -> Row:
@@ -118,6 +121,7 @@ STAGES: Mapping[str, Stage] = {
     "look up": Stage("listing", "label=S{}_", requests=_FINAL, held=(0, 0, 1)),
     "first file": Stage("import", files=2, requests=_IMPORTS, held=(0, 1, 1)),
     "later file": Stage("import", nth=2, files=2, requests=_IMPORTS, held=(1, 1, 0)),
+    "zip": Stage("import", "DICOM-zip", nth=2, files=6),
     "look after it": Stage("listing", "/S{}_", requests=_FINAL),
     "look": Stage("listing", "/S{}_", nth=2, requests=_FINAL),
     "build": Stage("build", "/S{}_", requests=_FINAL),
@@ -131,6 +135,8 @@ STAGES: Mapping[str, Stage] = {
     "verify: again": Stage("listing", "experiments/XNAT_E0000{}?", requests=_FINAL),
     "logout": Stage("logout", requests=_LOGIN),
 }
+# The first file of the session is no zip, and the second of its zips is struck.
+ZIP_VERSIONS = [version for version in PROFILES if version in {"1.8", "1.9", "1.10"}]
 RUNS = [name for name, stage in STAGES.items() if "import" in stage.requests]
 
 _NOW = {"Retry-After": "0"}
@@ -148,10 +154,14 @@ FAULTS: Mapping[str, Action] = {
     "maintenance": Status(302, headers={"Location": "https://example.org/maintenance.html"}),
     "403": Status(403),
     "413": Status(413),
+    "400 to a zip": Status(400),
+    "415 to a zip": Status(415),
     "404 page": Status(404, _TOMCATS, {"Content-Type": "text/html"}),
     "reset": Reset(),
     "reset when done": Reset(effect=True),
     "reset midway": Reset(after_bytes=1500),
+    "damaged": Damage(),
+    "damaged for good": Damage(),
     "late": Late(after=1),
     "late, in between": Late(after=1),
     "gateway": Gateway(),
@@ -199,6 +209,9 @@ ROWS_LEFT = [name for name in FAULTS if name.startswith("left ")]
 ROWS_TAKEN = ["row archived", "row deleted", "row moved"]
 OF_FILES = ["empty", "empty for good", "disk full", "disk full in part", "disk full for good"]
 
+OF_ZIPS = ["400 to a zip", "415 to a zip", "damaged", "damaged for good"]
+
+NO_ZIP = "no zip is sent, and nothing else has a checksum that XNAT compares, or a way to go without it"
 NO_FILE = "no file is sent, so none can be dropped or fail to be written"
 NO_BODY = "the request has no body that could be cut or left unread"
 NO_ROW = "it is about no row of the prearchive, so nobody can be at work on one, or leave one in a status"
@@ -211,6 +224,7 @@ NO_ARCHIVING = "a build does not archive, so it cannot conflict with the archive
 FINAL = "the request is about a session whose files are in place"
 
 _GET = {
+    **dict.fromkeys(OF_ZIPS, NO_ZIP),
     **dict.fromkeys(OF_FILES, NO_FILE),
     **dict.fromkeys(["reset midway", "stall unread"], NO_BODY),
     **dict.fromkeys(["locked", "conflict", *ROWS_LEFT, *ROWS_TAKEN], NO_ROW),
@@ -218,6 +232,7 @@ _GET = {
 }
 _AUTH = {**_GET, **dict.fromkeys(["late", "late, in between"], LATE_LOGIN), "unseen": NO_PROJECT}
 _POST = {
+    **dict.fromkeys(OF_ZIPS, NO_ZIP),
     **dict.fromkeys(OF_FILES, FINAL),
     **dict.fromkeys(["reset midway", "stall unread"], NO_BODY),
 }
@@ -248,6 +263,7 @@ def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
     """Return the rows of an import; a fault that ends a session does so after `until` files."""
     ends = {"import": until, **_UNHELPED, "listing": until}
     return {
+        **dict.fromkeys(OF_ZIPS, NO_ZIP),
         **dict.fromkeys(["429", "404 page"], row(**{"import": 3})),
         **dict.fromkeys(CUT, replace(row(**{"import": 3}), may_have_taken_effect=True)),
         # Its work goes on, and XNAT calls what is sent meanwhile a concurrent send, however often that is.
@@ -299,6 +315,12 @@ def _look() -> Mapping[str, Row | str]:
     return {**_verify(restart=_GETS + 3), **dict.fromkeys(["403", "unseen"], row())}
 
 
+def _zip(end: End = End.WELL, why: str = "", /, *, zips: int = 4, times: int = 1, **requests: int) -> Row:
+    """Return the row of a zip: struck once, its file goes as it is, and the others still go as zips."""
+    return replace(row(end, why, **{"import": 6 + times, **requests}), zips=zips, times=times)
+
+
+_CUT_ZIP = replace(_zip(), may_have_taken_effect=True)
 _NOT_XNAT = "what answers there is not an XNAT"
 _ELSEWHERE = "an import waits for no lock of the session, and leaves its row RECEIVING whatever it was"
 
@@ -366,6 +388,24 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         "row archived": row(**{"import": 3}, listing=1 + 4 + _GETS),
         "row deleted": row(**{"import": 4}, listing=1 + _LOST + 2 + _GETS),
         "row moved": replace(row(End.HELD, _MOVED, **_UNHELPED, listing=2 + _LOST + 1), moved=True),
+    },
+    "zip": {
+        **dict.fromkeys(["429", "400 to a zip", "damaged", "empty", "disk full", "disk full in part"], _zip()),
+        **dict.fromkeys(CUT, _CUT_ZIP),
+        # XNAT may call the file itself a concurrent send, however often that is.
+        "gateway at once": replace(_CUT_ZIP, requests={"import": range(7, 200)}),
+        # What says that no zip will fare better ends zips, and so do three refusals.
+        **dict.fromkeys(["403", "404 page", "413", "415 to a zip", "unseen"], _zip(zips=1)),
+        **dict.fromkeys(["damaged for good", "empty for good", "disk full for good"], _zip(zips=1, times=3)),
+        **dict.fromkeys(["login page", "expired"], _zip(zips=5, login=2, logout=2)),
+        # Broken off, then without a login, then stored.
+        "restart": replace(_CUT_ZIP, requests={"import": range(7, 9), "login": 2, "logout": 2}),
+        **dict.fromkeys(["locked", "conflict", *ROWS_LEFT], _ELSEWHERE),
+        # The second row of the session tells that the first is gone. What has gone into it since is sent again.
+        "row archived": replace(_zip(zips=1), requests={"import": 11}),
+        "row deleted": replace(_zip(zips=0), requests={"import": 13}),
+        "row moved": replace(_zip(End.HELD, _MOVED, zips=1), moved=True),
+        "tell": replace(_zip(zips=5), requests={"import": 6}),
     },
     "look after it": {
         # What may not be looked at then may be later.

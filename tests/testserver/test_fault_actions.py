@@ -7,6 +7,7 @@ import pytest
 from asyncimport.testserver import (
     Administer,
     Conflict,
+    Damage,
     DiskFull,
     Empty,
     ExpireLogins,
@@ -29,6 +30,7 @@ from asyncimport.testserver.faults.actions import KINDS, NAMES, STRIKES, Action
 EXAMPLES: list[Action] = [
     Status(503),
     Reset(),
+    Damage(),
     Late(),
     Gateway(),
     Stall(),

@@ -7,6 +7,7 @@ import pytest
 from asyncimport.testserver import (
     Administer,
     Conflict,
+    Damage,
     DiskFull,
     Empty,
     ExpireLogins,
@@ -52,6 +53,7 @@ WRITTEN: list[tuple[str, Fault]] = [
     ('{"kind": "import", "action": "administer", "act": "move", "to": "new"}',
      Fault("import", Administer("move", "new"))),
     ('{"kind": "import", "action": "empty"}', Fault("import", Empty())),
+    ('{"kind": "file", "action": "damage"}', Fault("file", Damage())),
     ('{"kind": "import", "action": "disk_full", "partial": true}', Fault("import", DiskFull(partial=True))),
     ('{"kind": "listing", "action": "unseen", "project": "new", "right": "edit", "path": "projects"}',
      Fault("listing", Unseen("new", "edit"), path="projects")),
@@ -71,8 +73,8 @@ def test_every_action_but_a_function_can_be_written() -> None:
 
 
 NAMED = (
-    "administer, conflict, disk_full, empty, expire_logins, gateway, late, leave, locked, login_page, reset, restart, "
-    "stall, status, unseen"
+    "administer, conflict, damage, disk_full, empty, expire_logins, gateway, late, leave, locked, login_page, reset, "
+    "restart, stall, status, unseen"
 )
 
 

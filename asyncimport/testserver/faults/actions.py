@@ -41,6 +41,11 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
+class Damage:
+    """Flip a bit in the middle of the body on its way, and serve the request."""
+
+
+@dataclass(frozen=True, slots=True)
 class Late:
     """Break the connection, and serve the request later: XNAT has received all of it, and is slow.
 
@@ -223,6 +228,7 @@ class Tell:
 Action = (
     Status
     | Reset
+    | Damage
     | Late
     | Gateway
     | Stall
@@ -242,6 +248,7 @@ _SESSION = frozenset({"build", "commit", "archive"})
 STRIKES: Mapping[type[Action], frozenset[str]] = {
     Status: KINDS,
     Reset: KINDS,
+    Damage: frozenset({"import", "file"}),
     Late: _SESSION | _ARCHIVED | {"import", "prearchive", "other"},
     Gateway: KINDS,
     Stall: KINDS,

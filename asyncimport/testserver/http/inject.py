@@ -33,6 +33,12 @@ async def on_the_way(context: RequestContext, fault: Fault, serve: _Serve) -> we
             return _abort(context)
         case actions.Reset() as action:
             context.stop_after = action.after_bytes
+        case actions.Damage():
+            body = await _drain(context)
+            if body:
+                at = len(body) // 2
+                body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+            context.body = BufferedBody(body or b"")
         case actions.Gateway(effect=False) as action:
             await _drain(context)
             return nginx_page(action.status, headers=action.headers)
