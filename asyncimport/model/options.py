@@ -155,7 +155,7 @@ class Options(ReadOptions):
     max_rate: float | None = rare("--max-rate", form=SIZE, help="Bytes a second at most: 500kB, 20MB/s, 10MiB.")
     compress: Compress = rare(
         "--compress",
-        default=Compress.NEVER,
+        default=Compress.AUTO,
         help="Send uncompressed images as zips: where a slow link makes it worth it, always, or never.",
     )
     resend_changed: bool = rare(
