@@ -1,5 +1,6 @@
 """The benchmark: its statistics, what it counts, and a small run of it from end to end."""
 
+import io
 import json
 import re
 import socket
@@ -26,6 +27,7 @@ from bench.import_log import Import, Phase, Received, read_log
 from bench.instant_server import NGINX, nginx
 from bench.latency_relay import far
 from bench.measure import Claim, Command, Ended, Measured, judged, run
+from bench.modelled_server import Capacity, ModelledXnat
 from bench.netns import ADDRESS, Link, joined, wire_bytes
 from bench.netns import lacks as netns_lacks
 from bench.plot import as_svg
@@ -372,6 +374,27 @@ async def test_a_relay_makes_a_server_far_away() -> None:
                 back += await stream.receive()
             assert back == data
         tasks.cancel_scope.cancel()
+
+
+class _Pieces:
+    """A body that arrives in pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = [data[at : at + 100_000] for at in range(0, len(data), 100_000)]
+
+    async def readany(self) -> bytes:
+        """Return the next piece, or none at the end."""
+        return self._left.pop(0) if self._left else b""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("begin", "is_kept"), [(b"PK\x03\x04", True), (b"DICM", False)])
+async def test_the_modelled_server_keeps_zips_until_they_are_unpacked(begin: bytes, is_kept: bool) -> None:
+    """A zip of many files is larger than what the test XNAT keeps of a file."""
+    data = begin + bytes(20 << 20)
+    body = await ModelledXnat([Capacity()], io.StringIO()).storage.receive(_Pieces(data))
+    assert body.size == len(data)
+    assert body.content == (data if is_kept else None)
 
 
 class _Scratch(BaseHTTPRequestHandler):
