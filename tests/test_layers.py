@@ -38,6 +38,8 @@ HOMES = {
     "aiofiles": {"source"},
     "sqlite3": {"journal"},
     "filelock": {"journal"},
+    "dask": {"cluster"},
+    "dask_jobqueue": {"cluster"},
     "distributed": {"cluster"},
     "psutil": {"system"},
     "xxhash": {"source"},

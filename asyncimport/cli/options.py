@@ -70,13 +70,21 @@ class Place(ProjectOption):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Connection(Place):
+class Trust:
+    """Whether connections need no encryption."""
+
+    insecure: bool = rare(
+        "--insecure", default=False, help="Allow plain http, plain tcp of Dask, and untrusted certificates."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection(Place, Trust):
     """How to log in."""
 
     user: str | None = setting("--user", metavar="NAME", help="XNAT user; else XNAT_USER or netrc.")
     password_stdin: bool = rare("--password-stdin", default=False, help="Read the password from standard input.")
     ca_bundle: Path | None = rare("--ca-bundle", help="PEM file of the certificate authorities to trust.")
-    insecure: bool = rare("--insecure", default=False, help="Allow plain http and untrusted certificates.")
 
 
 @dataclass(frozen=True, kw_only=True)

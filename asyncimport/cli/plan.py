@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude, outcome_json
-from asyncimport.cli.options import Filters, ProgressScreen, Routing, Sources
+from asyncimport.cli.options import Filters, ProgressScreen, Routing, Sources, Trust
 from asyncimport.cli.output import show_causes
 from asyncimport.cli.parameters import command
 from asyncimport.cli.running import run_operation
 from asyncimport.cli.uploading import Display
-from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, StateOptions
+from asyncimport.model.options import ClusterOptions, PlanOptions, ReadOptions, ScanOptions, StateOptions
 from asyncimport.model.texts import counted, plain
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.result import Result
@@ -45,6 +45,8 @@ def plan(
     read: ReadOptions,
     filters: Filters,
     state: StateOptions,
+    cluster: ClusterOptions,
+    trust: Trust,
     screen: ProgressScreen,
 ) -> None:
     """Scan, and say which session each study would become, with every problem. Nothing is sent."""
@@ -71,7 +73,9 @@ def plan(
         **vars(options),
         **vars(scan),
         **vars(read),
+        allow_plain_tcp=trust.insecure,
         **vars(state),
+        **vars(cluster),
     )
     report = Display(screen, lambda _: None)
     result = run_operation(partial(carry_out, request, report=report), empty=PlanResult())

@@ -17,6 +17,7 @@ from asyncimport.errors import UsageError
 from asyncimport.model.option import DURATION, invalid, rare, setting
 from asyncimport.model.options import (
     REPLY_SECONDS,
+    ClusterOptions,
     DemographicsOptions,
     JournalOptions,
     Options,
@@ -81,6 +82,7 @@ def upload(
     filters: Filters,
     log: LogOptions,
     journal: JournalOptions,
+    cluster: ClusterOptions,
 ) -> None:
     """Upload DICOM files into XNAT: scan, send, build, archive, verify. Run it again to resume.
 
@@ -134,6 +136,7 @@ def upload(
         **vars(upload),
         **vars(scan),
         **vars(journal),
+        **vars(cluster),
     )
     show_issues(screen.consoles[1], issues)
     if job.dry_run:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -50,10 +51,21 @@ class SendingActor:
 
 
 class ActorLink:
-    """Calls the actor of one worker, by its address. `sees` tells whether it sees a path."""
+    """Calls the actor of one worker, by its address. `sees` tells whether it sees a path.
 
-    def __init__(self, client: Client, address: str, name: str, sees: Callable[[str], bool] = lambda _: True) -> None:
+    `while_there` cancels a call when Dask tells that the worker is gone.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        address: str,
+        name: str,
+        sees: Callable[[str], bool] = lambda _: True,
+        while_there: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+    ) -> None:
         self._client = client
+        self._while_there = while_there
         self._address = address
         self._actor: Any = None
         self.name = name
@@ -65,22 +77,30 @@ class ActorLink:
             # Its arguments would be kept by the scheduler, so it has none.
             made = self._client.submit(SendingActor, actor=True, workers=[self._address], pure=False)
             self._actor = await self._result(made)
-        return await self._result(self._actor.start(setup, uuid4().hex))
+        with self._client.as_current():
+            call = self._actor.start(setup, uuid4().hex)
+        return await self._result(call)
 
     async def exchange(self, order: Order) -> Reply:
         """Bring files, and return what became of others. Raises: WorkerLostError."""
-        return await self._result(self._actor.exchange(order))
+        with self._client.as_current():
+            call = self._actor.exchange(order)
+        return await self._result(call)
 
     async def end(self) -> None:
         """End the actor. Raises: WorkerLostError."""
         if self._actor is not None:
-            await self._result(self._actor.end())
+            with self._client.as_current():
+                call = self._actor.end()
+            await self._result(call)
             self._actor = None
 
     async def _result(self, call: Awaitable[T]) -> T:
         try:
-            return await call
-        except AsyncimportError:
+            async with self._while_there():
+                return await call
+            raise WorkerLostError("it has left the cluster", is_final=True)
+        except (WorkerLostError, AsyncimportError):
             raise
         except OSError as error:
             raise WorkerLostError(f"no connection ({error})") from error

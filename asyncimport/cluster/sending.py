@@ -22,6 +22,7 @@ from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
 from asyncimport.model.events import Notice, RetryScheduled, ServerUnavailable, SessionFound
 from asyncimport.model.texts import counted
 from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pacing.load import WorkerLoad
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import check_first
 from asyncimport.pipeline.context import Context, Signal, Wakeups, notify
@@ -258,6 +259,7 @@ class _Driver:
         """Give the files of a worker to others, as soon as it cannot send any more."""
         waiting, peer.waiting = peer.waiting, []
         self._peers.remove(peer)
+        self._context.load.workers.setdefault(peer.link.name, WorkerLoad()).in_flight = 0
         self._note_in_flight()
         if not has_ended:
             self._unconfirmed += 1
@@ -316,6 +318,8 @@ class _Driver:
         context, throttle = self._context, self._context.throttle
         peer.in_flight, peer.reading = reply.in_flight, reply.reading
         self._note_in_flight()
+        load = context.load.workers.setdefault(peer.link.name, WorkerLoad())
+        load.in_flight, load.limit = reply.in_flight, reply.limited_by
         for overload in reply.overloads:
             context.slow_down(overload)
         for reason, key, attempt in reply.retries:
@@ -336,6 +340,8 @@ class _Driver:
                 if self._give_to_anyone(claim):
                     continue
             if isinstance(outcome, Stored):
+                load.files += 1
+                load.size += claim.instance.file.size
                 context.meter.record_upload(outcome.seconds, claim.instance.file.size)
                 self._note_limit()
                 if peer.generation == self._generation:

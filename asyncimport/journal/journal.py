@@ -1,8 +1,10 @@
 """The journal of one run, assembled from its parts."""
 
+import hashlib
 import json
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -11,7 +13,7 @@ from asyncimport.journal.connection import Connection, begin_run, end_run
 from asyncimport.journal.database import LockWait
 from asyncimport.journal.deliveries import DeliveryQueue
 from asyncimport.journal.existing import ExistingInstances
-from asyncimport.journal.files import FileRecords
+from asyncimport.journal.files import FileRecords, below
 from asyncimport.journal.queue import UploadQueue
 from asyncimport.journal.scan import ScanWriter
 from asyncimport.journal.session_state import SessionState
@@ -97,6 +99,28 @@ class Journal:
         """Note what the run was asked to do, for reports; `about` holds no secret."""
         with self.connection.transaction():
             self.connection.db.execute("UPDATE run SET about = ? WHERE key = ?", (json.dumps(about), self.run))
+
+    def has_trees(self) -> bool:
+        """Whether runs on workers have filled this journal, which may see files that this machine does not."""
+        return self.connection.exists("SELECT 1 FROM metadata WHERE key LIKE 'tree %'", ())
+
+    def note_trees(self, place: str, seen: Collection[str], here: str) -> bool:
+        """Note which trees of files the machines of a run see at a place; whether they are all that there ever were.
+
+        A tree is named by `TreeIdentity.lasting`; `here` is that of this machine ("" for none), which has filled the
+        journal if no trees are noted.
+        """
+        key = f"tree {hashlib.sha256(os.fsencode(place)).hexdigest()[:32]} "
+        with self.connection.transaction():
+            db = self.connection.db
+            rows = db.execute("SELECT key FROM metadata WHERE substr(key, 1, ?) = ?", (len(key), key))
+            known = {row[0].removeprefix(key) for row in rows}
+            if not known and self.connection.exists("SELECT 1 FROM file WHERE path >= ? AND path < ?", below(place)):
+                known = {here}
+            db.executemany(
+                "INSERT OR IGNORE INTO metadata VALUES (?, '')", [(f"{key}{tree}",) for tree in known | set(seen)]
+            )
+        return known <= set(seen)
 
     def note_alias(self, name: str) -> None:
         """Note another name of this journal's project, by which it can be found."""

@@ -69,6 +69,21 @@ class Notice:
 
 
 @record
+class WorkerJoined:
+    """A worker of the cluster, by its name for people, can be used from now on."""
+
+    worker: str
+
+
+@record
+class WorkerLeft:
+    """A worker of the cluster is gone. Without a reason: it was told to end."""
+
+    worker: str
+    reason: str = ""
+
+
+@record
 class ServerUnavailable:
     """Nothing gets through to the server, for this reason, and the run waits. Without a reason: it is back."""
 
@@ -106,6 +121,8 @@ Event = (
     | Settling
     | SessionFound
     | Notice
+    | WorkerJoined
+    | WorkerLeft
     | OutcomesRecorded
     | Verdict
     | AttachmentsStarted

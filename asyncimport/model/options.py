@@ -240,6 +240,24 @@ class ScanOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Whether the workers of a Dask cluster do the work, and where they have the files."""
+
+    dask: str | None = rare(
+        "--dask",
+        metavar="CLUSTER",
+        help="Share the work among workers of Dask: tls://HOST:PORT, tcp://HOST:PORT, local:N, slurm:FILE, "
+        "@MODULE:NAME.",
+    )
+    path_map: Sequence[str] = rare(
+        "--path-map",
+        default=(),
+        metavar="HERE=THERE",
+        help="Where workers have a directory of SOURCE: /mnt/a=/data/a; may be given again.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateOptions:
     """Where journals and header caches are kept."""
 

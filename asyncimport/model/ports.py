@@ -77,6 +77,16 @@ class Source(FileReader, Protocol):
         """The places that the walk covers wholly: a known file below them that it does not find is gone."""
         ...
 
+    @property
+    def ahead(self) -> int:
+        """Batches that are worth identifying at once."""
+        ...
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether each directory is left for good when the next one is met."""
+        ...
+
     def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield all files, in an order that keeps sessions together."""
         ...

@@ -11,6 +11,7 @@ import anyio.to_thread
 from asyncimport.errors import AsyncimportError, TransientError, UnavailableError, UsageError
 from asyncimport.journal import SubjectPatient
 from asyncimport.model.files import Session
+from asyncimport.model.ports import Source
 from asyncimport.model.texts import counted
 from asyncimport.operations.journals import readable_journal, run_journal
 from asyncimport.operations.plan import Plan
@@ -25,7 +26,6 @@ from asyncimport.routing.filters import APPEARED, StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes, StudyRoutes
 from asyncimport.routing.problems import Effect, PlanProblem
 from asyncimport.routing.router import Router
-from asyncimport.source.folder import FileSource
 from asyncimport.xnat.archive import ArchivedSessions, label_before_division
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.archive import Experiment
@@ -70,7 +70,7 @@ class Decision:
 
 async def decide(
     request: UploadRequest,
-    source: FileSource,
+    source: Source,
     client: Client,
     observer: Observer,
     *,

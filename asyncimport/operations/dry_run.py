@@ -66,6 +66,8 @@ async def dry_run(request: UploadRequest, *, report: Observer | None = None, sto
     stop, observer = stop or Stop(), report or Observer()
     result = DryRunResult()
     with ended_in(result, stop):
+        if request.dask is not None:
+            raise UsageError("--dry-run reads files here, not on workers", hint="leave --dask out, or use plan --dask")
         source = await anyio.to_thread.run_sync(request.source)
         with stop.immediate_scope():
             async with request.server.connect(connections=4, timeouts=request.timeouts) as client:

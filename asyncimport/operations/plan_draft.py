@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 import anyio
 import anyio.to_thread
 
+from asyncimport.dicom import Identity
 from asyncimport.journal import HeaderCache, StudySummary
 from asyncimport.model.events import Event, Scanned
 from asyncimport.model.files import File, Ignored, Patient, Session
+from asyncimport.model.ports import Source
 from asyncimport.model.states import FileKind
+from asyncimport.pipeline.in_order import in_order
 from asyncimport.reporting.causes import advice_for
 from asyncimport.routing.accepted_patients import NOBODY, AcceptedPatients
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
@@ -21,7 +24,6 @@ from asyncimport.routing.plan_binding import FoundStudy, StudyHeader
 from asyncimport.routing.planned_routes import PlannedRoutes, StudyRoutes
 from asyncimport.routing.problems import PlanProblem, ProblemCode
 from asyncimport.routing.studies import Study
-from asyncimport.source.folder import FileSource
 
 COMPARE_PEOPLE = "compare the people; if they are one, accept this pair in a table with --accept-patients"
 COMPARE_PATIENTS = "compare the patients; if they are one person, use --allow-mixed-patients"
@@ -57,17 +59,21 @@ class PlanRules:
         return not self.study_filter.is_everything or self.limit is not None or bool(self.min_age)
 
 
-async def scan_headers(
-    source: FileSource, cache: HeaderCache, report: Callable[[Event], None] = lambda _: None
-) -> None:
+async def scan_headers(source: Source, cache: HeaderCache, report: Callable[[Event], None] = lambda _: None) -> None:
     """Read the headers of a source into the cache; files that the cache knows are not opened again."""
-    async for batch in source.batches():
+
+    async def read(batch: list[File | Ignored]) -> tuple[list[File | Ignored], list[Ignored | tuple[File, Identity]]]:
         files = [item for item in batch if isinstance(item, File)]
         unknown = await anyio.to_thread.run_sync(cache.skip_known, files)
         looks = zip(unknown, await source.identify_many(unknown), strict=True)
-        found = [look if isinstance(look, Ignored) else (file, look) for file, look in looks]
+        return batch, [look if isinstance(look, Ignored) else (file, look) for file, look in looks]
+
+    async def record(read: tuple[list[File | Ignored], list[Ignored | tuple[File, Identity]]]) -> None:
+        batch, found = read
         await anyio.to_thread.run_sync(cache.record, [*found, *(one for one in batch if isinstance(one, Ignored))])
-        report(Scanned(len(batch), sum(file.size for file in files)))
+        report(Scanned(len(batch), sum(item.size for item in batch if isinstance(item, File))))
+
+    await in_order(source.batches(), read, record, ahead=source.ahead)
 
 
 @dataclass(frozen=True, slots=True)

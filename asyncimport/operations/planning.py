@@ -6,8 +6,8 @@ An upload makes its plan here too, before anything is sent.
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,9 @@ import anyio.to_thread
 
 from asyncimport.errors import UsageError
 from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
-from asyncimport.model.options import PlanOptions, ReadOptions, ScanOptions, StateOptions
+from asyncimport.model.options import ClusterOptions, PlanOptions, ReadOptions, ScanOptions, StateOptions
+from asyncimport.model.ports import Source
+from asyncimport.operations.cluster import check_cluster, open_cluster, open_cluster_source
 from asyncimport.operations.journals import state_directory
 from asyncimport.operations.plan import Plan, make_plan, unmatched_filter
 from asyncimport.operations.plan_draft import PlanRules, draft_plan, scan_headers
@@ -44,11 +46,12 @@ _LABELS_BY_SOURCE = PlanProblem(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanRequest(PlanOptions, ScanOptions, ReadOptions, StateOptions):
+class PlanRequest(PlanOptions, ScanOptions, ReadOptions, StateOptions, ClusterOptions):
     """What to scan, the rules by which studies become sessions, and where to write the plan.
 
     `carried` are the filters by which parts of studies are chosen, as the rows of the plan carry them.
     `accepted` are pairs of people that are one. `is_project_open`: the upload will name the project.
+    `allow_plain_tcp`: connections of Dask to other machines need not be encrypted.
     """
 
     sources: Sequence[Path]
@@ -57,11 +60,13 @@ class PlanRequest(PlanOptions, ScanOptions, ReadOptions, StateOptions):
     carried: str = ""
     accepted: AcceptedPatients = NOBODY
     is_project_open: bool = False
+    allow_plain_tcp: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot work. Raises: UsageError."""
         PlanOptions.__post_init__(self)
         ScanOptions.__post_init__(self)
+        check_cluster(self)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,8 +94,6 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
         targets = _targets(request.out_file, request.parts) if request.out_file else []
         for target in targets:
             await anyio.to_thread.run_sync(check_option, "--out", target)
-        opened = partial(FileSource, request.sources, exclude=request.exclude, follow_links=request.follow_links)
-        source = await anyio.to_thread.run_sync(partial(opened, ignore_archives=request.ignore_archives))
         rules = PlanRules(
             routes=request.routes,
             study_filter=request.study_filter,
@@ -100,7 +103,10 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
             accepted=request.accepted,
             send_truncated=request.send_truncated,
         )
-        found = await scan_and_plan(source, rules, request.state_dir, report or Observer(), stop=stop)
+        observer, found = report or Observer(), None
+        with suppress(StoppedError):
+            async with opened_source(request, observer, stop) as source:
+                found = await scan_and_plan(source, rules, request.state_dir, observer, stop=stop)
         if found is not None:
             found = _completed(request, found)
             rows = [replace(row, project_id="") if request.is_project_open else row for row in found.rows]
@@ -108,6 +114,20 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
             await anyio.to_thread.run_sync(lambda: _write(targets, parts, force=request.force))
             result.plan, result.written = found, targets
     return result
+
+
+@asynccontextmanager
+async def opened_source(request: PlanRequest, observer: Observer, stop: Stop) -> AsyncIterator[Source]:
+    """Yield the source, which workers read with --dask. Raises: UsageError, UnavailableError, StoppedError."""
+    if request.dask is None:
+        opened = partial(FileSource, request.sources, exclude=request.exclude, follow_links=request.follow_links)
+        yield await anyio.to_thread.run_sync(partial(opened, ignore_archives=request.ignore_archives))
+        return
+    async with (
+        open_cluster(request, observer.note, insecure=request.allow_plain_tcp, stop=stop) as cluster,
+        open_cluster_source(cluster, request, request.sources, observer.note, stop=stop) as source,
+    ):
+        yield source
 
 
 def _completed(request: PlanRequest, found: Plan) -> Plan:
@@ -157,7 +177,7 @@ async def _no_sessions(_: Mapping[str, str]) -> ExistingSessions:
 
 
 async def scan_and_plan(
-    source: FileSource,
+    source: Source,
     rules: PlanRules,
     state_dir: Path | None,
     observer: Observer,
@@ -206,7 +226,7 @@ async def scan_and_plan(
     return None
 
 
-def header_cache_path(source: FileSource, state_dir: Path | None) -> Path:
+def header_cache_path(source: Source, state_dir: Path | None) -> Path:
     """Return the header cache of a source."""
     digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return state_directory(state_dir) / f"scan-{digest}.survey"

@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
 from asyncimport.cluster.ports import Workers
+from asyncimport.cluster.source import ClusterSource
 from asyncimport.errors import FatalError, RefusedError, TransientError
 from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model.events import Event, ServerUnavailable
 from asyncimport.model.options import Compress
 from asyncimport.model.summary import Orphan
 from asyncimport.operations import upload_steps
+from asyncimport.operations.cluster import open_cluster, open_cluster_source
 from asyncimport.operations.comparison import orphans_of
 from asyncimport.operations.decision import decide
 from asyncimport.operations.result import Observer, ended_in
@@ -23,10 +26,14 @@ from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.entries import RunEnded
 from asyncimport.reporting.receipts import write_receipts
+from asyncimport.source.folder import FileSource
 from asyncimport.system.output_files import check_option
 from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.archive import READS_AT_ONCE
 from asyncimport.xnat.client import Client
+
+if TYPE_CHECKING:
+    from asyncimport.cluster.connect import Cluster
 
 
 async def upload(
@@ -35,15 +42,16 @@ async def upload(
     report: Observer | None = None,
     stop: Stop | None = None,
     workers: Workers | None = None,
+    dask_client: Any = None,
 ) -> UploadResult:
     """Scan, send, build, archive, verify, attach, set demographics. A source without DICOM is an error.
 
-    With `workers`, those send the images.
+    With `workers`, those send the images. With a client of Dask (asynchronous, of this loop), its workers also scan.
     """
     observer, stop = report or Observer(), stop or Stop()
     result = UploadResult(issues=request.issues)
-    async with open_uploader(request, observer, stop, workers) as uploader:
-        with ended_in(result, stop):
+    with ended_in(result, stop):
+        async with open_uploader(request, observer, stop, workers, dask_client) as uploader:
             await uploader.run(result)
     observer.note(RunEnded(result.run, result.exit_code, result.error, result.summary))
     return result
@@ -51,9 +59,16 @@ async def upload(
 
 @asynccontextmanager
 async def open_uploader(
-    request: UploadRequest, observer: Observer, stop: Stop, workers: Workers | None = None
+    request: UploadRequest,
+    observer: Observer,
+    stop: Stop,
+    workers: Workers | None = None,
+    dask_client: Any = None,
 ) -> "AsyncIterator[Uploader]":
-    """Yield an uploader that stops after the longest duration, and logs out at the end."""
+    """Yield an uploader that stops after the longest duration, and logs out at the end.
+
+    Raises: UsageError, UnavailableError if there is no cluster.
+    """
 
     def end() -> None:
         if not stop.requested:
@@ -63,7 +78,13 @@ async def open_uploader(
     async with AsyncExitStack() as stack:
         if request.max_duration_seconds is not None:
             stack.callback(asyncio.get_running_loop().call_later(request.max_duration_seconds, end).cancel)
-        yield Uploader(request, observer, stop, stack, workers)
+        uploader = Uploader(request, observer, stop, stack, workers)
+        if request.dask is not None or dask_client is not None:
+            is_plain = not request.server.verify_certificate
+            opened = open_cluster(request, uploader.note_cluster, insecure=is_plain, stop=stop, client=dask_client)
+            with suppress(StoppedError):
+                uploader.cluster = await stack.enter_async_context(opened)
+        yield uploader
 
 
 class Uploader:
@@ -82,12 +103,15 @@ class Uploader:
         self._stop = stop
         self._stack = stack
         self._workers = workers
+        self.cluster: Cluster | None = None
+        """The cluster whose workers scan and send."""
         self._client: Client | None = None
         self._first_run: int | None = None
         self._report: Callable[[Event], None] = lambda _: None
         self._monitor = OutageMonitor(
             request.options.outage_timeout, report=lambda reason: self._report(ServerUnavailable(reason))
         )
+        self._report_of_workers: Callable[[Event], None] = observer.note
         self._load = Load()
         self._messages: set[str] = set()
 
@@ -101,7 +125,7 @@ class Uploader:
         try:
             # If a stop comes while another program locks the journal, the run has no end, as if it was killed.
             with suppress(StoppedError):
-                await self._run(result, is_watch=is_watch)
+                await self._open_and_run(result, is_watch=is_watch)
         finally:
             result.signal = self._signal
 
@@ -109,17 +133,39 @@ class Uploader:
     def _signal(self) -> int | None:
         return self._stop.signal if self._stop.requested else None
 
-    async def _run(self, result: UploadResult, *, is_watch: bool) -> None:
-        request, stop = self._request, self._stop
+    async def _open_and_run(self, result: UploadResult, *, is_watch: bool) -> None:
+        """Open the source, and run. Raises: StoppedError."""
+        request = self._request
         if request.receipts is not None:
             await anyio.to_thread.run_sync(check_option, "--receipts", request.receipts)
-        source = await anyio.to_thread.run_sync(request.source)
+        if request.dask is not None and self.cluster is None:
+            raise StoppedError
+        if self.cluster is None:
+            await self._run(await anyio.to_thread.run_sync(request.source), self._workers, result, is_watch=is_watch)
+            return
+        from asyncimport.cluster.workers import ClusterWorkers
+
+        async with open_cluster_source(
+            self.cluster,
+            request,
+            request.sources,
+            self.note_cluster,
+            stop=self._stop,
+            digests=request.receipts is not None,
+            is_partial=not request.study_filter.is_everything,
+        ) as source:
+            await self._run(source, ClusterWorkers(self.cluster, source), result, is_watch=is_watch)
+
+    async def _run(
+        self, source: FileSource | ClusterSource, workers: Workers | None, result: UploadResult, *, is_watch: bool
+    ) -> None:
+        request, stop = self._request, self._stop
         result.totals.load = self._load
         async with self._monitor.guard():
             with stop.immediate_scope():
                 client = await self._log_in()
                 # Before that an absent server is an error at once, and nothing waits.
-                self._report = partial(self._note, result)
+                self._report = self._report_of_workers = partial(self._note, result)
                 decision = await decide(request, source, client, self._observer, stop=stop)
             if stop.requested or decision is None:
                 return
@@ -138,9 +184,7 @@ class Uploader:
             if request.project and request.project != decision.rules.get("project"):
                 await anyio.to_thread.run_sync(journal.note_alias, request.project)
             options = await anyio.to_thread.run_sync(upload_steps.prepare_options, request, decision, journal)
-            run = upload_steps.Run(
-                request, options, source, decision, client, journal, self._report, stop, self._workers
-            )
+            run = upload_steps.Run(request, options, source, decision, client, journal, self._report, stop, workers)
             try:
                 # Even if another program had locked the journal until the stop, the journal can be read.
                 with suppress(StoppedError):
@@ -195,6 +239,10 @@ class Uploader:
         except (RefusedError, TransientError) as error:
             self._tell(f"cannot look for orphans in the prearchive: {error}")
             return None
+
+    def note_cluster(self, event: Event) -> None:
+        """Report what happens in the cluster, also before the run begins."""
+        self._report_of_workers(event)
 
     def _note(self, result: UploadResult, event: Event) -> None:
         is_known = isinstance(event, ServerUnavailable) and (event.reason is None) == (result.totals.away is None)

@@ -7,8 +7,9 @@ from pathlib import Path
 import anyio
 
 from asyncimport.errors import UsageError
-from asyncimport.model.options import JournalOptions, Options, Overwrite, ScanOptions, UploadOptions
+from asyncimport.model.options import ClusterOptions, JournalOptions, Options, Overwrite, ScanOptions, UploadOptions
 from asyncimport.model.summary import Orphan, Summary, exit_code
+from asyncimport.operations.cluster import check_cluster
 from asyncimport.operations.plan_draft import PlanRules
 from asyncimport.operations.result import Result
 from asyncimport.operations.server import Server
@@ -34,7 +35,7 @@ class Retries:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
+class UploadRequest(ScanOptions, UploadOptions, JournalOptions, ClusterOptions):
     """What to read, where it goes, and how.
 
     `accepted` are pairs of people that are one. `issues` is how many rows of the demographics' table are wrong.
@@ -59,6 +60,11 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions):
         """Refuse options that contradict each other. Raises: UsageError."""
         ScanOptions.__post_init__(self)
         UploadOptions.__post_init__(self)
+        check_cluster(self)
+        if self.dask is not None and self.watch_seconds is not None:
+            raise UsageError(
+                "--watch looks at the files from here, and --dask from workers", hint="leave one of them out"
+            )
         if self.options.resend_changed and self.overwrite == Overwrite.NONE:
             # XNAT keeps what it has, and answers the new file with a conflict.
             raise UsageError("--resend-changed replaces files in the archive", hint="add --overwrite append")

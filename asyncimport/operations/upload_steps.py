@@ -12,14 +12,17 @@ from asyncimport import __version__
 from asyncimport.cluster.messages import Setup
 from asyncimport.cluster.ports import Workers
 from asyncimport.cluster.sending import ClusterSender
+from asyncimport.cluster.source import ClusterSource
 from asyncimport.demographics.table import Demographics
 from asyncimport.errors import UsageError
 from asyncimport.journal import Journal, LockWait
 from asyncimport.model.events import AttachmentsStarted, Event, Notice
 from asyncimport.model.files import Algorithm, Digest
 from asyncimport.model.options import Options
+from asyncimport.model.ports import Source
 from asyncimport.model.summary import Summary
 from asyncimport.model.texts import are, counted, plain
+from asyncimport.operations.coverage import check_coverage
 from asyncimport.operations.decision import Decision
 from asyncimport.operations.plan import Plan, unmatched_filter
 from asyncimport.operations.upload_request import UploadRequest, has_one_label
@@ -67,7 +70,7 @@ class Run:
 
     request: UploadRequest
     options: Options
-    source: FileSource
+    source: FileSource | ClusterSource
     decision: Decision
     client: Client
     journal: Journal
@@ -151,6 +154,9 @@ async def send_images(run: Run) -> None:
         sleep=request.retries.sleep,
     )
     routes = FilteredRoutes(run.decision.routes, run.decision.study_filter)
+    for place in await anyio.to_thread.run_sync(check_coverage, run.source, run.journal):
+        text = "files that are not found are not taken for deleted, as an earlier run saw other disks there"
+        run.report(Notice(f"{plain(place)}: {text}"))
     await upload_images(
         run.source,
         destination,
@@ -184,7 +190,7 @@ def setup_of(run: Run, workers: Workers) -> Setup:
     )
 
 
-def assign_attachments(request: UploadRequest, source: FileSource, journal: Journal) -> int:
+def assign_attachments(request: UploadRequest, source: Source, journal: Journal) -> int:
     """Assign other files to resources of sessions; return how many are pending. It blocks."""
 
     def resource(path: str) -> str | None:

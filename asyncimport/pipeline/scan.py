@@ -9,11 +9,22 @@ from asyncimport.errors import UsageError
 from asyncimport.journal import Admission, SopUidConflict
 from asyncimport.model.events import Admitted, ScanFinished, Scanned
 from asyncimport.model.files import File, Ignored, Instance
+from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 from asyncimport.model.texts import counted
 from asyncimport.pipeline.context import Context, Signal, notify
+from asyncimport.pipeline.in_order import in_order
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 from asyncimport.routing.patients import patient_of
+
+
+@record
+class _Read:
+    """A batch of the walk, what the journal knows of it, and what the other files are."""
+
+    found: list[File | Ignored]
+    known: Admission
+    identities: Sequence[Identity | Ignored]
 
 
 class Scanner:
@@ -31,13 +42,8 @@ class Scanner:
             with context.stop.immediate_scope():
                 # Deliveries that an earlier run sealed can be finalised at once.
                 notify(wake_finalizers, options.max_finalizers)
-                async for found in context.source.batches():
-                    await self._admit(found)
-                    if not options.check_first:
-                        notify(wake_feed)
-                        if directories := self._finished_directories(found):
-                            done = partial(scan.directory_done, directories, partial=options.archive_partial)
-                            notify(wake_finalizers, await context.call_journal(done))
+                admit = partial(self._admit, wake_feed=wake_feed, wake_finalizers=wake_finalizers)
+                await in_order(context.source.batches(), self._read, admit, ahead=context.source.ahead)
                 gone = await context.call_journal(
                     partial(
                         scan.finish,
@@ -58,7 +64,7 @@ class Scanner:
         """Return the session directories that the walk has left, if each session lies in one (of one source)."""
         context = self._context
         depth = context.routes.session_depth
-        if depth is None or len(context.source.places) > 1:
+        if depth is None or not context.source.is_in_order:
             return []
         finished: list[str] = []
         for item in found:
@@ -71,11 +77,11 @@ class Scanner:
                 self._directory = directory
         return finished
 
-    async def _admit(self, found: list[File | Ignored]) -> None:
+    async def _read(self, found: list[File | Ignored]) -> "_Read":
+        """Skip what the journal knows, and identify the other files."""
         context, options, scan = self._context, self._context.options, self._context.journal.scan
         context.report(Scanned(len(found), sum(item.size for item in found if isinstance(item, File))))
         files = [item for item in found if isinstance(item, File)]
-        ignored = [item for item in found if isinstance(item, Ignored)]
         skip_known = partial(
             scan.skip_known,
             files,
@@ -84,11 +90,17 @@ class Scanner:
             is_filtered=options.is_filtered,
         )
         known = await context.call_journal(skip_known)
-        identities = await context.source.identify_many(known.unknown)
+        return _Read(found, known, await context.source.identify_many(known.unknown))
+
+    async def _admit(self, read: "_Read", *, wake_feed: Signal, wake_finalizers: Signal) -> None:
+        """Admit a batch. The order of batches decides which of two studies was first."""
+        context, options, scan = self._context, self._context.options, self._context.journal.scan
+        found, known = read.found, read.known
+        ignored = [item for item in found if isinstance(item, Ignored)]
         admit = partial(scan.admit, resend_changed=options.resend_changed)
 
         def route_and_admit() -> Admission:
-            return admit([*ignored, *map(self._route, known.unknown, identities)])
+            return admit([*ignored, *map(self._route, known.unknown, read.identities)])
 
         admissions = [known, await context.call_journal(route_and_admit)]
         proofs: dict[str, bool] = {}
@@ -97,6 +109,11 @@ class Scanner:
             admissions.append(await context.call_journal(partial(admit, compared, proofs=proofs)))
         context.report(Admitted(sum(one.files for one in admissions), sum(one.size for one in admissions)))
         context.report_notices()
+        if not options.check_first:
+            notify(wake_feed)
+            if directories := self._finished_directories(found):
+                done = partial(scan.directory_done, directories, partial=options.archive_partial)
+                notify(wake_finalizers, await context.call_journal(done))
 
     def _route(self, file: File, identity: Identity | Ignored) -> Instance | Ignored:
         if isinstance(identity, Ignored):

@@ -45,6 +45,10 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "session_found", **_names(claim.delivery), "uri": uri, "files": files}
         case events.Notice(reason=reason):
             yield {"event": "noticed", "reason": reason}
+        case events.WorkerJoined(worker=worker):
+            yield {"event": "worker_joined", "worker": worker}
+        case events.WorkerLeft(worker=worker, reason=reason):
+            yield {"event": "worker_left", "worker": worker, "reason": reason or None}
         case events.ServerUnavailable(reason=None):
             yield {"event": "server_back"}
         case events.ServerUnavailable(reason=reason):

@@ -56,6 +56,10 @@ def _messages(entry: Entry, *, names: bool) -> Iterator[tuple[str, str]]:
             yield "INFO", f"in the archive already: {counted(files, 'file')} of {who(claim.delivery)}"
         case events.Notice(reason=reason):
             yield "WARNING", f"noticed: {why(reason)}"
+        case events.WorkerJoined(worker=worker):
+            yield "INFO", f"worker {worker} has joined"
+        case events.WorkerLeft(worker=worker, reason=reason):
+            yield ("WARNING" if reason else "INFO"), f"worker {worker} has left{f': {why(reason)}' if reason else ''}"
         case events.ServerUnavailable(reason=None):
             yield "INFO", "the server is back"
         case events.ServerUnavailable(reason=reason):

@@ -52,6 +52,9 @@ class Totals:
     gone: int = 0
     gone_unsent: int = 0
     notices: list[str] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
+    """Workers that are gone, by name, and why."""
+    worker_speeds: dict[str, Speed] = field(default_factory=dict)
     done_size: int = 0
     """Bytes settled and sent, as they were shown last: a repetition does not take them back."""
 
@@ -86,6 +89,11 @@ class Totals:
                 self.found += files
             case events.Notice(reason=reason):
                 self.notices.append(reason)
+            case events.WorkerJoined(worker=worker):
+                self.lost.pop(worker, None)
+            case events.WorkerLeft(worker=worker, reason=reason):
+                if reason:
+                    self.lost[worker] = reason
             case events.ServerUnavailable(reason=reason):
                 if self.away is None:
                     self.away_since = self.clock()

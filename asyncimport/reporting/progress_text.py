@@ -6,11 +6,14 @@ from enum import Enum, auto
 from asyncimport.model.record import record
 from asyncimport.model.texts import counted, plain
 from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
+from asyncimport.reporting.speed import Speed
 
 # Uploads of large files come to an end rarely. Before this time there is nothing to say about it.
 _STILL_SECONDS = 15.0
 # Fewer files a second are none for the eye.
 _FEW_FILES = 0.1
+# Lines of workers: a terminal has few.
+_MAX_WORKERS = 8
 
 
 class Tone(Enum):
@@ -59,6 +62,8 @@ def progress_text(totals: Totals) -> ProgressText:
         Row([*_scan(totals), *_amounts(totals), *_rates(totals)]),
         Row([*_sessions(totals), *_in_flight(totals)]),
         Row([*_other(totals)]),
+        *(Row([part]) for part in _workers(totals, now)),
+        Row([*_lost_workers(totals)], Tone.WARNING),
         Row([*_bad_ends(totals)], Tone.WARNING),
         Row([*_retries(totals)], Tone.WARNING),
         Row([*_waits(totals, now)], Tone.ERROR if totals.away is not None else Tone.WARNING),
@@ -128,6 +133,26 @@ def _in_flight(totals: Totals) -> Iterator[str]:
     if (in_flight := totals.load.in_flight) and totals.away is None:
         limit = totals.load.limit(is_scanning=totals.scanning)
         yield f"{counted(in_flight, 'upload')} in flight{f', limited by {limit}' if limit else ''}"
+
+
+def _workers(totals: Totals, now: float) -> Iterator[str]:
+    """Yield a line for each worker of a cluster; of many only for the busiest."""
+    workers = totals.load.workers
+    for name, load in sorted(workers.items(), key=lambda one: -one[1].in_flight)[:_MAX_WORKERS]:
+        speed = totals.worker_speeds.setdefault(name, Speed())
+        speed.look(now, load.files, load.size)
+        files, size = speed.now()
+        rate = f", {human_bytes(size)}/s ({files:,.{0 if round(files, 1) >= 10 else 1}f} files/s)" if files else ""
+        limit = f", limited by {load.limit}" if load.limit and load.in_flight else ""
+        yield f"worker {name}: {counted(load.files, 'file')}{rate}, {load.in_flight} in flight{limit}"
+    if len(workers) > _MAX_WORKERS:
+        yield f"and {counted(len(workers) - _MAX_WORKERS, 'more worker')}"
+
+
+def _lost_workers(totals: Totals) -> Iterator[str]:
+    if totals.lost:
+        names = ", ".join([*totals.lost][:_MAX_WORKERS])
+        yield f"{counted(len(totals.lost), 'worker')} lost: {names}"
 
 
 def _other(totals: Totals) -> Iterator[str]:

@@ -111,6 +111,21 @@ def _read(file: File, *, digests: bool) -> Body | SourceError:
         return _read_error(error)
 
 
+def read_piece(file: File, begin: int, size: int) -> bytes | SourceError:
+    """Return bytes of a file from a position on, or the error. It blocks."""
+    try:
+        with open(file.path, "rb", buffering=0, opener=_open_without_waiting) as handle:
+            _check_unchanged(file, os.fstat(handle.fileno()))
+            handle.seek(begin)
+            piece = handle.read(size)
+            _check_unchanged_while_open(file, handle.fileno())
+    except SourceError as error:
+        return error
+    except OSError as error:
+        return _read_error(error)
+    return piece
+
+
 def compute_md5(file: File, size: int) -> str | SourceError:
     """Return the MD5 (hexadecimal) of the first `size` bytes of a file, or the error."""
     digest = new_hash(Algorithm.MD5)

@@ -7,7 +7,7 @@ that answers at once.
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from math import inf
@@ -77,6 +77,8 @@ class FileSource:
         self._devices = DeviceCache()
         self._reads_in_threads: float = 1
         self._seconds_per_file = 0.0
+        self.uncovered: Collection[str] = ()
+        """Places that may have files which this machine does not see."""
         self.places = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
         for root in self.places:
             if not os.path.lexists(root):
@@ -88,16 +90,26 @@ class FileSource:
     @property
     def roots(self) -> Sequence[str]:
         """The places that the walk covers wholly: none if only a part is wanted."""
-        return () if self._is_partial else self.places
+        return () if self._is_partial else [place for place in self.places if place not in self.uncovered]
 
     def _is_wanted(self, found: File | Ignored) -> bool:
         name = self.relative((found.file if isinstance(found, Ignored) else found).path)
         return self._exclude is None or not self._exclude.fullmatch(nfc(name))
 
-    async def batches(self) -> AsyncIterator[list[File | Ignored]]:
-        """Yield what the walk finds, in batches; it opens nothing."""
+    @property
+    def ahead(self) -> int:
+        """Batches that are worth identifying at once: the disk gives no more if several are."""
+        return 1
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether each directory is left for good when the next one is met."""
+        return len(self.places) <= 1
+
+    async def batches(self, places: Sequence[str] | None = None) -> AsyncIterator[list[File | Ignored]]:
+        """Yield what the walk finds, or that of some of the places, in batches; it opens nothing."""
         links = await anyio.to_thread.run_sync(partial(LinkPolicy, self.places, follow=self._follow_links))
-        walks = (walk(place, self._devices, links) for place in self.places)
+        walks = (walk(place, self._devices, links) for place in (self.places if places is None else places))
         found: Iterator[File | Ignored] = chain.from_iterable(walks)
         if self._exclude is not None:
             found = filter(self._is_wanted, found)

@@ -1,8 +1,11 @@
 """Which disks are local, and which keep the inode numbers of their files."""
 
+import hashlib
 import os
+import platform
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Protocol
 
@@ -20,6 +23,8 @@ _NETWORK = frozenset({
 _NO_INODES = frozenset({
     "9p", "exfat", "fat", "fat32", "msdos", "prl_fs", "vboxsf", "vfat", "vmhgfs", "davfs", "webdav", "webdavfs",
 })  # fmt: skip
+# File systems of a whole cluster whose device names no server.
+_WHOLE_CLUSTER = frozenset({"beegfs", "beegfs_nodev", "fhgfs", "gpfs", "panfs", "wekafs"})
 _WINDOWS_SHARE = re.compile(r"\\\\([?.]\\UNC\\|(?![?.]\\))", re.IGNORECASE)
 
 
@@ -93,6 +98,68 @@ def keeps_inodes(path: str, mounts: Iterable[Mount] | None = None) -> bool:
         return True
     kind = mount.fstype.lower()
     return not (kind in _NO_INODES or kind.startswith("fuse") or "noserverino" in mount.opts.split(","))
+
+
+@dataclass(frozen=True, slots=True)
+class TreeIdentity:
+    """What identifies the files that a path shows on a machine.
+
+    Two machines of the same moment with an equal `now` see the same files there. `lasting` is the same after a restart.
+    `is_shared`: other machines may see it too.
+    """
+
+    now: str
+    lasting: str
+    is_shared: bool
+
+
+def tree_identity(path: str, mounts: Iterable[Mount] | None = None) -> TreeIdentity | None:
+    """Identify the tree at a path, with what is mounted below; None if there is nothing. It blocks."""
+    if not os.path.lexists(path):
+        return None
+    real = Path(os.path.realpath(path))
+    table = list(_mounts() if mounts is None else mounts)
+    parts, is_local = _tree_parts(real, table)
+    below = sorted(mount.mountpoint for mount in table if real in PurePath(mount.mountpoint).parents)
+    for point in below:
+        more, is_local_too = _tree_parts(Path(point), table)
+        parts += [os.path.relpath(point, real), *more]
+        is_local |= is_local_too
+    lasting = [*parts, platform.node() if is_local else ""]
+    return TreeIdentity(_digest([*lasting, _boot_id() if is_local else "now"]), _digest(lasting), not is_local)
+
+
+def _tree_parts(real: Path, mounts: Iterable[Mount]) -> tuple[list[str], bool]:
+    """Return what identifies a directory, and whether only on this machine."""
+    try:
+        found = os.stat(real)  # noqa: PTH116 - the path need not be text
+    except OSError as error:
+        return [str(error.errno)], True
+    mounts = list(mounts)
+    mount = _mount_of(real, mounts)
+    if mount is None or not _names_server(mount):
+        return [str(found.st_dev), str(found.st_ino)], True
+    inode = str(found.st_ino) if keeps_inodes(str(real), mounts) else ""
+    return [mount.device, os.path.relpath(real, mount.mountpoint), inode], False
+
+
+def _names_server(mount: Mount) -> bool:
+    """Whether the device of a network file system is the same on all machines: folders of a host have one of theirs."""
+    kind = mount.fstype.lower().removeprefix("fuse.")
+    has_server = ":" in mount.device or mount.device[:2] in {"//", "\\\\"}
+    return bool(_network(mount)) and (has_server or kind in _WHOLE_CLUSTER)
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _boot_id() -> str:
+    """Return what no other running machine has: disks of two machines may have the same numbers."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+    except OSError:
+        return platform.node()
 
 
 def _mount_of(place: PurePath, mounts: Iterable[Mount]) -> Mount | None:

@@ -27,6 +27,8 @@ from asyncimport.model.events import (
     ServerUnavailable,
     SessionFound,
     Settling,
+    WorkerJoined,
+    WorkerLeft,
 )
 from asyncimport.model.files import File, Session
 from asyncimport.model.summary import Files, Orphan, SubjectReport, Summary
@@ -59,6 +61,8 @@ EVERYTHING: dict[str, Entry] = {
     "call_repeated": RetryScheduled("the server failed (500: LABEL1)"),
     "server_away": ServerUnavailable("the server is overloaded or away (503)"),
     "server_back": ServerUnavailable(None),
+    "worker_joined": WorkerJoined("node1:40321"),
+    "worker_left": WorkerLeft("node1:40321", "it died, or the network did"),
     "session_found": SessionFound(CLAIM, "/data/archive/projects/P", 3, 3_000),
     "noticed": Notice("study 1.2: one PatientID under two subjects (LABEL1, LABEL2)"),
     "session_waits": Settling(29.9996),

@@ -47,11 +47,17 @@ class MemorySource:
     patients: dict[str, str] = field(default_factory=dict)
     copies_equal: bool | None = True
     read_ahead: int = 1_000
+    ahead: int = 1
 
     @property
     def places(self) -> Sequence[str]:
         """Return the roots."""
         return self.roots
+
+    @property
+    def is_in_order(self) -> bool:
+        """Return whether there is one root."""
+        return len(self.roots) == 1
 
     async def batches(self) -> AsyncIterator[list[File | Ignored]]:
         """Yield all files in batches, and call `before_last` before the last one."""

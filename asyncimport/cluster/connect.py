@@ -1,0 +1,336 @@
+"""Connects to a cluster of Dask, and knows its workers: which there are, and when one joins or leaves.
+
+Dask is imported here only, when a cluster is asked for. It detects workers that die; this listens to what it tells.
+"""
+
+import logging
+import math
+import warnings
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectSendStream
+
+from asyncimport import __version__
+from asyncimport.cluster.specs import Address, Local, Spec, is_encrypted, is_here
+from asyncimport.errors import UnavailableError, UsageError, primary_error
+from asyncimport.model.events import Event, Notice, WorkerJoined, WorkerLeft
+from asyncimport.model.record import record
+from asyncimport.model.texts import plain
+from asyncimport.pacing.shutdown import Stop, StoppedError
+
+if TYPE_CHECKING:
+    from distributed import Client, Security
+
+INSTALL_HINT = "install it: pip install 'asyncimport[dask]'"
+# A scheduler answers at once; a worker that has just been started takes seconds to import everything.
+_CONNECT_SECONDS = 10
+_FIRST_WORKER_SECONDS = 15.0
+# An event may overtake the subscription to it: then it is sent again.
+_SUBSCRIBE_SECONDS = 0.2
+_SILENT = logging.CRITICAL + 1
+
+
+@record
+class DaskWorker:
+    """A worker process of Dask, with the same asyncimport. `name` is for people."""
+
+    address: str
+    name: str
+
+
+@record
+class Change:
+    """A worker has joined, or has left."""
+
+    worker: DaskWorker
+    has_joined: bool
+
+
+class Cluster:
+    """A cluster that is connected. Make it with `connect`."""
+
+    def __init__(self, client: "Client", report: Callable[[Event], None], *, insecure: bool) -> None:
+        self.client = client
+        self.workers: dict[str, DaskWorker] = {}
+        """The workers that can be used, by address."""
+        self.unusable: dict[str, str] = {}
+        """Why the others cannot be used, by name."""
+        self._report = report
+        self._insecure = insecure
+        self._listeners: list[MemoryObjectSendStream[Change]] = []
+        self._scopes: dict[str, set[anyio.CancelScope]] = {}
+
+    async def changes(self) -> AsyncIterator[Change]:
+        """Yield the workers that there are, then each that joins or leaves."""
+        put, changes = anyio.create_memory_object_stream[Change](math.inf)
+        for worker in self.workers.values():
+            put.send_nowait(Change(worker, has_joined=True))
+        self._listeners.append(put)
+        with changes:
+            try:
+                async for change in changes:
+                    yield change
+            finally:
+                self._listeners.remove(put)
+                put.close()
+
+    @asynccontextmanager
+    async def while_there(self, worker: DaskWorker) -> AsyncIterator[anyio.CancelScope]:
+        """Cancel the block when a worker leaves: a call to it would wait for ever."""
+        scopes = self._scopes.setdefault(worker.address, set())
+        with anyio.CancelScope() as scope:
+            if worker.address not in self.workers:
+                scope.cancel()
+            scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                scopes.discard(scope)
+
+    async def _watch(self, tasks: TaskGroup) -> None:
+        """Listen to what Dask tells of workers; return when those that are there are known."""
+        ready, topic = anyio.Event(), f"asyncimport-{id(self)}"
+
+        def heard(event: tuple[float, Mapping[str, Any]]) -> None:
+            address, action = str(event[1].get("worker")), event[1].get("action")
+            if action == "add-worker":
+                tasks.start_soon(self._join, address)
+            elif action == "remove-worker":
+                self._leave(address, expected=bool(event[1].get("expected")))
+
+        self.client.subscribe_topic("all", heard)
+        # The scheduler takes both in order: when an event of the second comes, no worker that joins is missed any more.
+        self.client.subscribe_topic(topic, lambda _: ready.set())
+        while not ready.is_set():
+            await self.client.log_event(topic, "ready")
+            with anyio.move_on_after(_SUBSCRIBE_SECONDS):
+                await ready.wait()
+        self.client.unsubscribe_topic(topic)
+        async with anyio.create_task_group() as joining:
+            for address in (await self._known())["workers"]:
+                joining.start_soon(self._join, address)
+
+    async def _known(self) -> dict[str, Any]:
+        known: dict[str, Any] = await self.client.scheduler.identity(n_workers=-1)
+        return known
+
+    async def _join(self, address: str) -> None:
+        known = (await self._known())["workers"].get(address)
+        if known is None or address in self.workers:
+            return
+        worker = DaskWorker(address, _name_of(known.get("name"), address))
+        why = self._why_not_encrypted(worker) or await self._why_other_version(worker)
+        if why:
+            self.unusable[worker.name] = why
+            self._report(Notice(f"worker {worker.name} is not used: {why}"))
+            return
+        self.workers[address] = worker
+        self._report(WorkerJoined(worker.name))
+        self._tell(Change(worker, has_joined=True))
+
+    def _why_not_encrypted(self, worker: DaskWorker) -> str:
+        is_safe = self._insecure or is_encrypted(worker.address) or is_here(worker.address)
+        return "" if is_safe else "its connection is not encrypted; use tls, or --insecure in a network that is safe"
+
+    async def _why_other_version(self, worker: DaskWorker) -> str:
+        import pydoc  # takes 10 ms
+
+        # A function of the standard library: one of ours could not be loaded where asyncimport is not installed.
+        found = await self.client.run(
+            pydoc.locate, "asyncimport.__version__", workers=[worker.address], on_error="return"
+        )
+        version = found.get(worker.address)
+        if version == __version__:
+            return ""
+        if isinstance(version, str):
+            return f"it has asyncimport {plain(version)}, and this is {__version__}"
+        if version is None:
+            return "asyncimport is not installed there"
+        return f"asyncimport cannot be loaded there: {plain(str(version))}"
+
+    def _leave(self, address: str, *, expected: bool) -> None:
+        worker = self.workers.pop(address, None)
+        if worker is None:
+            return
+        self._report(WorkerLeft(worker.name, "" if expected else "it died, or the network did"))
+        for scope in self._scopes.pop(address, ()):
+            scope.cancel()
+        self._tell(Change(worker, has_joined=False))
+
+    def _tell(self, change: Change) -> None:
+        for listener in self._listeners:
+            listener.send_nowait(change)
+
+
+def _name_of(name: object, address: str) -> str:
+    """Return how people call a worker: by the name it was given, or by its machine and port."""
+    text = plain(str(name if name is not None else ""))
+    if not text or text == address:
+        return address.partition("://")[2]
+    return f"worker-{text}" if text.isdecimal() else text[:80]
+
+
+@asynccontextmanager
+async def connect(
+    spec: "Spec | Client",
+    *,
+    insecure: bool = False,
+    report: Callable[[Event], None] = lambda _: None,
+    stop: Stop | None = None,
+) -> AsyncIterator[Cluster]:
+    """Connect to a cluster, or start it, and yield it when it has a worker.
+
+    `spec` may be a client of the caller's (asynchronous, of this loop), who closes it. A stop ends the wait for a
+    worker. Raises: UsageError, UnavailableError, StoppedError.
+    """
+    stop = stop or Stop()
+    try:
+        # It reads its configuration, which takes a second.
+        distributed: Any = await anyio.to_thread.run_sync(import_module, "distributed")
+    except ImportError as error:
+        raise UsageError("--dask needs Dask, which is not installed", hint=INSTALL_HINT) from error
+    try:
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            cluster = None
+            with stop.immediate_scope():
+                if isinstance(spec, distributed.Client):
+                    client, where, may_wait = spec, "the cluster", False
+                else:
+                    logging.getLogger("distributed").setLevel(_SILENT)
+                    client, where, may_wait = await _open(spec, stack, report, insecure=insecure)
+                found = Cluster(client, report, insecure=insecure)
+                await found._watch(tasks)  # noqa: SLF001 - made here
+                await _wait_for_worker(found, where, report, may_wait=may_wait)
+                cluster = found
+            try:
+                if cluster is None:
+                    raise StoppedError
+                yield cluster
+            finally:
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as errors:
+        raise primary_error(errors) from None
+
+
+async def _wait_for_worker(cluster: Cluster, where: str, report: Callable[[Event], None], *, may_wait: bool) -> None:
+    if not cluster.workers and may_wait:
+        report(Notice(f"waiting for the first worker of {where}"))
+    with anyio.move_on_after(None if may_wait else _FIRST_WORKER_SECONDS if not cluster.unusable else 0):
+        async for _ in cluster.changes():
+            if cluster.workers:
+                return
+    if cluster.unusable:
+        name, why = next(iter(cluster.unusable.items()))
+        raise UsageError(
+            f"no worker of {where} can be used: worker {name}: {why}", hint="all machines need the same asyncimport"
+        )
+    raise UnavailableError(f"{where} has no worker", hint="start one on each machine: dask worker ADDRESS")
+
+
+async def _open(
+    spec: Spec, stack: AsyncExitStack, report: Callable[[Event], None], *, insecure: bool
+) -> "tuple[Client, str, bool]":
+    """Return a client of a cluster, the cluster's name for people, and whether its first worker may take long."""
+    text = str(spec)
+    if isinstance(spec, Local):
+        return await _start_local(spec.number, stack), text, True
+    made: Any = spec.address if isinstance(spec, Address) else await anyio.to_thread.run_sync(spec.make)
+    if isinstance(made, str):
+        return await _client_of(made, None, stack, report, insecure=insecure), text, False
+    address = getattr(made, "scheduler_address", None)
+    if not isinstance(address, str) or isinstance(spec, Address):
+        raise UsageError(
+            f"--dask {text} is neither a cluster of Dask nor an address",
+            hint="name an object, or a function that returns one, such as dask_jobqueue.PBSCluster(...)",
+        )
+    if spec.is_ours:
+        stack.push_async_callback(anyio.to_thread.run_sync, made.close)
+    client = await _client_of(address, getattr(made, "security", None), stack, report, insecure=insecure)
+    return client, text, True
+
+
+async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
+    """Start processes on this machine. Encrypted: a scheduler runs any code, and any user here could reach it."""
+    import dask
+    from distributed import Client, LocalCluster, Security
+
+    try:
+        security = await anyio.to_thread.run_sync(Security.temporary)
+    except ImportError as error:
+        raise UsageError("--dask local:N needs the package cryptography", hint=INSTALL_HINT) from error
+    # No pages: they would show to any user of this machine what runs.
+    no_pages: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    with dask.config.set(no_pages):
+        cluster = LocalCluster(
+            n_workers=number,
+            threads_per_worker=1,
+            asynchronous=True,
+            security=security,
+            protocol="tls",
+            memory_limit=0,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=_SILENT,
+            preload=["asyncimport.cluster.local_worker"],
+        )
+        # Also if a stop comes while it starts.
+        stack.push_async_callback(cluster.close)
+        await cluster
+    return await stack.enter_async_context(
+        Client(cluster, asynchronous=True, direct_to_workers=True, set_as_default=True)
+    )
+
+
+async def _client_of(
+    address: str,
+    security: "Security | None",
+    stack: AsyncExitStack,
+    report: Callable[[Event], None],
+    *,
+    insecure: bool,
+) -> "Client":
+    """Connect to a scheduler. Raises: UsageError, UnavailableError."""
+    from distributed import Client, Security
+
+    if not (is_encrypted(address) or is_here(address) or insecure):
+        raise UsageError(
+            f"--dask {address} is not encrypted: the password and patients' data could be read on the network",
+            hint="use tls://, or --insecure if you know that the network is safe",
+        )
+    if is_encrypted(address) and security is None:
+        security = Security(require_encryption=True)  # the rest is in Dask's configuration
+        if not (security.tls_ca_file and security.tls_client_cert):
+            raise UsageError(
+                f"--dask {address} needs certificates, and Dask's configuration names none",
+                hint="set distributed.comm.tls.ca-file, and .client.cert and .key: see docs/many-machines.md",
+            )
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            client: Client = await stack.enter_async_context(
+                Client(
+                    address,
+                    security=security,
+                    asynchronous=True,
+                    direct_to_workers=True,
+                    set_as_default=True,
+                    timeout=_CONNECT_SECONDS,
+                )
+            )
+    except (OSError, ValueError, TypeError) as error:
+        reason = plain(str(error)).partition("\n")[0]
+        raise UnavailableError(
+            f"no scheduler of Dask answers at {address}: {reason}", hint="start it there with `dask scheduler`"
+        ) from error
+    for one in told:
+        if "ersion" in str(one.message):
+            # Dask's table of the versions that differ.
+            report(Notice(f"Dask warns: {plain(' '.join(str(one.message).split()))}"))
+    return client

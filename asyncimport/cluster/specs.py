@@ -1,0 +1,153 @@
+"""What `--dask` and `--path-map` say."""
+
+import importlib
+import importlib.util
+import socket
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from asyncimport.errors import UsageError
+from asyncimport.model.option import invalid
+
+_FORMS = "tcp://HOST:PORT, tls://HOST:PORT, local:N, slurm:FILE or @MODULE:NAME"
+_MOST_PROCESSES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A scheduler that runs."""
+
+    address: str
+
+    def __str__(self) -> str:
+        return self.address
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Processes on this machine."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"local:{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Slurm:
+    """A file with arguments of dask_jobqueue.SLURMCluster, and `jobs`: how many to start."""
+
+    path: Path
+    is_ours = True
+
+    def __str__(self) -> str:
+        return f"slurm:{self.path}"
+
+    def make(self) -> Any:
+        """Start a scheduler here, and submit the jobs of its workers. It blocks. Raises: UsageError."""
+        arguments = self._read()
+        jobs = arguments.pop("jobs", 1)
+        if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+            raise UsageError(f"--dask {self}: jobs is {jobs!r}", hint="give a number, such as jobs = 4")
+        try:
+            from dask_jobqueue import SLURMCluster
+            from distributed import Security
+        except ImportError as error:
+            raise UsageError(
+                "--dask slurm:FILE needs dask-jobqueue, which is not installed", hint="pip install dask-jobqueue"
+            ) from error
+        # Workers are on other machines.
+        arguments = {"protocol": "tls://", "security": Security.temporary(), **arguments}
+        try:
+            cluster = SLURMCluster(**arguments)
+        except (TypeError, ValueError, OSError) as error:
+            raise UsageError(f"--dask {self}: {error}", hint="its keys are arguments of SLURMCluster") from error
+        cluster.scale(jobs=jobs)
+        return cluster
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"--dask {self} cannot be read: {error.strerror}", hint="check the path") from error
+        try:
+            found = tomllib.loads(data.decode("utf-8"))
+        except ValueError as error:
+            raise UsageError(f"--dask {self} is not TOML: {error}", hint="see docs/many-machines.md") from error
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An object of a module: a cluster, its address, or a function that returns one of them."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"@{self.module}:{self.name}"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether we have started it, and close it."""
+        return callable(self._find())
+
+    def make(self) -> Any:
+        """Return the cluster or its address. It blocks. Raises: UsageError."""
+        found = self._find()
+        return found() if callable(found) else found
+
+    def _find(self) -> Any:
+        try:
+            module = importlib.import_module(self.module)
+        except ImportError as error:
+            raise UsageError(f"--dask {self}: {error}", hint="set PYTHONPATH to the directory of the module") from error
+        try:
+            return getattr(module, self.name)
+        except AttributeError as error:
+            raise UsageError(f"--dask {self}: {error}", hint="name an object of the module") from error
+
+
+Spec = Address | Local | Slurm | Named
+
+
+def parse_spec(text: str, name: str = "--dask") -> Spec:
+    """Return what names a cluster. Raises: UsageError."""
+    kind, _, rest = text.partition(":")
+    if kind == "local" and rest.isdecimal() and 1 <= int(rest) <= _MOST_PROCESSES:
+        return Local(int(rest))
+    if kind == "slurm" and rest:
+        return Slurm(Path(rest))
+    if kind.startswith("@") and len(kind) > 1 and rest.isidentifier():
+        return Named(kind[1:], rest)
+    if kind in {"tcp", "tls"} and text.isprintable():
+        try:
+            parts = urlsplit(text)
+            if parts.hostname and parts.port and not parts.path and "@" not in text:
+                return Address(text)
+        except ValueError:
+            pass
+    raise invalid(name, text, _FORMS)
+
+
+def is_encrypted(address: str) -> bool:
+    """Whether a connection to an address of Dask is encrypted."""
+    return address.startswith("tls://")
+
+
+def is_here(address: str) -> bool:
+    """Whether an address of Dask is one of this machine."""
+    host = urlsplit(address).hostname or ""
+    if host == "localhost":
+        return True
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            # Only an address of this machine can be bound to; a name is looked up nowhere.
+            probe.bind((socket.inet_ntop(family, socket.inet_pton(family, host)), 0))
+    except OSError:
+        return False
+    return True

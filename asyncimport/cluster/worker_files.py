@@ -1,0 +1,250 @@
+"""What runs on workers to scan: the walk, headers, digests and bytes of the files that a worker sees.
+
+All paths that come and go are those of the machine that runs the command. Results are pickled here, so that Dask does
+not look into them.
+"""
+
+import hashlib
+import os
+import pickle
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from asyncimport.dicom import Identity
+from asyncimport.errors import SourceError
+from asyncimport.model.files import Body, Digest, File, Ignored
+from asyncimport.model.states import FileKind
+from asyncimport.source.bytes_on_disk import LARGE, read_piece
+from asyncimport.source.folder import FileSource
+from asyncimport.system.mounts import TreeIdentity, tree_identity
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSettings:
+    """What is scanned, and how. `path_map` has pairs: a directory of the command's machine, and one of a worker's."""
+
+    places: Sequence[str]
+    path_map: Sequence[tuple[str, str]] = ()
+    ignore_archives: bool = False
+    follow_links: bool = False
+    exclude: Sequence[str] = ()
+    digests: bool = False
+
+
+def below(directory: str, path: str) -> str | None:
+    """Return the rest of a path below a directory, with its separator; "" for the directory, None for others."""
+    if path == directory:
+        return ""
+    rest = path.removeprefix(directory.rstrip(os.sep))
+    return rest if len(rest) < len(path) + (directory == os.sep) and rest.startswith(os.sep) else None
+
+
+class PathMap:
+    """Paths of the command's machine, and where they are on this one: the longest directory that fits decides.
+
+    If several places are given for a directory, it is the first that this machine has.
+    """
+
+    def __init__(self, settings: ScanSettings) -> None:
+        pairs: dict[str, str] = {}
+        for there, here in settings.path_map:
+            if there not in pairs or (not os.path.lexists(pairs[there]) and os.path.lexists(here)):
+                pairs[there] = here
+        self._pairs = sorted(pairs.items(), key=lambda pair: len(pair[0]), reverse=True)
+        self.places = {place: self._mapped(place) for place in settings.places}
+
+    def _mapped(self, path: str) -> str:
+        for there, here in self._pairs:
+            if (rest := below(there, path)) is not None:
+                return f"{here.rstrip(os.sep)}{rest}" or os.sep
+        return path
+
+    def here(self, path: str) -> str:
+        """Return a path of this machine."""
+        if not self._pairs:
+            return path
+        # What is below a place is where the walk of the place has found it.
+        for place, here in self.places.items():
+            if (rest := below(place, path)) is not None:
+                return f"{here.rstrip(os.sep)}{rest}" or os.sep
+        return self._mapped(path)
+
+    def here_file(self, file: File) -> File:
+        """Return a file with its path of this machine."""
+        if not self._pairs:
+            return file
+        return File(self.here(file.path), file.size, file.mtime_ns, file.inode, file.ctime_ns)
+
+
+class WorkerReader:
+    """Reads files for the stage that sends, on a worker. Make it with `files_of_worker`."""
+
+    def __init__(self, settings: ScanSettings) -> None:
+        self.paths = PathMap(settings)
+        self.seen = {place: here for place, here in self.paths.places.items() if os.path.lexists(here)}
+        # A worker process reads headers from the first file on: a file that kills it must not kill this one.
+        self.source = FileSource(
+            list(self.seen.values()),
+            ignore_archives=settings.ignore_archives,
+            follow_links=settings.follow_links,
+            digests=settings.digests,
+            exclude=settings.exclude,
+            many=0,
+        )
+
+    @property
+    def read_ahead(self) -> int:
+        """Bytes of bodies that are worth reading at once; 0 for one file at a time."""
+        return self.source.read_ahead
+
+    async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
+        """Read bodies as `FileSource.read` does."""
+        return await self.source.read([self.paths.here_file(file) for file in files])
+
+    def identify(self, file: File) -> Identity | Ignored:
+        """Identify one file. It blocks."""
+        found = self.source.identify(self.paths.here_file(file))
+        return found if isinstance(found, Identity) else Ignored(file, found.kind, found.reason, damaged=found.damaged)
+
+
+def files_of_worker(settings: ScanSettings) -> WorkerReader:
+    """Return a reader of the files that this machine sees. It blocks."""
+    return WorkerReader(settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a worker sees: which tree is at each place; and how it reads the names of files."""
+
+    trees: Mapping[str, TreeIdentity]
+    encoding: tuple[str, str]
+
+
+def encoding_of_names() -> tuple[str, str]:
+    """Return how this process reads the names of files."""
+    return sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+
+
+class WorkerFiles:
+    """An actor of Dask: one for each worker and run. Its methods may be called again with the same arguments."""
+
+    def __init__(self) -> None:
+        self._walks: dict[int, AsyncIterator[list[File | Ignored]]] = {}
+        self._batches: dict[int, tuple[int, bytes]] = {}
+        # The process that reads headers answers one request at a time.
+        self._identifying = anyio.Lock()
+
+    async def begin(self, settings: ScanSettings) -> Sight:
+        """Take the settings, and return what this worker sees of the places."""
+        self._files = await anyio.to_thread.run_sync(WorkerReader, settings)
+        trees = {
+            place: tree
+            for place, here in self._files.seen.items()
+            if (tree := await anyio.to_thread.run_sync(tree_identity, here)) is not None
+        }
+        return Sight(trees, encoding_of_names())
+
+    async def start_walk(self, walk: int, places: Sequence[str]) -> None:
+        """Begin to walk places, one after the other."""
+        here = [self._files.seen[place] for place in places]
+        self._walks[walk] = self._files.source.batches(here)
+
+    async def next_batch(self, walk: int, number: int) -> bytes:
+        """Return what the walk finds next, pickled; an empty list at its end. Batches are numbered from 0."""
+        last, packed = self._batches.get(walk, (-1, b""))
+        if number != last:
+            packed = self._packed(await anext(self._walks[walk], []))
+            self._batches[walk] = number, packed
+        return packed
+
+    def _packed(self, batch: Sequence[File | Ignored]) -> bytes:
+        moved = [(here, place) for place, here in self._files.seen.items() if here != place]
+
+        def row(item: File | Ignored) -> tuple[Any, ...]:
+            file = item if isinstance(item, File) else item.file
+            path = file.path
+            for here, place in moved:
+                if (rest := below(here, path)) is not None:
+                    path = f"{place.rstrip(os.sep)}{rest}" or os.sep
+                    break
+            values = path, file.size, file.mtime_ns, file.inode, file.ctime_ns
+            return values if isinstance(item, File) else (*values, item.kind.value, item.reason, item.damaged)
+
+        return pickle.dumps(list(map(row, batch)))
+
+    async def identify(self, files: Sequence[File]) -> bytes:
+        """Identify files; return identities, or kind, reason and damage of each other file, pickled."""
+        async with self._identifying:
+            found = await self._files.source.identify_many([self._files.paths.here_file(file) for file in files])
+        return pickle.dumps(
+            [one if isinstance(one, Identity) else (one.kind.value, one.reason, one.damaged) for one in found]
+        )
+
+    async def states(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Return size and mtime of files; None for those that are not here."""
+        return await anyio.to_thread.run_sync(lambda: [_state(self._files.paths.here(path)) for path in paths])
+
+    async def read(self, files: Sequence[File]) -> list[bytes | SourceError | None]:
+        """Return the bytes of files, or why they cannot be read; None for one that is read in pieces."""
+        bodies = await self._files.read(files)
+        return [body if isinstance(body, bytes | SourceError) else None for body in bodies]
+
+    async def read_piece(self, file: File, begin: int) -> bytes | SourceError:
+        """Return some bytes of a large file."""
+        return await anyio.to_thread.run_sync(read_piece, self._files.paths.here_file(file), begin, LARGE)
+
+    async def md5(self, parts: Sequence[tuple[File, int]]) -> list[str | SourceError]:
+        """Return the MD5 of the first bytes of each file, or its error."""
+        return await self._files.source.md5([(self._files.paths.here_file(file), size) for file, size in parts])
+
+    async def have_digests(self, files: Sequence[tuple[File, Digest]]) -> list[bool | None]:
+        """Return for each file whether its bytes have this digest; None if it cannot be read."""
+        here = [(self._files.paths.here_file(file), digest) for file, digest in files]
+        return await self._files.source.have_digests(here)
+
+    async def same_bytes(self, one: str, other: str) -> bool | None:
+        """Compare two files; None if one cannot be read here."""
+        return await self._files.source.same_bytes(self._files.paths.here(one), self._files.paths.here(other))
+
+    async def sha256(self, path: str) -> bytes | None:
+        """Return the SHA-256 of a file; None if it cannot be read here."""
+        return await anyio.to_thread.run_sync(_sha256, self._files.paths.here(path))
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - the path need not be text
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _sha256(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - the path need not be text
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return None
+
+
+def unpack_batch(packed: bytes) -> list[File | Ignored]:
+    """Return a batch of a walk."""
+    rows: list[tuple[Any, ...]] = pickle.loads(packed)  # noqa: S301 - of our worker, whom Dask trusts with any code
+    return [
+        File(*row) if len(row) == 5 else Ignored(File(*row[:5]), FileKind(row[5]), row[6], damaged=row[7])
+        for row in rows
+    ]
+
+
+def unpack_identities(files: Sequence[File], packed: bytes) -> list[Identity | Ignored]:
+    """Return what was identified of these files."""
+    found: list[Any] = pickle.loads(packed)  # noqa: S301 - as above
+    return [
+        one if isinstance(one, Identity) else Ignored(file, FileKind(one[0]), one[1], damaged=one[2])
+        for file, one in zip(files, found, strict=True)
+    ]

@@ -1,0 +1,341 @@
+"""A source that workers of Dask see: real workers, each with its own mounts where that matters."""
+
+import os
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from builders import image, write
+from dask_processes import DaskProcesses, can_mount, dask_processes
+
+from asyncimport.cluster.connect import Cluster, connect
+from asyncimport.cluster.source import ClusterSource, open_source
+from asyncimport.cluster.specs import parse_spec
+from asyncimport.cluster.worker_files import ScanSettings
+from asyncimport.errors import SourceError, UnavailableError, UsageError
+from asyncimport.model.events import Event, Notice, WorkerLeft
+from asyncimport.model.files import Algorithm, Digest, File, Ignored
+from asyncimport.source.bytes_on_disk import LARGE, xxh3_of
+from asyncimport.source.folder import FileSource
+
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
+
+Found = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
+    """Start a scheduler, and two workers that see what this process sees."""
+    with dask_processes(tmp_path_factory.mktemp("dask")) as processes:
+        processes.start_worker("a")
+        processes.start_worker("b")
+        yield processes
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[DaskProcesses]:
+    """Start a scheduler for workers of this test."""
+    (tmp_path / "dask").mkdir()
+    with dask_processes(tmp_path / "dask") as processes:
+        yield processes
+
+
+@asynccontextmanager
+async def connected(
+    dask: DaskProcesses, *names: str, report: Callable[[Event], None] = lambda _: None
+) -> AsyncIterator[Cluster]:
+    """Connect, and wait until workers of these names are there."""
+    with anyio.fail_after(60):
+        async with connect(parse_spec(dask.address), report=report) as cluster:
+            async for _ in cluster.changes():
+                if {worker.name for worker in cluster.workers.values()} >= set(names):
+                    break
+            yield cluster
+
+
+async def scan(source: ClusterSource | FileSource) -> Found:
+    """Return what each path is, with its file."""
+    found: Found = {}
+    async for batch in source.batches():
+        files = [item for item in batch if isinstance(item, File)]
+        looks = zip(files, await source.identify_many(files), strict=True)
+        for path, one in [
+            *((file.path, (file, look)) for file, look in looks),
+            *((item.file.path, item) for item in batch if isinstance(item, Ignored)),
+        ]:
+            assert path not in found
+            found[path] = one
+    return found
+
+
+async def here(*places: Path, **options: Any) -> FileSource:
+    """Return the source as this machine sees it."""
+    return await anyio.to_thread.run_sync(lambda: FileSource(places, **options))
+
+
+def study(place: Path, number: int, files: int = 3) -> None:
+    """Write a study of some files."""
+    for one in range(files):
+        content = image(100 * number + one, StudyInstanceUID=f"1.2.{number}", PatientID=f"P{number}")
+        write(place / f"{one}.dcm", content)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """Write what a walk may meet: names that are no text, links, pipes, damage, archives."""
+    place = tmp_path / "tree"
+    study(place / "p1" / "visit 1", 1)
+    study(place / os.fsdecode(b"p\xff\n2"), 2)
+    study(place / "p3" / "a\x1b[31m", 3)
+    study(tmp_path / "outside", 4)
+    write(place / "p1" / "cut.dcm", image(5)[:-60])
+    write(place / "p1" / "empty.dcm", b"")
+    write(place / "p1" / "note.txt", b"a note")
+    (place / "p1" / "broken").symlink_to("nowhere")
+    (place / "p1" / "circle").symlink_to("circle")
+    (place / "p1" / "up").symlink_to("..")
+    (place / "p1" / "link.dcm").symlink_to(place / "p1" / "visit 1" / "0.dcm")
+    (place / "p1" / "out").symlink_to(tmp_path / "outside")
+    os.mkfifo(place / "p1" / "pipe")
+    with zipfile.ZipFile(place / "p1" / "packed.zip", "w") as archive:
+        archive.writestr("1.dcm", image(6))
+    (place / ("n" * 250)).mkdir()
+    study(place / ("n" * 250), 7, 40)
+    return place
+
+
+@pytest.mark.parametrize("options", [{}, {"follow_links": True}, {"exclude": ("p1/visit*",), "ignore_archives": True}])
+async def test_workers_find_what_this_machine_finds(
+    dask: DaskProcesses, hostile: Path, options: dict[str, Any]
+) -> None:
+    """Each path with the same file, header or reason."""
+    settings = ScanSettings(places=[str(hostile)], **options)
+    async with connected(dask, "a", "b") as cluster, open_source(cluster, settings) as source:
+        found = await scan(source)
+        assert source.is_in_order
+        assert list(source.roots) == ([] if "exclude" in options else [str(hostile)])
+    assert found == await scan(await here(hostile, **options))
+    assert len(found) > 45
+
+
+async def test_places_that_contain_each_other_are_walked_once(dask: DaskProcesses, hostile: Path) -> None:
+    """As on one machine, in any order, and by another name."""
+    again = hostile.parent / "again"
+    again.symlink_to(hostile / "p1")
+    for places in ([hostile / "p1", hostile], [hostile, hostile / "p1"], [again, hostile]):
+        async with (
+            connected(dask, "a", "b") as cluster,
+            open_source(cluster, ScanSettings(places=[*map(str, places)])) as source,
+        ):
+            assert await scan(source) == await scan(await here(*places))
+
+
+async def test_paths_are_those_of_the_command(dask: DaskProcesses, hostile: Path) -> None:
+    """Here, where the path does not exist: the workers have it elsewhere."""
+    settings = ScanSettings(places=["/nowhere/of/mine"], path_map=[("/nowhere/of", str(hostile.parent)), ("/x", "/y")])
+    (hostile.parent / "mine").symlink_to(hostile)
+    async with connected(dask, "a", "b") as cluster, open_source(cluster, settings) as source:
+        found = await scan(source)
+        assert source.relative("/nowhere/of/mine/p1/note.txt") == "p1/note.txt"
+        (body,) = await source.read([found["/nowhere/of/mine/p1/note.txt"][0]])
+        assert body == b"a note"
+    local = await scan(await here(hostile))
+    assert {path.removeprefix("/nowhere/of/mine") for path in found} == {
+        path.removeprefix(str(hostile)) for path in local
+    }
+
+
+async def test_a_path_that_nobody_sees_is_an_error(dask: DaskProcesses, tmp_path: Path) -> None:
+    """As it is on one machine, and the hint names the map."""
+    async with connected(dask, "a") as cluster:
+        with pytest.raises(UsageError, match="no worker sees") as caught:
+            async with open_source(cluster, ScanSettings(places=[str(tmp_path), str(tmp_path / "nothing")])):
+                pass
+    assert "--path-map" in caught.value.hint
+
+
+async def test_bytes_come_through_the_workers(dask: DaskProcesses, tmp_path: Path) -> None:
+    """Small ones at once, large ones in pieces; a file that has changed gives its error."""
+    small, large = write(tmp_path / "small", b"123"), write(tmp_path / "large", os.urandom(2 * LARGE + 5))
+    gone, changed = write(tmp_path / "gone", b"1"), write(tmp_path / "changed", b"1")
+    same = write(tmp_path / "same", b"123")
+    Path(gone.path).unlink()
+    Path(changed.path).write_bytes(b"2345")
+    async with (
+        connected(dask, "a", "b") as cluster,
+        open_source(cluster, ScanSettings(places=[str(tmp_path)])) as source,
+    ):
+        bodies = await source.read([small, large, gone, changed])
+        assert bodies[0] == b"123"
+        assert b"".join([piece async for piece in bodies[1]]) == Path(large.path).read_bytes()  # type: ignore[union-attr]
+        assert bodies[1].xxh3 == xxh3_of(Path(large.path).read_bytes())  # type: ignore[union-attr]
+        assert [isinstance(body, SourceError) for body in bodies[2:]] == [True, True]
+        assert await source.same_bytes(small.path, same.path) is True
+        assert await source.same_bytes(small.path, large.path) is False
+        assert await source.same_bytes(small.path, gone.path) is None
+        digest = Digest(Algorithm.XXH3, xxh3_of(b"123"))
+        assert await source.have_digests([(small, digest), (large, digest), (gone, digest)]) == [True, False, None]
+        assert (await source.md5([(small, 2)]))[0] == "c20ad4d76fe97759aa27a0c99bff6710"
+        look = await anyio.to_thread.run_sync(source.identify, small)
+        assert isinstance(look, Ignored)
+        Path(large.path).write_bytes(b"")
+        with pytest.raises(SourceError):
+            await body_of_stream(bodies[1])
+
+
+async def body_of_stream(body: Any) -> bytes:
+    """Read a body in pieces."""
+    return b"".join([piece async for piece in body])
+
+
+async def test_a_worker_that_dies_in_the_walk_loses_nothing(own: DaskProcesses, tmp_path: Path) -> None:
+    """Another one walks again. Nothing counts as finished before the end, as directories come twice."""
+    place = tmp_path / "tree"
+    for number in range(40):
+        study(place / f"p{number}", number, 40)
+    processes = {name: own.start_worker(name) for name in ("a", "b")}
+    events: list[Event] = []
+    async with (
+        connected(own, "a", "b", report=events.append) as cluster,
+        open_source(cluster, ScanSettings(places=[str(place)]), events.append) as source,
+    ):
+        found: set[str] = set()
+        async for batch in source.batches():
+            if not found:
+                walker = next(member for member in source._members.values() if member.walks)
+                processes[walker.worker.name].kill()
+            found |= {item.path for item in batch if isinstance(item, File)}
+        assert found == {str(path) for path in place.rglob("*.dcm")}
+        assert not source.is_in_order
+        assert source.roots == [str(place)]
+        files = [File.of(path, Path(path).stat(), has_stable_inodes=True) for path in sorted(found)]
+        identities = await source.identify_many(files)
+        assert not [one for one in identities if isinstance(one, Ignored)]
+    assert [event for event in events if isinstance(event, WorkerLeft)]
+    assert any("walks" in event.reason for event in events if isinstance(event, Notice))
+
+
+async def test_without_any_worker_the_scan_ends_with_an_error(own: DaskProcesses, tmp_path: Path) -> None:
+    """What was not walked is not taken for gone: the scan has no end."""
+    for number in range(20):
+        study(tmp_path / "tree" / f"p{number}", number, 40)
+    worker = own.start_worker("a")
+    async with (
+        connected(own, "a") as cluster,
+        open_source(cluster, ScanSettings(places=[str(tmp_path / "tree")]), patience_seconds=0.5) as source,
+    ):
+
+        async def walk() -> None:
+            async for _ in source.batches():
+                worker.kill()
+
+        with pytest.raises(UnavailableError, match="no worker is left"):
+            await walk()
+
+
+@pytest.fixture
+def servers(tmp_path: Path, own: DaskProcesses) -> Path:
+    """Make two file servers with other files: at one path, each of the workers `one` and `two` has one of them."""
+    if not can_mount(tmp_path / "dask"):
+        pytest.skip("nothing may be mounted here")
+    study(tmp_path / "server 1" / "p1", 1)
+    study(tmp_path / "server 2" / "p2", 2)
+    (tmp_path / "data").mkdir()
+    own.start_worker("one", mounts={tmp_path / "server 1": tmp_path / "data"})
+    own.start_worker("two", mounts={tmp_path / "server 2": tmp_path / "data"})
+    return tmp_path / "data"
+
+
+async def test_files_of_several_servers_are_one_source(own: DaskProcesses, servers: Path) -> None:
+    """Each worker walks what only it sees. Headers and bytes come from the worker that has them."""
+    async with (
+        connected(own, "one", "two") as cluster,
+        open_source(cluster, ScanSettings(places=[str(servers)])) as source,
+    ):
+        found = await scan(source)
+        assert sorted(found) == [str(servers / f"p{number}" / f"{one}.dcm") for number in (1, 2) for one in range(3)]
+        assert not [one for one in found.values() if isinstance(one[1], Ignored)]
+        assert not source.is_in_order
+        first, other = found[str(servers / "p1" / "0.dcm")][0], found[str(servers / "p2" / "0.dcm")][0]
+        bodies = await source.read([first, other])
+        assert bodies == [
+            (servers.parent / "server 1" / "p1" / "0.dcm").read_bytes(),
+            (servers.parent / "server 2" / "p2" / "0.dcm").read_bytes(),
+        ]
+        assert await source.same_bytes(first.path, other.path) is False
+        assert all(source.sees(address, first.path) for address in cluster.workers)
+
+
+async def test_one_path_with_two_files_is_an_error(own: DaskProcesses, servers: Path) -> None:
+    """The journal knows files by their paths. The same file on both is one."""
+    for number in (1, 2):
+        path = servers.parent / f"server {number}" / "same.txt"
+        path.write_text("the same")
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    async with connected(own, "one", "two") as cluster:
+        async with open_source(cluster, ScanSettings(places=[str(servers)])) as source:
+            found = await scan(source)
+            assert len(found) == 7
+        (servers.parent / "server 2" / "same.txt").write_text("another")
+        async with open_source(cluster, ScanSettings(places=[str(servers)])) as source:
+            with pytest.raises(UsageError, match="different files at"):
+                await scan(source)
+
+
+async def test_a_worker_that_joins_late_takes_part_if_it_sees_the_same(own: DaskProcesses, servers: Path) -> None:
+    """One that sees other files is left out: the walk of its files has not begun."""
+    notices: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Notice):
+            notices.append(event.reason)
+
+    async with (
+        connected(own, "one", "two") as cluster,
+        open_source(cluster, ScanSettings(places=[str(servers)]), note) as source,
+    ):
+        joined = source.joined()
+        assert {(await anext(joined)).name, (await anext(joined)).name} == {"one", "two"}
+        own.start_worker("three")
+        late = await anext(joined)
+        assert late.name == "three"
+        assert not source.sees(late.address, str(servers / "p1" / "0.dcm"))
+        assert any("three has joined late" in notice for notice in notices), notices
+
+
+async def test_a_file_that_one_worker_may_not_read_is_read_by_another(own: DaskProcesses, tmp_path: Path) -> None:
+    """It is told which worker lacks the right."""
+    if os.getuid() != 0:
+        pytest.skip("only root can start a worker as somebody else")
+    study(tmp_path / "tree", 1, 40)
+    for path in (tmp_path / "tree").iterdir():
+        path.chmod(0o600)
+    notices: list[Event] = []
+    own.start_worker("root")
+    own.start_worker("nobody", user=65534)
+    parent = tmp_path
+    while parent != parent.parent:
+        if not parent.stat().st_mode & 0o005:
+            parent.chmod(parent.stat().st_mode | 0o055)
+        parent = parent.parent
+    async with (
+        connected(own, "root", "nobody") as cluster,
+        open_source(cluster, ScanSettings(places=[str(tmp_path / "tree")]), notices.append) as source,
+    ):
+        files = [item async for batch in source.batches() for item in batch if isinstance(item, File)]
+        async with anyio.create_task_group() as tasks:
+            found: list[Any] = []
+
+            async def identify(some: list[File]) -> None:
+                found.extend(await source.identify_many(some))
+
+            for start in range(0, len(files), 10):
+                tasks.start_soon(identify, files[start : start + 10])
+    assert len(found) == 40
+    assert not [one for one in found if isinstance(one, Ignored)]
+    assert any("nobody cannot read" in event.reason for event in notices if isinstance(event, Notice))

@@ -1,0 +1,104 @@
+"""A scheduler of Dask and its workers, as processes: what a site would start on its machines."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+# Later files hide what was mounted before; the mount ends with the process.
+_MOUNTED = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" && shift 2 || exit 77; done; shift; exec "$@"'
+
+
+class DaskProcesses:
+    """Starts a scheduler, and workers that may each see other directories. All end with `end`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._started: list[subprocess.Popen[bytes]] = []
+        self.address = ""
+        self.log = directory / "dask.log"
+
+    def begin(self) -> None:
+        """Start the scheduler, and wait until it listens."""
+        process = self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
+        assert process.stderr is not None
+        with self.log.open("ab") as log:
+            for line in process.stderr:
+                log.write(line)
+                if b"Scheduler at:" in line:
+                    self.address = line.split()[-1].decode()
+                    return
+        raise AssertionError(self.log.read_text())
+
+    def start_worker(
+        self,
+        name: str,
+        *,
+        mounts: Mapping[Path, Path] | None = None,
+        env: Mapping[str, str] | None = None,
+        user: int | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker that has each directory (key of `mounts`) at another path, too."""
+        before: list[str] = []
+        if mounts is not None:
+            pairs = [str(path) for pair in mounts.items() for path in pair]
+            before = ["unshare", "--mount", "--map-root-user", "sh", "-c", _MOUNTED, "sh", *pairs, "--"]
+        if user is not None:
+            before = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        scratch = self._directory / name
+        scratch.mkdir(exist_ok=True)
+        scratch.chmod(0o777)
+        words = [self.address, "--name", name, "--nthreads", "1", "--no-dashboard", "--local-directory", str(scratch)]
+        return self._start("worker", *words, "--no-nanny", before=before, env=env)
+
+    def _start(
+        self, kind: str, *words: str, before: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        command = [*before, sys.executable, "-m", f"distributed.cli.dask_{kind}", *words]
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("XNAT", "ASYNCIMPORT"))
+        }
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                env={**environment, **(env or {})},
+                stdout=log,
+                stderr=subprocess.PIPE if kind == "scheduler" else log,
+                stdin=subprocess.DEVNULL,
+            )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End all processes."""
+        for process in reversed(self._started):
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        for process in self._started:
+            process.communicate()
+
+
+@contextmanager
+def dask_processes(directory: Path) -> Iterator[DaskProcesses]:
+    """Yield a scheduler without workers."""
+    processes = DaskProcesses(directory)
+    try:
+        processes.begin()
+        yield processes
+    finally:
+        processes.end()
+
+
+def can_mount(directory: Path) -> bool:
+    """Whether mounts of one process only are possible here."""
+    one, other = directory / "one", directory / "other"
+    one.mkdir()
+    other.mkdir()
+    words = ["unshare", "--mount", "--map-root-user", "sh", "-c", _MOUNTED, "sh", str(one), str(other), "--", "true"]
+    try:
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
