@@ -99,10 +99,10 @@ class ActorLink:
         try:
             async with self._while_there():
                 return await call
-            raise WorkerLostError("it has left the cluster", is_final=True)
         except (WorkerLostError, AsyncimportError):
             raise
         except OSError as error:
             raise WorkerLostError(f"no connection ({error})") from error
         except Exception as error:
             raise WorkerLostError(f"{type(error).__name__}: {error}", is_final=True) from error
+        raise WorkerLostError("it has left the cluster", is_final=True)

@@ -31,6 +31,7 @@ INSTALL_HINT = "install it: pip install 'asyncimport[dask]'"
 # A scheduler answers at once; a worker that has just been started takes seconds to import everything.
 _CONNECT_SECONDS = 10
 _FIRST_WORKER_SECONDS = 15.0
+_CLOSE_SECONDS = 10.0
 # An event may overtake the subscription to it: then it is sent again.
 _SUBSCRIBE_SECONDS = 0.2
 _SILENT = logging.CRITICAL + 1
@@ -139,8 +140,7 @@ class Cluster:
         return "" if is_safe else "its connection is not encrypted; use tls, or --insecure in a network that is safe"
 
     async def _why_other_version(self, worker: DaskWorker) -> str:
-        import pydoc  # takes 10 ms
-
+        pydoc: Any = await anyio.to_thread.run_sync(import_module, "pydoc")
         # A function of the standard library: one of ours could not be loaded where asyncimport is not installed.
         found = await self.client.run(
             pydoc.locate, "asyncimport.__version__", workers=[worker.address], on_error="return"
@@ -196,8 +196,8 @@ async def connect(
     except ImportError as error:
         raise UsageError("--dask needs Dask, which is not installed", hint=INSTALL_HINT) from error
     try:
-        async with AsyncExitStack() as stack:
-            tasks = await stack.enter_async_context(anyio.create_task_group())
+        # What Dask opens is closed last, as the end of the tasks cancels all that comes before it.
+        async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
             cluster = None
             with stop.immediate_scope():
                 if isinstance(spec, distributed.Client):
@@ -281,11 +281,17 @@ async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
             preload=["asyncimport.cluster.local_worker"],
         )
         # Also if a stop comes while it starts.
-        stack.push_async_callback(cluster.close)
+        stack.push_async_callback(_close, cluster)
         await cluster
-    return await stack.enter_async_context(
-        Client(cluster, asynchronous=True, direct_to_workers=True, set_as_default=True)
-    )
+    client = Client(cluster, asynchronous=True, direct_to_workers=True, set_as_default=True)
+    stack.push_async_callback(_close, client)
+    return await client
+
+
+async def _close(opened: Any) -> None:
+    """Close a client or a cluster, even in an operation that is cancelled."""
+    with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+        await opened.close()
 
 
 async def _client_of(
@@ -314,16 +320,16 @@ async def _client_of(
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            client: Client = await stack.enter_async_context(
-                Client(
-                    address,
-                    security=security,
-                    asynchronous=True,
-                    direct_to_workers=True,
-                    set_as_default=True,
-                    timeout=_CONNECT_SECONDS,
-                )
+            client = Client(
+                address,
+                security=security,
+                asynchronous=True,
+                direct_to_workers=True,
+                set_as_default=True,
+                timeout=_CONNECT_SECONDS,
             )
+            stack.push_async_callback(_close, client)
+            await client
     except (OSError, ValueError, TypeError) as error:
         reason = plain(str(error)).partition("\n")[0]
         raise UnavailableError(

@@ -68,6 +68,8 @@ class DaskProcesses:
                 stdout=log,
                 stderr=subprocess.PIPE if kind == "scheduler" else log,
                 stdin=subprocess.DEVNULL,
+                # Python imports from the current directory first.
+                cwd=self._directory,
             )
         self._started.append(process)
         return process

@@ -39,10 +39,10 @@ async def local_workers(
 ) -> AsyncIterator[LocalWorkers]:
     """Start worker processes, and end them."""
     async with (
-        LocalCluster(  # type: ignore[no-untyped-call]
+        LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, asynchronous=True
         ) as cluster,
-        Client(cluster, asynchronous=True, direct_to_workers=True) as client,  # type: ignore[no-untyped-call]
+        Client(cluster, asynchronous=True, direct_to_workers=True) as client,
     ):
         processes = await client.run(os.getpid)
         yield LocalWorkers(client, open_files, lease_seconds, processes)

@@ -1,0 +1,150 @@
+"""`plan --dask` and `upload --dask`, as somebody types them: with real workers."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import Commands, Ended
+from dask_processes import DaskProcesses, can_mount, dask_processes
+
+from asyncimport.testserver import TestXnat
+from asyncimport.testserver.samples import generated
+
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[DaskProcesses]:
+    """Start a scheduler for workers of this test."""
+    (tmp_path / "dask").mkdir()
+    with dask_processes(tmp_path / "dask") as processes:
+        yield processes
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Write some sessions."""
+    generated(tmp_path / "tree", sessions=4, files=80, size=2_000, seed=1)
+    (tmp_path / "tree" / "note.txt").write_text("a note")
+    return tmp_path / "tree"
+
+
+async def until(is_right: Callable[[Ended], bool], commands: Commands, *words: str | Path) -> Ended:
+    """Run a command until the workers that were started last take part."""
+    while not is_right(ended := await commands(*words)):
+        assert ended.code in {0, 2}, ended.err
+    return ended
+
+
+async def test_processes_of_this_machine_upload(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path
+) -> None:
+    """All is archived. Events have the workers; the same command again, or one without workers, sends nothing."""
+    commands.login(url)
+    events = tmp_path / "events.jsonl"
+    words = ("upload", tree, "-P", "demo", "-o", "json")
+    done = await commands(*words, "--dask", "local:2", "--events", events)
+    assert done.code == 0, done.err
+    assert (done.json["files"]["stored"], done.json["files"]["not_dicom"]) == (80, 1)
+    assert len(xnat.archived) == 4
+    joined = [one["worker"] for one in map(json.loads, events.read_text().splitlines()) if "worker" in one]
+    assert set(joined) <= {"worker-0", "worker-1"}
+    for more in (("--dask", "local:1"), ()):
+        again = await commands(*words, *more)
+        assert again.code == 0, again.err
+        assert (again.json["files"]["already_stored"], xnat.count["import"]) == (80, 80)
+
+
+async def test_a_plan_of_workers_is_that_of_this_machine(commands: Commands, tree: Path, dask: DaskProcesses) -> None:
+    """Row for row; a path that only workers have is planned too."""
+    dask.start_worker("a")
+    dask.start_worker("b")
+    words = ("plan", "-P", "demo", "-o", "json")
+    here = await commands(*words, tree, "--state-dir", tree.parent / "here")
+    there = await commands(*words, tree, "--state-dir", tree.parent / "there", "--dask", dask.address)
+    assert here.code == there.code == 0, there.err
+    assert here.json["rows"] == there.json["rows"]
+    assert here.json["not_dicom"] == there.json["not_dicom"]
+    mapped = await commands(*words, "/nowhere/tree", "--dask", dask.address, "--path-map", f"/nowhere={tree.parent}")
+    assert mapped.code == 0, mapped.err
+    assert [row["files"] for row in mapped.json["rows"]] == [row["files"] for row in here.json["rows"]]
+    assert mapped.json["rows"][0]["source"].startswith("/nowhere/tree/")
+
+
+async def test_an_absent_worker_makes_no_file_look_deleted(
+    xnat: TestXnat, url: str, commands: Commands, dask: DaskProcesses, tmp_path: Path
+) -> None:
+    """Of two servers at one path, one is absent: its files are as they were. With both, a deleted one is gone."""
+    if not can_mount(tmp_path / "dask"):
+        pytest.skip("nothing may be mounted here")
+    commands.login(url)
+    (tmp_path / "data").mkdir()
+    for number in (1, 2):
+        generated(tmp_path / f"server {number}", sessions=1, files=10, size=2_000, seed=number)
+    workers = {
+        number: dask.start_worker(f"w{number}", mounts={tmp_path / f"server {number}": tmp_path / "data"})
+        for number in (1, 2)
+    }
+    words = ("upload", tmp_path / "data", "-P", "demo", "-o", "json", "--dask", dask.address)
+    done = await until(lambda ended: ended.json["files"]["found"] == 20, commands, *words)
+    assert done.code == 0, done.err
+    end(workers[2])
+    victim = next((tmp_path / "server 1").rglob("*.dcm"))
+    victim.unlink()
+    alone = await commands(*words)
+    assert (alone.code, alone.json["files"]["found"]) == (0, 9), alone.err
+    assert "not taken for deleted" in alone.err
+    assert "no longer exist" not in alone.err
+    dask.start_worker("w3", mounts={tmp_path / "server 2": tmp_path / "data"})
+    both = await until(lambda ended: "not taken for deleted" not in ended.err, commands, *words)
+    assert "files of an earlier run that no longer exist: 1," in both.err, both.err
+    assert xnat.count["import"] == 20
+    (tmp_path / "data" / "here.txt").write_text("seen by this machine only")
+    here = await commands(*words[:-2])
+    assert "not taken for deleted" in here.err
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a worker, and wait until it has ended."""
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+
+
+async def test_a_worker_with_another_version_is_not_used(
+    commands: Commands, tree: Path, dask: DaskProcesses, tmp_path: Path
+) -> None:
+    """It is named. If it is the only one, nothing is done."""
+    other = tmp_path / "other" / "asyncimport"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text('__version__ = "0.0.7"\n')
+    dask.start_worker("old", env={"PYTHONPATH": str(other.parent)})
+    words = ("plan", tree, "-P", "demo", "--dask", dask.address)
+    alone = await commands(*words)
+    assert alone.code == 2, alone.err
+    assert "worker old: it has asyncimport 0.0.7, and this is" in alone.err
+    dask.start_worker("new")
+    await until(lambda ended: ended.code == 0, commands, *words)
+
+
+async def test_no_secret_leaves_the_processes(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path, dask: DaskProcesses
+) -> None:
+    """The password and names of patients are in no log of Dask, and no directory of a worker."""
+    commands.login(url)
+    secret = "tell-nobody-4711"
+    xnat.users["demo"] = replace(xnat.users["demo"], password=secret)
+    commands.env["XNAT_PASS"] = secret
+    dask.start_worker("a")
+    done = await commands("upload", tree, "-P", "demo", "--dask", dask.address, "-q")
+    assert done.code == 0, done.err
+    files = [path for path in dask.log.parent.rglob("*") if path.is_file()]
+    assert dask.log in files
+    for path in files:
+        content = path.read_bytes()
+        assert secret.encode() not in content, path
+        assert os.fsencode(tree) not in content, path
