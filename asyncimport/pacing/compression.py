@@ -8,7 +8,7 @@ from asyncimport.model.options import Compress
 # Zips are tried if they could save more than this share of the time of a call.
 _MIN_SAVING = 0.15
 # Where the system itself tells that they would save this share, they begin without a trial.
-_OBVIOUS_SAVING = 0.3
+_OBVIOUS_SAVING = 0.2
 # They begin if calls then take less than this share of the time without them, and end above the other share.
 _BEGIN_BELOW, _END_ABOVE = 0.92, 0.98
 # If they save more than was foreseen, and more than this beside it, something else has changed meanwhile.
@@ -26,8 +26,6 @@ _TRIAL_CALLS = 16
 _FIRST_PAUSE_SECONDS, _FIRST_PAUSE_OF_ZIPS, _MAX_PAUSE_SECONDS = 10.0, 60.0, 300.0
 # How much files deflate before any has been tried, and over how many files it is averaged.
 _ASSUMED_RATIO, _AVERAGED_FILES = 2.0, 8
-# How much they deflate if some of them are zips.
-_LEAST_RATIO = 1.05
 # Failures of the server that are the last; refusals and losses without a stored zip in between. A bad link loses some
 # zips in a row too.
 _MAX_FAILURES, _MAX_REFUSALS, _MAX_LOSSES = 2, 3, 8
@@ -184,7 +182,7 @@ class Compression:
         elif recent.count >= _CALLS_TO_SETTLE + _ROUNDS_TO_SETTLE * in_flight:
             self._recent = None
             self._share = min(1.0, (blocked_seconds - self._blocked_before) / total)
-            if self._is_trial_due(now, told_share):
+            if self._is_trial_due(recent, now, told_share):
                 self._trial = [recent, _Times(now, in_flight)]
 
     def record_failure(self) -> bool:
@@ -230,11 +228,11 @@ class Compression:
             self._hopeless = {}
         self._hopeless[series] = self._hopeless.get(series, 0) + 1
 
-    def _is_trial_due(self, now: float, told_share: float) -> bool:
+    def _is_trial_due(self, recent: _Times, now: float, told_share: float) -> bool:
         if self._is_on:
-            # While the link is the limit, the same files as they are would take longer. Without zips there is no trial.
-            is_known = told_share * (self._ratio - 1) > _MIN_SAVING or self._ratio < _LEAST_RATIO
-            return now >= self._tried_at + (_MAX_PAUSE_SECONDS if is_known else self._pause)
+            # While the link is the limit, the same files as they are would take longer.
+            is_known = told_share * (self._ratio - 1) > _MIN_SAVING
+            return recent.zips > 0 and now >= self._tried_at + (_MAX_PAUSE_SECONDS if is_known else self._pause)
         return now >= self._tried_at + self._pause and self._share * (1 - 1 / self._ratio) > _MIN_SAVING
 
     def _end_part(self, now: float, in_flight: int) -> None:

@@ -186,15 +186,16 @@ def test_a_change_of_the_server_makes_a_trial_longer() -> None:
     assert not upload.compression.is_comparing
 
 
-def test_a_trial_without_a_zip_is_over() -> None:
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_trial_without_a_zip_is_over(is_told: bool) -> None:
     """Nothing deflates: the number of calls is fixed for as long as that takes to show."""
-    upload = Upload(1_000_000, ratio=1.0)
+    upload = Upload(1_000_000, ratio=1.0, is_told=is_told)
     fixed = 0
     for _ in range(200):
         upload.send(8)
         fixed += upload.compression.is_comparing
     # The ratio that the first trial has shown is that of the next files, until some deflate again.
-    assert 0 < fixed < 20
+    assert fixed == 0 if is_told else 0 < fixed < 20
     assert sum(upload.lanes) == 0
 
 
