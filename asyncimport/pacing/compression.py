@@ -97,14 +97,15 @@ class Compression:
         """The parts of a trial so far: calls as before it, the other way, as before, and so on."""
         self._pause = _FIRST_PAUSE_SECONDS
         self._tried_at = float("-inf")
-        self._recent: _Times | None = _Times(clock(), 0)
-        """Calls since the share was last measured, with one number in flight; none at first."""
+        self._recent: _Times | None = None
+        """Calls since the share was last measured, with one number in flight."""
         self._in_flight = 0
-        self._calls = 0
-        self._seconds = self._blocked_before = self._link_before = 0.0
+        self._seconds = self._blocked_before = 0.0
         """What calls took since then, and how long all had waited."""
-        self._share = 0.0
-        """Which share of their time they waited."""
+        self._share = self._told_share = 0.0
+        """Which share of their time they waited, and of late by what the system tells."""
+        self._told = clock(), 0, 0.0, 0.0
+        """When the latter was last measured, the calls since then and their seconds, and how long all had waited."""
         self._is_doubtful = False
         """Whether a trial has shown that zips save less than the link tells."""
 
@@ -163,27 +164,31 @@ class Compression:
             if part.count >= max(_TRIAL_CALLS, in_flight):
                 self._end_part(now, in_flight)
             return
+        self._measure_told_share(now, seconds, link_seconds)
         recent = self._recent
-        if recent is None or in_flight != (self._in_flight or in_flight):
+        if recent is None or in_flight != self._in_flight:
             self._recent, self._in_flight = _Times(now, 0), in_flight
-            self._calls, self._seconds = 0, 0.0
-            self._blocked_before, self._link_before = blocked_seconds, link_seconds
+            self._seconds, self._blocked_before = 0.0, blocked_seconds
             return
-        self._in_flight = in_flight
-        self._calls += 1
         self._seconds += seconds
         recent.add(seconds, size, now, is_zip=is_zip)
-        if self._calls < _SHARE_CALLS or now - recent.began < _SHARE_SECONDS:
-            return
-        total = max(self._seconds, 1e-9)
-        told_share = min(1.0, (link_seconds - self._link_before) / total)
-        if not self._is_on and not self._is_doubtful and told_share * (1 - 1 / self._ratio) > _OBVIOUS_SAVING:
-            self._is_on, self._tried_at, self._recent = True, now, None
-        elif recent.count >= _CALLS_TO_SETTLE + _ROUNDS_TO_SETTLE * in_flight:
+        if recent.count >= _CALLS_TO_SETTLE + _ROUNDS_TO_SETTLE * in_flight and now - recent.began >= _SHARE_SECONDS:
             self._recent = None
-            self._share = min(1.0, (blocked_seconds - self._blocked_before) / total)
-            if self._is_trial_due(recent, now, told_share):
+            self._share = min(1.0, (blocked_seconds - self._blocked_before) / max(self._seconds, 1e-9))
+            if self._is_trial_due(recent, now):
                 self._trial = [recent, _Times(now, in_flight)]
+
+    def _measure_told_share(self, now: float, seconds: float, link_seconds: float) -> None:
+        """Add a call to what the system tells of the share, and begin zips if that is large."""
+        began, calls, total, link_before = self._told
+        calls, total = calls + 1, total + seconds
+        self._told = began, calls, total, link_before
+        if calls < _SHARE_CALLS or now - began < _SHARE_SECONDS:
+            return
+        self._told = now, 0, 0.0, link_seconds
+        self._told_share = min(1.0, (link_seconds - link_before) / max(total, 1e-9))
+        if not self._is_on and not self._is_doubtful and self._told_share * (1 - 1 / self._ratio) > _OBVIOUS_SAVING:
+            self._is_on, self._tried_at, self._recent = True, now, None
 
     def record_failure(self) -> bool:
         """Record that the server failed on a zip (500). Whether it was the last one."""
@@ -228,10 +233,10 @@ class Compression:
             self._hopeless = {}
         self._hopeless[series] = self._hopeless.get(series, 0) + 1
 
-    def _is_trial_due(self, recent: _Times, now: float, told_share: float) -> bool:
+    def _is_trial_due(self, recent: _Times, now: float) -> bool:
         if self._is_on:
             # While the link is the limit, the same files as they are would take longer.
-            is_known = told_share * (self._ratio - 1) > _MIN_SAVING
+            is_known = self._told_share * (self._ratio - 1) > _MIN_SAVING
             return recent.zips > 0 and now >= self._tried_at + (_MAX_PAUSE_SECONDS if is_known else self._pause)
         return now >= self._tried_at + self._pause and self._share * (1 - 1 / self._ratio) > _MIN_SAVING
 
