@@ -104,8 +104,9 @@ class Compression:
         """What calls took since then, and how long all had waited."""
         self._share = self._told_share = 0.0
         """Which share of their time they waited, and of late by what the system tells."""
-        self._told = clock(), 0, 0.0, 0.0
-        """When the latter was last measured, the calls since then and their seconds, and how long all had waited."""
+        self._told: tuple[float, int, float, float] | None = (clock(), 0, 0.0, 0.0)
+        """When the latter was last measured, the calls since then and their seconds, and how long all had waited; None
+        after a trial."""
         self._is_doubtful = False
         """Whether a trial has shown that zips save less than the link tells."""
 
@@ -180,6 +181,9 @@ class Compression:
 
     def _measure_told_share(self, now: float, seconds: float, link_seconds: float) -> None:
         """Add a call to what the system tells of the share, and begin zips if that is large."""
+        if self._told is None:
+            self._told = now, 0, 0.0, link_seconds
+            return
         began, calls, total, link_before = self._told
         calls, total = calls + 1, total + seconds
         self._told = began, calls, total, link_before
@@ -225,7 +229,7 @@ class Compression:
 
     def cancel_trial(self) -> None:
         """Drop a trial: the number of calls in flight has changed."""
-        self._trial, self._recent = [], None
+        self._trial, self._recent, self._told = [], None, None
 
     def _give_up(self, series: str) -> None:
         """Count a file of a series that was not worth a zip."""
@@ -260,7 +264,7 @@ class Compression:
         self._is_on = self._is_on is stays
         self.cancel_trial()
         if not self._is_on:
-            self._is_doubtful = True
+            self._is_doubtful |= before.zips + changed.zips > 0
             # The next files may deflate better.
             self._ratio = max(self._ratio, _ASSUMED_RATIO)
         first = _FIRST_PAUSE_OF_ZIPS if self._is_on else _FIRST_PAUSE_SECONDS
