@@ -220,7 +220,9 @@ async def connect(
 
 
 async def _wait_for_worker(cluster: Cluster, where: str, report: Callable[[Event], None], *, may_wait: bool) -> None:
-    if not cluster.workers and may_wait:
+    if cluster.workers:
+        return
+    if may_wait:
         report(Notice(f"waiting for the first worker of {where}"))
     with anyio.move_on_after(None if may_wait else _FIRST_WORKER_SECONDS if not cluster.unusable else 0):
         async for _ in cluster.changes():

@@ -10,6 +10,7 @@ import pickle
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anyio
@@ -87,15 +88,17 @@ class WorkerReader:
     def __init__(self, settings: ScanSettings) -> None:
         self.paths = PathMap(settings)
         self.seen = {place: here for place, here in self.paths.places.items() if os.path.lexists(here)}
-        # A worker process reads headers from the first file on: a file that kills it must not kill this one.
-        self.source = FileSource(
+        make = partial(
+            FileSource,
             list(self.seen.values()),
             ignore_archives=settings.ignore_archives,
             follow_links=settings.follow_links,
             digests=settings.digests,
             exclude=settings.exclude,
-            many=0,
         )
+        # A process reads headers from the first file on: a file that kills it must not kill this one. It would end with
+        # the walk, so the walk is that of another source.
+        self.source, self.walked = make(many=0), make()
 
     @property
     def read_ahead(self) -> int:
@@ -152,7 +155,7 @@ class WorkerFiles:
     async def start_walk(self, walk: int, places: Sequence[str]) -> None:
         """Begin to walk places, one after the other."""
         here = [self._files.seen[place] for place in places]
-        self._walks[walk] = self._files.source.batches(here)
+        self._walks[walk] = self._files.walked.batches(here)
 
     async def next_batch(self, walk: int, number: int) -> bytes:
         """Return what the walk finds next, pickled; an empty list at its end. Batches are numbered from 0."""
