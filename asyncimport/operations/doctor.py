@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import time
 
+import anyio.to_thread
+
 from asyncimport.credentials.hosts import check_host
 from asyncimport.errors import FatalError, UsageError
 from asyncimport.operations.result import Result, ended_in
@@ -12,6 +14,7 @@ from asyncimport.operations.server_checks import Facts, Finding, check_connectio
 from asyncimport.operations.site_checks import check_projects, check_site
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
+from asyncimport.system.deflate import measure_rate
 from asyncimport.xnat.client import connect
 from asyncimport.xnat.inspection import inspect_project, inspect_site
 from asyncimport.xnat.login import Credentials
@@ -85,8 +88,12 @@ async def collect_facts(
     if facts.bad_address is not None:
         return facts
     verify = not facts.insecure
-    facts = replace(facts, public=await inspect_address(facts.host, ca_bundle=ca_bundle, verify=verify))
-    if credentials is None or facts.public is None or not facts.public.is_xnat:
+    public = await inspect_address(facts.host, ca_bundle=ca_bundle, verify=verify)
+    facts = replace(facts, public=public)
+    if not public.is_xnat:
+        return facts
+    facts = replace(facts, deflate_rate=await anyio.to_thread.run_sync(measure_rate))
+    if credentials is None:
         return facts
     try:
         async with connect(

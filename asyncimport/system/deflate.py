@@ -3,6 +3,8 @@
 import os
 import zlib
 from importlib import import_module
+from random import Random
+from time import perf_counter
 from typing import Any, Protocol
 
 import anyio
@@ -12,7 +14,9 @@ try:
 except ImportError:
     # There is no wheel for this machine or version of Python.
     _library = zlib
+NAME = "zlib" if _library is zlib else "ISA-L"
 _LEVEL = 1
+_SAMPLE_BYTES = 1 << 20
 _RAW = -zlib.MAX_WBITS
 
 
@@ -44,6 +48,20 @@ def crc32(data: bytes, value: int = 0) -> int:
     """Return the CRC-32 of bytes, continued from `value`."""
     found: int = _library.crc32(data, value)
     return found
+
+
+def measure_rate() -> float:
+    """Return how many bytes of an image one core deflates in a second, by the best of three tries. It takes 60 ms."""
+    # Pixels of 16 bits, of which 5 are noise.
+    sample = bytearray(_SAMPLE_BYTES)
+    five_bits = bytes(value & 31 for value in range(256))
+    sample[::2] = Random(1).randbytes(_SAMPLE_BYTES // 2).translate(five_bits)  # noqa: S311 - not secret
+    seconds = []
+    for _ in range(3):
+        began = perf_counter()
+        deflate(bytes(sample))
+        seconds.append(perf_counter() - began)
+    return _SAMPLE_BYTES / max(min(seconds), 1e-9)
 
 
 def thread_limiter() -> anyio.CapacityLimiter:

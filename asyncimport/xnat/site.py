@@ -31,7 +31,7 @@ from asyncimport.xnat.replies.site import (
 T = TypeVar("T")
 _POLICY = RetryPolicy(attempts=4)
 # From this version on, DICOM-zip is the importer that XNAT's own pages upload with.
-_FIRST_WITH_ZIPS = (1, 8)
+FIRST_WITH_ZIPS = (1, 8)
 # XNAT's cached rights lag behind a new project by about a second (its own tests wait for them).
 _CACHE_POLICY = RetryPolicy(attempts=3)
 _EDITABLE_PROJECTS = "/data/projects?permissions=edit&dataType=xnat:mrSessionData&format=json"
@@ -163,7 +163,7 @@ class SiteRules:
             async with self._lock:
                 if self._takes_zips is None:
                     found = await self._client.request("GET", BUILD_INFO, parse_version_number, self._policy)
-                    self._takes_zips = found is not None and found >= _FIRST_WITH_ZIPS
+                    self._takes_zips = found is not None and found >= FIRST_WITH_ZIPS
         return self._takes_zips
 
     async def merges_modalities(self) -> bool | None:

@@ -1,6 +1,7 @@
 """`asyncimport doctor`: each condition of a migration is wrong in turn, and the finding names it."""
 
 import json
+import re
 import socket
 import ssl
 import sys
@@ -25,6 +26,7 @@ from nginx import NGINX, nginx_proxy, tls_settings
 
 from asyncimport.operations.doctor import collect_facts, run_checks
 from asyncimport.operations.server_checks import Facts, Finding, Status, exit_code
+from asyncimport.system.deflate import NAME
 from asyncimport.testserver import (
     PROFILES,
     Fault,
@@ -44,7 +46,7 @@ from asyncimport.xnat.public_inspection import BODY_SIZES, BodyLimit, PublicFact
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 behind_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
-WAY = ["address", "encryption", "proxy", "version", "clock", "round-trip", "body-size"]
+WAY = ["address", "encryption", "proxy", "version", "compression", "clock", "round-trip", "body-size"]
 LOGIN = ["login", "logins", "idle-timeout"]
 SITE = ["series-filter", "anonymisation", "file-names", "idle-builder", "archive-timeout", "prearchive"]
 PROJECT = ["project", "creation", "prearchive-code", "series-filter", "anonymisation", "automation"]
@@ -114,6 +116,8 @@ async def test_all_checks_are_ok(xnat: TestXnat, url: str) -> None:
     assert [finding.code for finding in findings] == [*WAY, *LOGIN, *SITE, *PROJECT]
     assert [finding.about for finding in findings[-len(PROJECT) :]] == ["demo"] * len(PROJECT)
     assert exit_code(findings) == 0
+    (zips,) = (finding.found for finding in findings if finding.code == "compression")
+    assert re.fullmatch(rf"XNAT takes images as zips; {NAME} deflates [1-9][\d,]* MB/s on one core .*", zips)
     check_untouched(xnat)
 
 
@@ -276,6 +280,16 @@ WRONG: Mapping[str, tuple[Callable[[TestXnat], None], str, str, Status, str, str
 }
 
 
+@pytest.mark.parametrize("days", [0.5, 9.0])
+async def test_many_rows_have_a_cost(xnat: TestXnat, url: str, days: float) -> None:
+    """Whatever else is wrong with them."""
+    xnat.add_user(ADMIN)
+    _times(2_000, lambda: put(xnat, RowStatus.RECEIVING, days=days))
+    finding = only(await examined(url, "demo"))
+    assert "2,000" in finding.found
+    assert "reads all 2,000 rows of the prearchive: by an estimate 2 ms a file" in finding.meaning
+
+
 @pytest.mark.parametrize(("change", "code", "about", "status", "found", "hint"), WRONG.values(), ids=WRONG.keys())
 async def test_one_wrong_setting_gives_one_finding(
     xnat: TestXnat,
@@ -386,6 +400,7 @@ async def test_an_old_xnat(tmp_path: Path, version: str) -> None:
     assert found["version", ""].status is Status.WARNING
     assert PROFILES[version].version in found["version", ""].found
     assert "--overwrite append" in found["version", ""].meaning
+    assert found["compression", ""].found == "images go as they are, because zips need XNAT 1.8"
     assert {finding.status for finding in wrong(findings)} == {Status.WARNING, Status.UNKNOWN}
     assert found["series-filter", ""].status is found["anonymisation", "demo"].status is Status.UNKNOWN
     assert exit_code(findings) == 0
