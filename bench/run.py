@@ -15,7 +15,7 @@ from bench.contenders import Contender, Job, contenders
 from bench.corpus import Corpus, Shape, written
 from bench.measure import Claim, Command, Ended, Measured, judged, run
 from bench.rounds import interleaved
-from bench.scenarios import AUTO, Scenario
+from bench.scenarios import Scenario
 from bench.servers import MODELS, Model, Served, served
 from bench.targets import Verdict, of_sweep, reached
 from bench.trees import ROOT, python_path
@@ -262,7 +262,9 @@ class Run:
             for shape in scenario.shapes[:: len(scenario.shapes) - 1] if self._options.quick else scenario.shapes:
                 corpus = self._corpus(scenario, shape)
                 for number in range(self._rounds(scenario)):
-                    one = self._measured(scenario, model, self._contenders[AUTO], number, corpus, None)
+                    one = self._measured(
+                        scenario, model, self._contenders[scenario.contenders[0]], number, corpus, None
+                    )
                     one.contender = shape.name
                     result.runs.setdefault(shape.name, []).append(one)
                     self._tell(f"    {model.name}: {_in_short(one)}")

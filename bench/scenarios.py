@@ -310,6 +310,14 @@ _TABLE = (
         rounds=1,
     ),
     Scenario(
+        "memory-zips", "memory at its peak, where all files go as zips", "memory",
+        (
+            _shape("131 kB x 1,000, noisy", Part(1_000, 131_000, 4, noisy=True)),
+            _shape("131 kB x 20,000, noisy", Part(20_000, 131_000, 10, noisy=True)),
+        ),
+        ("instant",), ("asyncimport always",), (Target("rss_mb", "131 kB x 20,000, noisy", "<=", 120.0),), rounds=1,
+    ),
+    Scenario(
         "scan", "a million small files, looked into and no more", "scan",
         (Shape("1 kB x 1,000,000", (Part(1_000_000, 1_200, 500),), listed=False),), contenders=("asyncimport",),
         targets=(Target("rate", "asyncimport", ">=", 10_000),), rounds=3,

@@ -84,16 +84,20 @@ async def test_deliveries_of_a_subject_are_finalised_one_at_a_time(journal_path:
     assert together.is_set()
 
 
-async def test_no_session_of_a_subject_waits_for_its_lock(tmp_path: Path, journal_path: Path) -> None:
-    """Of two that look for one subject at once, XNAT lets one sleep: here for a day."""
+@pytest.mark.parametrize("options", [None, Options()], ids=["-w 4", "-w auto"])
+async def test_no_session_of_a_subject_waits_for_its_lock(
+    tmp_path: Path, journal_path: Path, options: Options | None
+) -> None:
+    """Of two that look for one subject at once, XNAT lets one sleep for 10 s: here for a day, so one would not end."""
     xnat = TestXnat(timing=Timing(subject_seconds=0.01, subject_lock_seconds=86_400.0))
-    for number in range(30):
+    for number in range(40):
         uid = f"1.{number}"
-        content = image(number, StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", StudyDate=f"2020{1001 + number}")
+        content = image(number, StudyInstanceUID=uid, SeriesInstanceUID=f"{uid}.1", StudyDate=f"{2000 + number}0101")
         write(tmp_path / "tree" / f"{number}.dcm", content)
     async with serve(xnat) as url:
-        await upload(url, [tmp_path / "tree"], journal_path)
-    assert len(xnat.archived) == 30
+        await upload(url, [tmp_path / "tree"], journal_path, options=options)
+    assert len(xnat.archived) == 40
+    assert len({session.subject.label for session in xnat.archived}) == 1
 
 
 async def test_more_are_finalised_at_a_time_while_that_takes_no_longer(journal_path: Path) -> None:
