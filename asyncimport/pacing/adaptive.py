@@ -16,9 +16,9 @@ _MIN_LIMIT = 3
 # The first limit is one higher for this much of a round trip (seconds), up to a bound: on a long way too few leave the
 # server idle for long, until that shows.
 _FIRST_SECONDS, _MAX_FIRST_LIMIT = 0.01, 16
-# As many calls that wait for the link at a time keep it busy, if that is a share of all their time too. With more than
-# the other number they only wait.
-_FULL_LINK, _LINK_SHARE, _CROWDED_LINK = 2.0, 0.2, 8.0
+# As many calls that wait for the link at a time keep it busy, if that is a share of all their time too. More than the
+# other number only wait; fewer may wait for the windows of their connections, and not fill the link.
+_FULL_LINK, _LINK_SHARE, _CROWDED_LINK = 2.0, 0.2, 16.0
 # Calls that are measured: while the limit grows, before small changes, and in a probe.
 _FEW_CALLS, _MANY_CALLS, _PROBE_CALLS = 8, 128, 64
 # The shortest measurement in seconds: it averages out commits and other short pauses of the client.
