@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport import __version__
-from asyncimport.cluster.specs import Address, Local, Spec, is_encrypted, is_here
+from asyncimport.cluster.specs import Address, Local, Slurm, Spec, import_jobqueue, is_encrypted, is_here
 from asyncimport.errors import UnavailableError, UsageError, primary_error
 from asyncimport.model.events import Event, Notice, WorkerJoined, WorkerLeft
 from asyncimport.model.record import record
@@ -243,6 +243,9 @@ async def _open(
     text = str(spec)
     if isinstance(spec, Local):
         return await _start_local(spec.number, stack), text, True
+    if isinstance(spec, Slurm):
+        await anyio.to_thread.run_sync(spec.arguments)
+        import_jobqueue()
     made: Any = spec.address if isinstance(spec, Address) else await anyio.to_thread.run_sync(spec.make)
     if isinstance(made, str):
         return await _client_of(made, None, stack, report, insecure=insecure), text, False

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import signal
 import socket
 import tomllib
 from dataclasses import dataclass
@@ -47,18 +48,17 @@ class Slurm:
         return f"slurm:{self.path}"
 
     def make(self) -> Any:
-        """Start a scheduler here, and submit the jobs of its workers. It blocks. Raises: UsageError."""
-        arguments = self._read()
+        """Start a scheduler here, and submit the jobs of its workers, after `import_jobqueue`. It blocks.
+
+        Raises: UsageError.
+        """
+        from dask_jobqueue import SLURMCluster
+        from distributed import Security
+
+        arguments = self.arguments()
         jobs = arguments.pop("jobs", 1)
         if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
             raise UsageError(f"--dask {self}: jobs is {jobs!r}", hint="give a number, such as jobs = 4")
-        try:
-            from dask_jobqueue import SLURMCluster
-            from distributed import Security
-        except ImportError as error:
-            raise UsageError(
-                "--dask slurm:FILE needs dask-jobqueue, which is not installed", hint="pip install dask-jobqueue"
-            ) from error
         # Workers are on other machines.
         arguments = {"protocol": "tls://", "security": Security.temporary(), **arguments}
         try:
@@ -68,7 +68,8 @@ class Slurm:
         cluster.scale(jobs=jobs)
         return cluster
 
-    def _read(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
+        """Return what the file says. It blocks. Raises: UsageError."""
         try:
             data = self.path.read_bytes()
         except OSError as error:
@@ -109,6 +110,20 @@ class Named:
             return getattr(module, self.name)
         except AttributeError as error:
             raise UsageError(f"--dask {self}: {error}", hint="name an object of the module") from error
+
+
+def import_jobqueue() -> None:
+    """Import dask-jobqueue, in the main thread: it takes the signals, which stay ours. Raises: UsageError."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        importlib.import_module("dask_jobqueue")
+    except ImportError as error:
+        raise UsageError(
+            "--dask slurm:FILE needs dask-jobqueue, which is not installed", hint="pip install dask-jobqueue"
+        ) from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 Spec = Address | Local | Slurm | Named

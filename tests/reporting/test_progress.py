@@ -33,11 +33,13 @@ from asyncimport.model.events import (
     ServerUnavailable,
     SessionFound,
     Settling,
+    WorkerJoined,
+    WorkerLeft,
 )
 from asyncimport.model.files import File, Instance, Session
 from asyncimport.model.summary import SubjectReport
 from asyncimport.pacing.concurrency import Throttle
-from asyncimport.pacing.load import Load
+from asyncimport.pacing.load import Load, WorkerLoad
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
 from asyncimport.reporting.progress_text import ProgressText, Tone, progress_text
@@ -398,3 +400,23 @@ def test_the_line_shows_files_sent_again() -> None:
     assert "5 of 7 files" in parts
     assert "5.0 of 7.0 kB" in parts
     assert "2 missing from XNAT and sent again" in parts
+
+
+def test_each_worker_of_a_cluster_has_a_line() -> None:
+    """What it has sent, and what limits it; one that is lost is named until it is back."""
+    totals = Totals(clock=lambda: 10.0)
+    totals.load.workers = {
+        "node1": WorkerLoad(files=1_200, size=5_000_000, in_flight=3, limit="the disk"),
+        "node2": WorkerLoad(files=1, in_flight=0, limit="the server"),
+    }
+    rows = [part for row in progress_text(totals).rows for part in row.parts]
+    assert "worker node1: 1,200 files, 3 in flight, limited by the disk" in rows
+    assert "worker node2: 1 file, 0 in flight" in rows
+    totals.note(WorkerLeft("node2"))
+    assert "lost" not in progress_text(totals).line()
+    totals.note(WorkerLeft("node2", "it died"))
+    assert "1 worker lost: node2" in progress_text(totals).line()
+    totals.note(WorkerJoined("node2"))
+    assert "lost" not in progress_text(totals).line()
+    totals.load.workers = {f"node{number}": WorkerLoad() for number in range(20)}
+    assert "and 12 more workers" in progress_text(totals).line()

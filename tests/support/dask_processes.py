@@ -20,6 +20,7 @@ class DaskProcesses:
         self._started: list[subprocess.Popen[bytes]] = []
         self.address = ""
         self.log = directory / "dask.log"
+        self.env: dict[str, str] = {}
 
     def begin(self) -> None:
         """Start the scheduler, and wait until it listens."""
@@ -64,7 +65,7 @@ class DaskProcesses:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 command,
-                env={**environment, **(env or {})},
+                env={**environment, **self.env, **(env or {})},
                 stdout=log,
                 stderr=subprocess.PIPE if kind == "scheduler" else log,
                 stdin=subprocess.DEVNULL,
