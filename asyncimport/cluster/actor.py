@@ -76,29 +76,26 @@ class ActorLink:
         if self._actor is None:
             # Its arguments would be kept by the scheduler, so it has none.
             made = self._client.submit(SendingActor, actor=True, workers=[self._address], pure=False)
-            self._actor = await self._result(made)
-        with self._client.as_current():
-            call = self._actor.start(setup, uuid4().hex)
-        return await self._result(call)
+            self._actor = await self._result(lambda: made)
+        return await self._result(lambda: self._actor.start(setup, uuid4().hex))
 
     async def exchange(self, order: Order) -> Reply:
         """Bring files, and return what became of others. Raises: WorkerLostError."""
-        with self._client.as_current():
-            call = self._actor.exchange(order)
-        return await self._result(call)
+        return await self._result(lambda: self._actor.exchange(order))
 
     async def end(self) -> None:
         """End the actor. Raises: WorkerLostError."""
         if self._actor is not None:
-            with self._client.as_current():
-                call = self._actor.end()
-            await self._result(call)
+            await self._result(lambda: self._actor.end())
             self._actor = None
 
-    async def _result(self, call: Awaitable[T]) -> T:
+    async def _result(self, call: Callable[[], Awaitable[T]]) -> T:
         try:
+            # Dask raises before there is anything to await, too.
+            with self._client.as_current():
+                awaited = call()
             async with self._while_there():
-                return await call
+                return await awaited
         except (WorkerLostError, AsyncimportError):
             raise
         except OSError as error:

@@ -285,7 +285,7 @@ class _Driver:
 
     def _order(self, peer: Peer) -> Order:
         context, stop = self._context, self._context.stop
-        stop_seconds = 0.0 if self._is_ending else stop.grace_seconds if stop.requested else None
+        stop_seconds = stop.grace_seconds if stop.requested else 0.0 if self._is_ending else None
         busy = [one for one in self._peers if one is peer or not one.is_idle]
         share, extra = divmod(context.throttle.limit, len(busy))
         max_rate = context.options.max_rate

@@ -230,6 +230,8 @@ class _Sender:
             context.compression.end()
         if order.stop_seconds is not None:
             self._stop.request(grace=order.stop_seconds)
+            # Uploads that wait for a batch end.
+            self._batches.close()
             return
         claims = unpack_claims(order.files, order.deliveries)
         self._open += len(claims)

@@ -1,48 +1,109 @@
-"""Workers of Dask on this machine, as processes."""
+"""Workers of Dask on this machine: processes that can be killed, stopped and cut off."""
 
-import os
 import signal
+import socket
+import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
+from anyio.abc import Process
 from distributed import Client, LocalCluster
+from relay import Relay, relay
 
 from asyncimport.cluster.actor import ActorLink
 from asyncimport.model.ports import FileReader
 
 
 @dataclass
+class LocalWorker:
+    """A worker process. Everybody reaches it by the relay; it reaches the scheduler, and XNAT, without."""
+
+    process: Process
+    way: Relay
+
+    @property
+    def address(self) -> str:
+        """Where others find it."""
+        return f"tcp://127.0.0.1:{self.way.port}"
+
+    def signal(self, which: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(which)
+
+
+@dataclass
 class LocalWorkers:
-    """Worker processes that see all that this process sees. `processes` has their process numbers, by address."""
+    """Workers that see all that this process sees; those that are started later join too."""
 
     client: Client
+    scheduler: str
     open_files: Callable[[], FileReader]
     lease_seconds: float
-    processes: dict[str, int] = field(default_factory=dict)
+    stack: AsyncExitStack
+    workers: list[LocalWorker] = field(default_factory=list)
+    _changed: anyio.Event = field(default_factory=anyio.Event)
 
     async def joined(self) -> AsyncIterator[ActorLink]:
-        """Yield each worker; nobody joins later."""
-        for number, address in enumerate(self.processes):
-            yield ActorLink(self.client, address, f"worker {number}")
-        await anyio.sleep_forever()
+        """Yield each worker."""
+        known = 0
+        while True:
+            for worker in self.workers[known:]:
+                known += 1
+                if worker.process.returncode is None:
+                    yield ActorLink(self.client, worker.address, f"worker {known}")
+            self._changed = anyio.Event()
+            await self._changed.wait()
 
-    def signal(self, number: int, which: signal.Signals) -> None:
-        """Send a signal to a worker."""
-        os.kill([*self.processes.values()][number], which)
+    async def add(self, number: int = 1) -> None:
+        """Start workers, and wait until they are there."""
+        started = [await self._start() for _ in range(number)]
+        self.workers += started
+        alive = sum(worker.process.returncode is None for worker in self.workers)
+        await self.client.wait_for_workers(alive)  # type: ignore[func-returns-value, misc]
+        self._changed.set()
+
+    async def _start(self) -> LocalWorker:
+        way = await self.stack.enter_async_context(relay())
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            way.target = free.getsockname()[1]
+        process = await anyio.open_process(
+            [
+                *(sys.executable, "-m", "distributed.cli.dask_worker", self.scheduler, "--no-nanny", "--no-dashboard"),
+                *("--nthreads", "1", "--listen-address", f"tcp://127.0.0.1:{way.target}"),
+                *("--contact-address", f"tcp://127.0.0.1:{way.port}"),
+            ],
+            stdout=None,
+            stderr=None,
+        )
+        self.stack.push_async_callback(_end, process)
+        return LocalWorker(process, way)
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
 
 
 @asynccontextmanager
 async def local_workers(
     open_files: Callable[[], FileReader], *, workers: int = 2, lease_seconds: float = 10.0
 ) -> AsyncIterator[LocalWorkers]:
-    """Start worker processes, and end them."""
+    """Start a scheduler here, and worker processes."""
     async with (
+<<<<<<< HEAD
         LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, asynchronous=True
         ) as cluster,
         Client(cluster, asynchronous=True, direct_to_workers=True) as client,
+=======
+        LocalCluster(n_workers=0, dashboard_address=":0", asynchronous=True) as cluster,  # type: ignore[no-untyped-call]
+        Client(cluster, asynchronous=True, direct_to_workers=True) as client,  # type: ignore[no-untyped-call]
+        AsyncExitStack() as stack,
+>>>>>>> 6acaa2f (Workers that are killed, stopped, cut off: tests with real processes, and what they found)
     ):
-        processes = await client.run(os.getpid)
-        yield LocalWorkers(client, open_files, lease_seconds, processes)
+        made = LocalWorkers(client, cluster.scheduler_address, open_files, lease_seconds, stack)
+        await made.add(workers)
+        yield made
