@@ -179,6 +179,14 @@ class TestWhatIsPushed:
             (row,) = (await pushed.until("archived"))["rows"]
             assert row[13] == "https://xnat.test/data/archive/projects/P/subjects/S/experiments/E%201?format=html"
 
+    async def test_zips_have_their_bytes(self, page: tuple[str, Any], browser: aiohttp.ClientSession) -> None:
+        """Bytes that were sent, and those on disk."""
+        url, note = page
+        note(STARTED)
+        async with events(browser, url) as pushed:
+            note(OutcomesRecorded((Stored(CLAIM, "/uri", zip_size=400),)))
+            await pushed.until("400 B sent for 1.0 kB")
+
     async def test_a_browser_that_comes_back(self, page: tuple[str, Any], browser: aiohttp.ClientSession) -> None:
         """It says what it knows, and gets what it has missed."""
         url, note = page

@@ -287,6 +287,9 @@ class LiveRun:
             Tile("Not sent", f"{lacking:,}", "files refused or failed", BAD if lacking else GOOD),
             Tile("Held", f"{totals.held:,}", "sessions", BAD if totals.held else GOOD),
         ]
+        if totals.zips:
+            sizes = f"{human_bytes(totals.sent_size)} sent for {human_bytes(totals.stored_size)}"
+            found.append(Tile("Sent as zips", f"{totals.zips:,}", sizes))
         if totals.repeated:
             found.append(Tile("Tried again", f"{totals.repeated:,}", "uploads", WARNING))
         if totals.attachments:
