@@ -35,7 +35,6 @@ HOMES = {
     "aiohttp": {"xnat", "reporting", APART},
     "yarl": {"xnat", APART},
     "pydicom": {"dicom", APART},
-    "aiofiles": {"source"},
     "sqlite3": {"journal"},
     "filelock": {"journal"},
     "dask": {"cluster"},

@@ -2,16 +2,18 @@
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from math import inf
+from time import monotonic
+from typing import Protocol, TypeVar
 
-import aiofiles
-import anyio
 import anyio.to_thread
 import xxhash
 
 from asyncimport.errors import SourceError
 from asyncimport.model.files import Algorithm, Body, Digest, File
+
+T = TypeVar("T")
 
 
 class Hash(Protocol):
@@ -41,6 +43,11 @@ def new_hash(algorithm: Algorithm) -> Hash:
 # Up to this size a body is read in one go: aiohttp warns of larger ones, and a thread hop for each piece costs more.
 LARGE = 1 << 20
 _PIECE_BYTES = 256 << 10
+# A disk is slow from this mean on, over the last reads (one may have waited for another thread of ours). Then this
+# many reads are made in threads.
+_SLOW_SECONDS = 0.001
+_MEAN_OF_READS = 8
+_READS_IN_THREADS = 64
 # Without waiting: a regular file may be a pipe by now.
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -88,16 +95,20 @@ def compute_sha256(file: File, xxh3: bytes | None) -> tuple[bytes, bool] | None:
     return both.digest(), xxh3 is not None
 
 
-def read_bodies(files: Sequence[File], digests: bool) -> list[Body | SourceError]:  # noqa: FBT001 - of run_sync
-    """Return the bodies of files, or the error of each that cannot be read."""
-    return [_read(file, digests=digests) for file in files]
+async def read_bodies(files: Sequence[File], disk: "DiskReader", *, digests: bool) -> list[Body | SourceError]:
+    """Return the bodies of files, or the error of each that cannot be read; large ones are read while they are sent."""
+    return await disk.call(
+        lambda: [_read(file, disk, digests=digests) for file in files],
+        reads=len(files),
+        is_slow=any(file.size > LARGE for file in files),
+    )
 
 
-def _read(file: File, *, digests: bool) -> Body | SourceError:
+def _read(file: File, disk: "DiskReader", *, digests: bool) -> Body | SourceError:
     try:
         if file.size > LARGE:
             _check_unchanged(file, os.stat(file.path))  # noqa: PTH116 - the path need not be text
-            return _StreamedFile(file, with_sha256=digests)
+            return _StreamedFile(file, disk, with_sha256=digests)
         handle = os.open(file.path, _READ_FLAGS)
         try:
             _check_unchanged(file, os.fstat(handle))
@@ -185,41 +196,104 @@ def same_bytes(one: str, other: str) -> bool | None:
     return False
 
 
+class DiskReader:
+    """Reads from a disk in the loop while it answers at once, else in threads.
+
+    From the page cache a read takes 20 us, which a thread hop would double. If the last reads were slow, the next ones
+    are made in threads. A `remote` disk is always read in threads: a dead server blocks its readers for minutes.
+    """
+
+    def __init__(self, *, remote: bool) -> None:
+        self._left_for_threads: float = inf if remote else 1
+        self._seconds_per_read = 0.0
+
+    @property
+    def uses_threads(self) -> bool:
+        """Whether the next read is made in a thread."""
+        return self._left_for_threads > 0
+
+    async def call(self, read: Callable[[], T], *, reads: int = 1, is_slow: bool = False) -> T:
+        """Return the result of a function that makes this many reads; a thread calls it also if it `is_slow` itself."""
+        if is_slow or self._left_for_threads:
+            self._left_for_threads = max(self._left_for_threads - 1, 0)
+            # The time says little about the disk: each call waits for Python's lock there.
+            return await anyio.to_thread.run_sync(read)
+        began = monotonic()
+        result = read()
+        self._seconds_per_read += ((monotonic() - began) / max(1, reads) - self._seconds_per_read) / _MEAN_OF_READS
+        if self._seconds_per_read > _SLOW_SECONDS:
+            self._seconds_per_read = _SLOW_SECONDS
+            self._left_for_threads = _READS_IN_THREADS
+        return result
+
+
 class _StreamedFile:
-    def __init__(self, file: File, *, with_sha256: bool = False) -> None:
-        self._file = file
-        self._with_sha256 = with_sha256
+    def __init__(self, file: File, disk: DiskReader, *, with_sha256: bool) -> None:
+        self.file = file
+        self.disk = disk
+        self.with_sha256 = with_sha256
         self.size = file.size
         self.xxh3: bytes | None = None
         self.sha256: bytes | None = None
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        # A cancellation while aiofiles opens or closes would leave its handle open, so both are shielded. This works in
-        # tasks of anyio only: aiohttp's own tasks, which asyncio cancels, must not iterate over this.
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Pieces(self)
+
+
+class _Handle:
+    """An open file. Who uses it last closes it: a thread may still read for a request that has ended."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class _Pieces:
+    """The pieces of a file, for any task: aiohttp cancels its own at any point, and waits for no thread."""
+
+    def __init__(self, body: _StreamedFile) -> None:
+        self._body = body
+        self._left = body.size
+        self._handle: _Handle | None = None
+        self._xxh3 = new_hash(Algorithm.XXH3)
+        self._sha256 = new_hash(Algorithm.SHA256) if body.with_sha256 else None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        body = self._body
+        if not self._left:
+            raise StopAsyncIteration
         try:
-            with anyio.CancelScope(shield=True):
-                handle = await aiofiles.open(self._file.path, "rb", buffering=0, opener=_open_without_waiting)
-            xxh3 = new_hash(Algorithm.XXH3)
-            sha256 = new_hash(Algorithm.SHA256) if self._with_sha256 else None
-            try:
-                left = self.size
-                while left:
-                    piece = await handle.read(min(_PIECE_BYTES, left))
-                    if not piece:
-                        raise SourceError("the file shrank while it was sent")
-                    left -= len(piece)
-                    # 10 us: less than a thread hop, which only the slower digest is worth.
-                    xxh3.update(piece)
-                    if sha256 is not None:
-                        await anyio.to_thread.run_sync(sha256.update, piece)
-                    if not left:
-                        # Before the last piece, so that a rewritten file never ends as a whole body.
-                        await anyio.to_thread.run_sync(_check_unchanged_while_open, self._file, handle.fileno())
-                        self.xxh3 = xxh3.digest()
-                        self.sha256 = sha256.digest() if sha256 is not None else None
-                    yield piece
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await handle.close()
+            # XXH3 takes 10 us; only the slower digest is worth a thread hop.
+            piece = await body.disk.call(self._read, is_slow=self._sha256 is not None)
+        except SourceError:
+            self._handle = None
+            raise
         except OSError as error:
+            self._handle = None
             raise _read_error(error) from error
+        if not self._left:
+            self._handle = None
+            body.xxh3 = self._xxh3.digest()
+            body.sha256 = None if self._sha256 is None else self._sha256.digest()
+        return piece
+
+    def _read(self) -> bytes:
+        file = self._body.file
+        if self._handle is None:
+            self._handle = _Handle(os.open(file.path, _READ_FLAGS))
+        piece = os.read(self._handle.number, min(_PIECE_BYTES, self._left))
+        if not piece:
+            raise SourceError("the file shrank while it was sent")
+        self._left -= len(piece)
+        self._xxh3.update(piece)
+        if self._sha256 is not None:
+            self._sha256.update(piece)
+        if not self._left:
+            # Before the last piece, so that a rewritten file never ends as a whole body.
+            _check_unchanged_while_open(file, self._handle.number)
+        return piece

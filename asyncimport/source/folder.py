@@ -10,9 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
-from math import inf
 from pathlib import Path
-from time import monotonic
 
 import anyio
 import anyio.to_thread
@@ -23,7 +21,7 @@ from asyncimport.model.files import Body, Digest, File, Ignored
 from asyncimport.model.states import FileKind
 from asyncimport.model.texts import nfc
 from asyncimport.routing.filters import glob_pattern
-from asyncimport.source.bytes_on_disk import LARGE, compute_md5, has_digest, read_bodies, same_bytes
+from asyncimport.source.bytes_on_disk import LARGE, DiskReader, compute_md5, has_digest, read_bodies, same_bytes
 from asyncimport.source.headers import (
     MAX_TOGETHER,
     HeaderResult,
@@ -38,11 +36,6 @@ from asyncimport.system.mounts import DeviceCache, is_local
 
 _BATCH_FILES = 512
 _FILES_BEFORE_WORKER = 4 * _BATCH_FILES
-# A file is slow to read from this mean on, over the last files (one may have waited for another thread of ours). Then
-# this many reads are made in threads.
-_SLOW_SECONDS = 0.001
-_MEAN_OF_FILES = 8
-_READS_IN_THREADS = 64
 
 
 class FileSource:
@@ -75,17 +68,13 @@ class FileSource:
         self._together = 1
         self._digests = digests
         self._devices = DeviceCache()
-        self._reads_in_threads: float = 1
-        self._seconds_per_file = 0.0
         self.uncovered: Collection[str] = ()
         """Places that may have files which this machine does not see."""
         self.places = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
         for root in self.places:
             if not os.path.lexists(root):
                 raise UsageError(f"no such file or directory: {root}", hint="check the path of SOURCE")
-        if follow_links or not is_local(map(Path, self.places)):
-            # A dead server blocks its readers for minutes, so the loop must not read from it.
-            self._reads_in_threads = inf
+        self._disk = DiskReader(remote=follow_links or not is_local(map(Path, self.places)))
 
     @property
     def roots(self) -> Sequence[str]:
@@ -171,26 +160,14 @@ class FileSource:
     async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
         """Read the bodies of files for one attempt to send them; large ones are read while they are sent.
 
-        A file that cannot be read, or is not as scanned, gives a SourceError in its place. While a local disk answers
-        at once, the loop reads files itself: 20 us each from the page cache, which a thread hop would double. If the
-        last ones were slow, threads read the next ones.
+        A file that cannot be read, or is not as scanned, gives a SourceError in its place.
         """
-        if self._reads_in_threads or any(file.size > LARGE for file in files):
-            self._reads_in_threads = max(self._reads_in_threads - 1, 0)
-            # The time says little about the disk: each call waits for Python's lock there.
-            return await anyio.to_thread.run_sync(read_bodies, files, self._digests)
-        began = monotonic()
-        bodies = read_bodies(files, self._digests)
-        self._seconds_per_file += ((monotonic() - began) / max(1, len(files)) - self._seconds_per_file) / _MEAN_OF_FILES
-        if self._seconds_per_file > _SLOW_SECONDS:
-            self._seconds_per_file = _SLOW_SECONDS
-            self._reads_in_threads = _READS_IN_THREADS
-        return bodies
+        return await read_bodies(files, self._disk, digests=self._digests)
 
     @property
     def read_ahead(self) -> int:
         """Bytes worth reading at once, as files share a thread hop; without one, each is best read when it is due."""
-        return LARGE if self._reads_in_threads or self._digests else 0
+        return LARGE if self._disk.uses_threads or self._digests else 0
 
     async def md5(self, parts: Sequence[tuple[File, int]]) -> list[str | SourceError]:
         """Return the MD5 of the first bytes of each file, in one thread hop; errors as from `read`."""

@@ -1,5 +1,6 @@
 """The walk over real trees with anything in them, and the bytes of files that change meanwhile."""
 
+import asyncio
 import os
 import shutil
 import socket
@@ -7,7 +8,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -375,14 +376,13 @@ async def test_a_file_that_is_removed_while_it_is_streamed_is_still_whole(tmp_pa
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 async def test_a_body_that_is_not_read_to_its_end_is_closed(tmp_path: Path) -> None:
-    """Closing the iteration closes the file; so does a cancellation at any step."""
+    """The end of the iteration closes the file; so does a cancellation at any step."""
     path = tmp_path / "file"
     body = await body_of(write(path, bytes(SIZE)))
     pieces = aiter(body)
-    assert isinstance(pieces, AsyncGenerator)
     await anext(pieces)
     assert open_files(path) == 1
-    await pieces.aclose()
+    del pieces
     assert open_files(path) == 0
     for steps in range(40):
         async with anyio.create_task_group() as tasks:
@@ -391,6 +391,25 @@ async def test_a_body_that_is_not_read_to_its_end_is_closed(tmp_path: Path) -> N
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
         assert open_files(path) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+async def test_a_task_that_asyncio_cancels_leaves_no_file_open(tmp_path: Path) -> None:
+    """Aiohttp sends bodies in such tasks. A thread that still reads closes the file afterwards."""
+    path = tmp_path / "file"
+    source = await folder(tmp_path)
+    (body,) = await source.read([write(path, bytes(SIZE))])
+    assert not isinstance(body, bytes | SourceError)
+    for steps in range(20):
+        task = asyncio.create_task(consume(body))
+        for _ in range(steps):
+            await anyio.lowlevel.checkpoint()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        with anyio.fail_after(20):
+            while open_files(path):
+                await anyio.lowlevel.checkpoint()
 
 
 async def test_same_bytes_compares_to_the_last_byte(tmp_path: Path) -> None:

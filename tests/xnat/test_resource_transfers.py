@@ -357,7 +357,7 @@ async def test_a_file_that_changes_while_it_is_sent(
     xnat: TestXnat, url: str, session: ArchivedSession, files: Files
 ) -> None:
     """It fails, is in no catalog, and its handle is closed; when it is unchanged again, it is stored."""
-    attachment = files.write("a", bytes(3 * LARGE))
+    attachment = files.write("a", bytes(30 * LARGE))  # more than the buffers of a connection hold
     path = Path(attachment.file.path)
 
     def change() -> None:
@@ -369,7 +369,7 @@ async def test_a_file_that_changes_while_it_is_sent(
     assert "shrank" in str(results.reason) or "changed" in str(results.reason)
     assert open_files(path) == 0
     assert listed_digests(session) == {}
-    assert (await fill_one(url, files.write("a", bytes(3 * LARGE)))).state is STORED
+    assert (await fill_one(url, files.write("a", bytes(30 * LARGE)))).state is STORED
 
 
 # --- Sites without checksums
