@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from math import inf
 from typing import TypeVar
 
-import anyio
+import anyio.lowlevel
 from yarl import URL
 
 from asyncimport.model.files import Body, StreamedBody
@@ -64,6 +64,9 @@ class _TimedChunks:
     async def __anext__(self) -> bytes:
         if self._chunks is None:
             raise StopAsyncIteration
+        # Two turns of the loop: a reply that came early is read at the end of the first, and writing on would lose it.
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
         self._load.reading += 1
         try:
             chunk = await anext(self._chunks)
