@@ -236,7 +236,7 @@ class XnatDestination:
 
         async def read(what: Callable[[str], Awaitable[object]]) -> None:
             # Who needs it asks again, and reports the error.
-            with suppress(TransientError):
+            with suppress(RefusedError, TransientError):
                 await what(project)
 
         await map_concurrently(read, reads, len(reads))
