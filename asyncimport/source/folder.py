@@ -35,7 +35,7 @@ from asyncimport.system.interpreter import Worker, WorkerDiedError, WorkerMissin
 from asyncimport.system.mounts import DeviceCache, is_local
 
 _BATCH_FILES = 512
-_FILES_BEFORE_WORKER = _BATCH_FILES
+_FILES_BEFORE_WORKER = 4 * _BATCH_FILES
 
 
 class FileSource:
