@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write the tables of one or several runs as Markdown, and a plot")
     report.add_argument("results", type=Path, nargs="+", metavar="FILE", help="what --json has written")
     report.add_argument("--markdown", type=Path, metavar="FILE", help="default: standard output")
-    report.add_argument("--svg", type=Path, metavar="FILE", help="where the plot goes")
+    report.add_argument("--svg", type=Path, metavar="FILE", help="where the plot of rates goes")
+    report.add_argument("--link-svg", type=Path, metavar="FILE", help="where the plot of time against link speed goes")
     return parser
 
 
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case "report":
             from bench.report import write_report
 
-            write_report(options.results, options.markdown, options.svg)
+            write_report(options.results, options.markdown, options.svg, options.link_svg)
             return 0
     try:
         return _run(options, list(_chosen(options.scenarios)))

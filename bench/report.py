@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import link_plot
 from bench.plot import as_svg
 from bench.tables import headline, markdown, table_of, targets_of
 
 
-def write_report(results: Sequence[Path], markdown_file: Path | None, svg_file: Path | None) -> None:
-    """Write results files as Markdown (by default to standard output) and as a plot."""
+def write_report(
+    results: Sequence[Path], markdown_file: Path | None, svg_file: Path | None, link_file: Path | None
+) -> None:
+    """Write results files as Markdown (by default to standard output) and as plots."""
     runs = [json.loads(path.read_bytes()) for path in results]
     text = as_markdown(runs)
     if markdown_file is None:
@@ -20,6 +23,8 @@ def write_report(results: Sequence[Path], markdown_file: Path | None, svg_file: 
         markdown_file.write_text(text)
     if svg_file is not None:
         svg_file.write_text(as_svg(text))
+    if link_file is not None:
+        link_file.write_text(link_plot.as_svg(text))
 
 
 def as_markdown(runs: Sequence[Mapping[str, Any]]) -> str:

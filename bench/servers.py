@@ -139,12 +139,6 @@ _MODELS = (
         {"capacities": [_REALISTIC], "link": {"round_trip": 0.03, "rate": 6e6}},
         needs=("netns",),
     ),
-    Model(
-        "link-100",
-        "the realistic one in another network namespace, behind a link of 100 Mbit/s and 30 ms of real TCP round trip",
-        {"capacities": [_REALISTIC], "link": {"round_trip": 0.03, "rate": 12.5e6}},
-        needs=("netns",),
-    ),
 )
 
 

@@ -22,6 +22,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from asyncimport.dicom import identify
+from bench import link_plot
 from bench.corpus import Part, Shape, load, write
 from bench.import_log import Import, Phase, Received, read_log
 from bench.instant_server import NGINX, nginx
@@ -565,6 +566,21 @@ def test_the_plot_says_what_the_tables_say() -> None:
         "A server that answers at once (nginx): the client is the limit",
     ]
     assert plot.count(">asyncimport -w auto<") == 7
+
+
+def test_the_plot_of_links_says_what_the_tables_say() -> None:
+    """It has a line for each contender, and is an image with a title for those who do not see it."""
+    folder = Path(__file__).parent.parent / "bench"
+    plot = (folder / "links.svg").read_text("utf-8")
+    assert plot == link_plot.as_svg((folder / "README.md").read_text("utf-8"))
+    image = defusedxml.ElementTree.fromstring(plot)
+    space = "{http://www.w3.org/2000/svg}"
+    assert (image.get("role"), image.get("aria-labelledby")) == ("img", "title desc")
+    assert [image[0].tag, image[1].tag] == [f"{space}title", f"{space}desc"]
+    texts = [text.text for text in image.iter(f"{space}text")]
+    for name in ("20 Mbit/s", "100 Mbit/s", "1,000 Mbit/s", "asyncimport, auto", "asyncimport, no zips", "curl -T, 16"):
+        assert texts.count(name) == 1
+    assert link_plot.as_svg("no tables") == ""
 
 
 def test_a_list_tells_scenarios_servers_and_contenders() -> None:
