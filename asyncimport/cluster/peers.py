@@ -14,6 +14,8 @@ from asyncimport.model.deliveries import Claim
 _AHEAD_SECONDS = 0.75
 _AHEAD_PER_SLOT = 4
 _MAX_AHEAD = 1024
+# How much the last reply counts in the average of files a second.
+_PACE_SHARE = 0.3
 # Consecutive files go to one worker, this many at a time.
 _TOGETHER = 8
 
@@ -30,6 +32,8 @@ class Peer:
     in_flight: int = 0
     reading: int = 0
     files_per_second: float = 0.0
+    told_at: float = field(default_factory=anyio.current_time)
+    """When the last reply with outcomes came in, or it had nothing to do."""
     limit: int = 1
     number: int = 0
     generation: int = 0
@@ -46,8 +50,17 @@ class Peer:
         ahead = max(_AHEAD_PER_SLOT * self.limit, int(self.files_per_second * _AHEAD_SECONDS))
         return max(0, min(_MAX_AHEAD, ahead) - len(self.given) - len(self.waiting))
 
+    def note_pace(self, files: int) -> None:
+        """Note that it has told the outcomes of this many files."""
+        now = anyio.current_time()
+        pace = files / max(now - self.told_at, 0.001)
+        self.files_per_second += (pace - self.files_per_second) * (_PACE_SHARE if self.files_per_second else 1)
+        self.told_at = now
+
     def add(self, claims: Sequence[Claim]) -> None:
         """Send these next."""
+        if self.is_idle:
+            self.told_at = anyio.current_time()
         self.waiting += claims
         self.has_work.set()
 

@@ -320,6 +320,8 @@ class _Driver:
         self._note_in_flight()
         load = context.load.workers.setdefault(peer.link.name, WorkerLoad())
         load.in_flight, load.limit = reply.in_flight, reply.limited_by
+        if reply.outcomes:
+            peer.note_pace(len(reply.outcomes))
         for overload in reply.overloads:
             context.slow_down(overload)
         for reason, key, attempt in reply.retries:

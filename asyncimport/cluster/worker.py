@@ -76,7 +76,11 @@ class SendingThread:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._sender.lease_changed.set)
         if self._thread.ident is not None:
-            await asyncio.wrap_future(self._ended)
+            await self.ended()
+
+    async def ended(self) -> None:
+        """Wait until it sends nothing more."""
+        await asyncio.wrap_future(self._ended)
 
     def _run(self) -> None:
         error: AsyncimportError | None = None

@@ -93,16 +93,9 @@ async def local_workers(
 ) -> AsyncIterator[LocalWorkers]:
     """Start a scheduler here, and worker processes."""
     async with (
-<<<<<<< HEAD
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, asynchronous=True
-        ) as cluster,
-        Client(cluster, asynchronous=True, direct_to_workers=True) as client,
-=======
         LocalCluster(n_workers=0, dashboard_address=":0", asynchronous=True) as cluster,  # type: ignore[no-untyped-call]
         Client(cluster, asynchronous=True, direct_to_workers=True) as client,  # type: ignore[no-untyped-call]
         AsyncExitStack() as stack,
->>>>>>> 6acaa2f (Workers that are killed, stopped, cut off: tests with real processes, and what they found)
     ):
         made = LocalWorkers(client, cluster.scheduler_address, open_files, lease_seconds, stack)
         await made.add(workers)

@@ -1,0 +1,233 @@
+"""The driver, with workers in this process: who gets which files, and when."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from builders import AT_ONCE, DEMO, QUICK, opened, router, summary_of
+from memory_pipeline import MemoryDestination, MemorySource, study_files
+
+from asyncimport.cluster.messages import Order, Packed, Reply, Setup, pack_outcome, unpack_claims
+from asyncimport.cluster.ports import WorkerLostError
+from asyncimport.cluster.sending import ClusterSender
+from asyncimport.errors import LoginRefusedError, UnavailableError
+from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
+from asyncimport.model.events import Event, Notice
+from asyncimport.model.options import Options
+from asyncimport.model.summary import Summary
+from asyncimport.pipeline.images import upload_images
+from asyncimport.source.folder import FileSource
+
+pytestmark = pytest.mark.anyio
+
+LEASE_SECONDS = 0.4
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker that acknowledges all files at once, unless a test says otherwise."""
+
+    name: str
+    seen: Callable[[str], bool] = lambda _: True
+    outcome: Callable[[Claim], Outcome] = lambda claim: Stored(claim, f"/row/{claim.delivery.key}")
+    before_reply: Callable[[Order], Any] = lambda _: None
+    got: list[tuple[float, str]] = field(default_factory=list)
+    """When each file came, and its path."""
+    limits: list[int] = field(default_factory=list)
+    starts: int = 0
+    start_error: Exception | None = None
+
+    def sees(self, path: str) -> bool:
+        """Return whether it sees a path."""
+        return self.seen(path)
+
+    async def start(self, _: Setup) -> float:
+        """Start."""
+        self.starts += 1
+        if self.start_error is not None:
+            raise self.start_error
+        return 0.0
+
+    async def exchange(self, order: Order) -> Reply:
+        """Acknowledge."""
+        now = anyio.current_time()
+        claims = unpack_claims(order.files, order.deliveries)
+        self.got += [(now, claim.instance.file.path) for claim in claims]
+        self.limits.append(order.limit)
+        await anyio.lowlevel.checkpoint()
+        self.before_reply(order)
+        outcomes = [pack_outcome(self.outcome(claim)) for claim in claims]
+        return self.reply(order, outcomes)
+
+    def reply(self, order: Order, outcomes: Sequence[Packed]) -> Reply:
+        """Make a reply."""
+        return Reply(number=order.number, clock=now(), outcomes=outcomes, has_ended=order.stop_seconds is not None)
+
+    async def end(self) -> None:
+        """End."""
+
+    @property
+    def paths(self) -> list[str]:
+        """Return the files that came."""
+        return [path for _, path in self.got]
+
+
+def now() -> float:
+    """Return the clock of all workers here."""
+    return anyio.current_time()
+
+
+@dataclass
+class Workers:
+    """These workers."""
+
+    links: Sequence[Worker]
+    lease_seconds: float = LEASE_SECONDS
+    open_files: Callable[[], FileSource] = field(default=lambda: FileSource([]))
+
+    async def joined(self) -> AsyncIterator[Worker]:
+        """Yield each."""
+        for link in self.links:
+            yield link
+        await anyio.sleep_forever()
+
+
+async def run(
+    source: MemorySource,
+    workers: Sequence[Worker],
+    journal_path: Path,
+    *,
+    destination: MemoryDestination | None = None,
+    report: Callable[[Event], None] = lambda _: None,
+    options: Options | None = None,
+) -> Summary:
+    """Run the pipeline by these workers."""
+    options = options or Options(workers=4, finalizers=2, settle_seconds=0, outage_timeout=1)
+    setup = Setup(
+        host="https://xnat",
+        credentials=DEMO,
+        ca_bundle=None,
+        verify=True,
+        timeouts=QUICK,
+        options=options,
+        file_policy=AT_ONCE,
+        call_policy=AT_ONCE,
+        source="uploader-1",
+        adopt_rows=False,
+        lease_seconds=LEASE_SECONDS,
+        open_files=partial(FileSource, []),
+    )
+    rules = router(session="{StudyDate}")
+    send = ClusterSender(Workers(workers), setup).send
+    target = destination or MemoryDestination()
+    with anyio.fail_after(20):
+        async with opened(journal_path, rules) as journal:
+            await upload_images(source, target, journal, rules, options=options, report=report, send=send)
+            return await summary_of(journal)
+
+
+async def test_files_are_spread_over_workers(journal_path: Path) -> None:
+    """All of them send, and each file goes to one."""
+    workers = [Worker("a"), Worker("b")]
+    source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
+    summary = await run(source, workers, journal_path)
+    assert summary.files.stored == 400
+    assert sorted(workers[0].paths + workers[1].paths) == sorted(source.files)
+    assert workers[0].paths
+    assert workers[1].paths
+
+
+async def test_files_go_to_workers_that_see_them(journal_path: Path) -> None:
+    """Files lie on two file servers, in one study even."""
+    workers = [Worker("a", lambda path: "/1/" in path), Worker("b", lambda path: "/2/" in path)]
+    source = MemorySource({**study_files("1", 60), **study_files("2", 60)})
+    summary = await run(source, workers, journal_path)
+    assert summary.files.stored == 120
+    assert all("/1/" in path for path in workers[0].paths)
+    assert all("/2/" in path for path in workers[1].paths)
+
+
+async def test_one_file_at_a_time_reaches_all_file_servers(journal_path: Path) -> None:
+    """With --workers 1, the worker that sees the last files gets its turn."""
+    workers = [Worker("a", lambda path: "/1/" in path), Worker("b", lambda path: "/2/" in path)]
+    source = MemorySource({**study_files("1", 10), **study_files("2", 10)})
+    options = Options(workers=1, finalizers=1, settle_seconds=0)
+    summary = await run(source, workers, journal_path, options=options)
+    assert summary.files.stored == 20
+    assert {*workers[0].limits, *workers[1].limits} <= {1}
+
+
+async def test_a_file_that_a_worker_does_not_see_goes_to_another(journal_path: Path) -> None:
+    """Nobody knew that before; if none sees it, it is unreadable."""
+
+    def absent(claim: Claim) -> Outcome:
+        return Failed(claim, "the file cannot be read", unreadable=True, absent=True)
+
+    workers = [Worker("a", outcome=absent), Worker("b")]
+    summary = await run(MemorySource(study_files("1", 50)), workers, journal_path)
+    assert summary.files.stored == 50
+    both = [Worker("a", outcome=absent), Worker("b", outcome=absent)]
+    summary = await run(MemorySource(study_files("2", 1), roots=("/m/2",)), both, journal_path)
+    assert summary.files.failed == 1
+    assert both[0].paths == both[1].paths
+
+
+@pytest.mark.parametrize("is_final", [False, True])
+async def test_files_are_given_back_when_the_lease_is_over_and_not_before(journal_path: Path, is_final: bool) -> None:
+    """Whatever the cluster knows of a lost worker: its network may be cut, and it still sends."""
+    lost_at: list[float] = []
+
+    def lose(order: Order) -> None:
+        if order.files and not lost_at and order.number > 1:
+            lost_at.append(anyio.current_time())
+        if lost_at:
+            raise WorkerLostError("no reply", is_final=is_final)
+
+    first, other = Worker("a", before_reply=lose), Worker("b")
+    notices: list[Event] = []
+    source = MemorySource({**study_files("1", 300), **study_files("2", 300)})
+    summary = await run(source, [first, other], journal_path, report=notices.append)
+    assert summary.files.stored == 600
+    lost = {path for at, path in first.got if at >= lost_at[0] - 0.05} & set(other.paths)
+    assert lost
+    assert min(at for at, path in other.got if path in lost) >= lost_at[0] + LEASE_SECONDS - 0.01
+    assert any(isinstance(event, Notice) and "sent again by others" in event.reason for event in notices)
+
+
+async def test_the_same_reply_twice_counts_once(journal_path: Path) -> None:
+    """The last reply of a worker is told again, and one may come when the lease is over."""
+    worker = Worker("a")
+    seen: list[Packed] = []
+
+    def reply(order: Order, outcomes: Sequence[Packed]) -> Reply:
+        seen.extend(outcomes)
+        return Reply(number=order.number, clock=now(), outcomes=[*seen], has_ended=order.stop_seconds is not None)
+
+    worker.reply = reply  # type: ignore[method-assign]
+    summary = await run(MemorySource(study_files("1", 40)), [worker], journal_path)
+    assert summary.files.stored == 40
+
+
+async def test_a_refused_login_ends_the_run(journal_path: Path) -> None:
+    """It is the same everywhere."""
+    with pytest.raises(LoginRefusedError):
+        await run(MemorySource(study_files("1", 1)), [Worker("a", start_error=LoginRefusedError("no"))], journal_path)
+
+
+async def test_a_worker_that_does_not_reach_the_server_is_left_out(journal_path: Path) -> None:
+    """The others do the work; if none reaches it, the run ends."""
+    away = Worker("a", start_error=UnavailableError("no way"))
+    assert (await run(MemorySource(study_files("1", 20)), [away, Worker("b")], journal_path)).files.stored == 20
+    with pytest.raises(UnavailableError, match="no way"):
+        await run(MemorySource(study_files("2", 20)), [away], journal_path)
+
+
+async def test_a_run_without_workers_ends_when_none_joins(journal_path: Path) -> None:
+    """The only one is gone for good, and nobody comes in its place."""
+    gone = Worker("a", start_error=WorkerLostError("gone", is_final=True))
+    with pytest.raises(UnavailableError, match="no worker is left: gone"):
+        await run(MemorySource(study_files("1", 1)), [gone], journal_path)

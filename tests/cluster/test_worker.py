@@ -1,0 +1,102 @@
+"""A worker: sends what it is told, as long as it may."""
+
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from builders import AT_ONCE, DEMO, QUICK, claim, image, write
+
+from asyncimport.cluster.messages import Order, Setup, pack_claims
+from asyncimport.cluster.worker import SendingThread
+from asyncimport.errors import LoginRefusedError
+from asyncimport.model.addresses import OUR_SOURCE
+from asyncimport.model.options import Options
+from asyncimport.source.folder import FileSource
+from asyncimport.testserver import Fault, Stall, TestXnat
+from asyncimport.xnat.login import Credentials
+
+pytestmark = pytest.mark.anyio
+
+
+def setup(url: str, place: Path, *, credentials: Credentials = DEMO, lease_seconds: float = 5.0) -> Setup:
+    """Tell a worker to send files below a place."""
+    return Setup(
+        host=url,
+        credentials=credentials,
+        ca_bundle=None,
+        verify=True,
+        timeouts=QUICK,
+        options=Options(workers=2),
+        file_policy=AT_ONCE,
+        call_policy=AT_ONCE,
+        source=OUR_SOURCE,
+        adopt_rows=False,
+        lease_seconds=lease_seconds,
+        open_files=partial(FileSource, [place]),
+    )
+
+
+async def test_a_worker_sends_and_tells(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """It logs in once, and the reply has all outcomes when nothing is left to send."""
+    file = write(tmp_path / "in" / "1", image(1))
+    thread = SendingThread(setup(url, tmp_path / "in"))
+    clock = await thread.start()
+    files, deliveries = pack_claims([claim(file)])
+    reply = await thread.exchange(Order(number=1, lease_until=clock + 5, limit=1, files=files, deliveries=deliveries))
+    assert [outcome[0] for outcome in reply.outcomes] == ["S"]
+    assert reply.clock >= clock
+    assert len(xnat.imports) == 1
+    reply = await thread.exchange(Order(number=2, lease_until=reply.clock + 5, limit=1, stop_seconds=1))
+    while not reply.has_ended:
+        reply = await thread.exchange(Order(number=3, lease_until=reply.clock + 5, limit=1, stop_seconds=1))
+    assert reply.error is None
+    assert xnat.count["login"] == 1
+
+
+async def test_a_worker_that_hears_nothing_ends_with_its_lease(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """What is in flight ends, and what it had to send stays where it is."""
+    files = [write(tmp_path / "in" / str(number), image(number)) for number in (1, 2, 3)]
+    thread = SendingThread(setup(url, tmp_path / "in", lease_seconds=0.5))
+    clock = await thread.start()
+    xnat.faults.add(Fault("import", Stall()))
+    packed, deliveries = pack_claims([claim(file, number=number) for number, file in enumerate(files, 1)])
+    until = clock + 0.5
+    order = Order(number=1, lease_until=until, limit=1, files=packed, deliveries=deliveries)
+    with anyio.fail_after(5):
+        reply = await thread.exchange(order)
+        while not reply.has_ended:
+            # The lease is that of the first order, as if nobody had heard the replies.
+            reply = await thread.exchange(Order(number=reply.number + 1, lease_until=until, limit=1))
+    assert not reply.outcomes
+    assert {record.sop_uid for record in xnat.imports} <= {"1.2.3.4.1"}
+
+
+async def test_a_worker_that_gets_no_order_ends_too(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """The driver died after it had started the worker."""
+    write(tmp_path / "in" / "1", image(1))
+    thread = SendingThread(setup(url, tmp_path / "in", lease_seconds=0.2))
+    await thread.start()
+    with anyio.fail_after(5):
+        await thread.ended()
+    assert not xnat.imports
+
+
+async def test_a_refused_login_is_the_drivers_error(url: str, tmp_path: Path) -> None:
+    """With its own kind."""
+    (tmp_path / "in").mkdir()
+    thread = SendingThread(setup(url, tmp_path / "in", credentials=Credentials("demo", "wrong")))
+    with pytest.raises(LoginRefusedError):
+        await thread.start()
+
+
+async def test_the_end_of_a_worker_is_waited_for(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """Nothing is in flight afterwards; a new one may begin."""
+    file = write(tmp_path / "in" / "1", image(1))
+    thread = SendingThread(setup(url, tmp_path / "in"))
+    clock = await thread.start()
+    files, deliveries = pack_claims([claim(file)])
+    await thread.end()
+    reply = await thread.exchange(Order(number=1, lease_until=clock + 5, limit=1, files=files, deliveries=deliveries))
+    assert reply.has_ended
+    assert not xnat.imports
