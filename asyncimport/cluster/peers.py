@@ -45,10 +45,14 @@ class Peer:
         return not self.given and not self.waiting
 
     @property
+    def ahead(self) -> int:
+        """How many files it may have."""
+        return min(_MAX_AHEAD, max(_AHEAD_PER_SLOT * self.limit, int(self.files_per_second * _AHEAD_SECONDS)))
+
+    @property
     def room(self) -> int:
         """How many files more it may have."""
-        ahead = max(_AHEAD_PER_SLOT * self.limit, int(self.files_per_second * _AHEAD_SECONDS))
-        return max(0, min(_MAX_AHEAD, ahead) - len(self.given) - len(self.waiting))
+        return max(0, self.ahead - len(self.given) - len(self.waiting))
 
     def note_pace(self, files: int) -> None:
         """Note that it has told the outcomes of this many files."""
@@ -130,7 +134,8 @@ class PeerShares:
         return peer.link.sees(path) and (peer in self._busy or len(self._busy) < self._limit)
 
     def _best(self, path: str) -> Peer:
-        """Return who sees a path and has most room; if nobody sees it, somebody says so."""
-        best = max(self._rooms, key=lambda peer: (self._may_send(peer, path), self._rooms[peer]))
+        """Return who sees a path and has least to do; if nobody sees it, somebody says so."""
+        # By what is left of its share: else all would go to the fastest, and a slow one would never show what it can.
+        best = max(self._rooms, key=lambda peer: (self._may_send(peer, path), self._rooms[peer] / peer.ahead))
         self._busy.add(best)
         return best

@@ -170,7 +170,7 @@ class _Driver:
         able = [peer for peer in self._peers if peer not in tried]
         if not able:
             return False
-        max(able, key=lambda peer: (peer.link.sees(path), peer.room)).add([claim])
+        max(able, key=lambda peer: (peer.link.sees(path), peer.room / peer.ahead)).add([claim])
         return True
 
     async def _check(self, claim: Claim) -> None:

@@ -185,7 +185,7 @@ class _Sender:
         uploader = Uploader(context, _checked)
         outcomes_in, outcomes = anyio.create_memory_object_stream[Outcome](float("inf"))
         flush, flushes = make_signal()
-        async with anyio.create_task_group() as tasks:
+        async with self._batches, anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch_lease, tasks.cancel_scope)
             async with flush, flushes, self._batches_out, outcomes_in, anyio.create_task_group() as uploads:
                 uploads.start_soon(self._collect, outcomes)

@@ -81,7 +81,8 @@ async def test_a_worker_that_is_cut_off_stops_by_itself(tmp_path: Path) -> None:
 
         made.on_notice = heal
         summary = await made.run(Fault("import", Tell(victim.way.cut), nth=60))
-        assert 60 <= sent[0] < FILES
+        assert sent[0] >= 60
+        assert made.given_back > 0
         await made.check(summary, most_resent=made.given_back)
 
 

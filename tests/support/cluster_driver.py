@@ -36,15 +36,16 @@ class KnownWorkers:
         await anyio.sleep_forever()
 
 
-async def main(url: str, tree: str, journal: str, scheduler: str, lease: str, settle: str, *addresses: str) -> None:
+async def main(*words: str) -> None:
     """Upload, and print notices."""
+    url, tree, journal, scheduler, lease, settle, *addresses = words
 
     def note(event: Event) -> None:
         if isinstance(event, Notice):
             print(event.reason, flush=True)  # noqa: T201 - it is a script
 
-    async with Client(scheduler, asynchronous=True, direct_to_workers=True) as client:  # type: ignore[no-untyped-call]
-        workers = KnownWorkers(client, [*addresses], float(lease), partial(FileSource, [tree]))
+    async with Client(scheduler, asynchronous=True, direct_to_workers=True) as client:
+        workers = KnownWorkers(client, addresses, float(lease), partial(FileSource, [tree]))
         options = Options(workers=6, finalizers=2)
         seconds = float(settle)
         await upload(

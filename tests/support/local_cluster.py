@@ -61,7 +61,7 @@ class LocalWorkers:
         started = [await self._start() for _ in range(number)]
         self.workers += started
         alive = sum(worker.process.returncode is None for worker in self.workers)
-        await self.client.wait_for_workers(alive)  # type: ignore[func-returns-value, misc]
+        await self.client.wait_for_workers(alive)
         self._changed.set()
 
     async def _start(self) -> LocalWorker:
@@ -93,8 +93,8 @@ async def local_workers(
 ) -> AsyncIterator[LocalWorkers]:
     """Start a scheduler here, and worker processes."""
     async with (
-        LocalCluster(n_workers=0, dashboard_address=":0", asynchronous=True) as cluster,  # type: ignore[no-untyped-call]
-        Client(cluster, asynchronous=True, direct_to_workers=True) as client,  # type: ignore[no-untyped-call]
+        LocalCluster(n_workers=0, dashboard_address=":0", asynchronous=True) as cluster,
+        Client(cluster, asynchronous=True, direct_to_workers=True) as client,
         AsyncExitStack() as stack,
     ):
         made = LocalWorkers(client, cluster.scheduler_address, open_files, lease_seconds, stack)
