@@ -1,7 +1,7 @@
 """The file system as a source: a sorted walk, the header of each file, and the bytes to send.
 
-Nothing here knows XNAT or the journal. What blocks runs in worker threads, except reading small files from a local disk
-that answers at once.
+Nothing here knows XNAT or the journal. What blocks runs in worker threads, except reading bodies from a local disk that
+answers at once.
 """
 
 import os
