@@ -1,0 +1,41 @@
+"""What runs on a worker, without Dask; and what is refused before anything is connected."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+from builders import image, sop, write
+
+from asyncimport.cluster.connect import connect
+from asyncimport.cluster.specs import parse_spec
+from asyncimport.cluster.worker_files import ScanSettings, WorkerFiles, unpack_identities
+from asyncimport.dicom import Identity
+from asyncimport.errors import UsageError
+from asyncimport.model.files import File
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_requests_at_once_get_their_own_answers(tmp_path: Path) -> None:
+    """The process that reads headers answers one at a time."""
+    files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 25)]
+    worker = WorkerFiles()
+    await worker.begin(ScanSettings(places=[str(tmp_path)]))
+    found: dict[int, str] = {}
+
+    async def identify(number: int, file: File) -> None:
+        (one,) = unpack_identities([file], await worker.identify([file]))
+        assert isinstance(one, Identity)
+        found[number] = one.sop_uid
+
+    async with anyio.create_task_group() as tasks:
+        for number, file in enumerate(files, start=1):
+            tasks.start_soon(identify, number, file)
+    assert found == {number: sop(number) for number in range(1, 25)}
+
+
+async def test_plain_tcp_to_another_machine_is_refused() -> None:
+    """Before anything is sent there."""
+    with pytest.raises(UsageError, match="is not encrypted"):
+        async with connect(parse_spec("tcp://192.0.2.1:8786")):
+            pass
