@@ -4,7 +4,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import anyio
@@ -29,8 +29,9 @@ class LocalWorker:
         return f"tcp://127.0.0.1:{self.way.port}"
 
     def signal(self, which: signal.Signals) -> None:
-        """Send it a signal."""
-        self.process.send_signal(which)
+        """Send it a signal, if it is still there."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(which)
 
 
 @dataclass
