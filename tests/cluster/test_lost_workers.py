@@ -19,7 +19,7 @@ from asyncimport.testserver.samples import generated
 
 pytestmark = pytest.mark.anyio
 
-FILES = 240
+FILES = 800
 
 
 @asynccontextmanager
