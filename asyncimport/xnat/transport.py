@@ -40,7 +40,7 @@ _CERTIFICATE_HINTS = {
     62: "give --host the name that the certificate is for",
     64: "give --host the name that the certificate is for, not an address",
 }
-_HAS_SERVED = "_asyncimport_has_served"
+_HAS_SERVED, _LINK_STATE = "_asyncimport_has_served", "_asyncimport_link_state"
 
 Sockets = Callable[[tuple[Any, ...]], socket.socket]
 """Makes a socket for an entry of `getaddrinfo`."""
@@ -97,10 +97,16 @@ class _TimedResponse(_Response):
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         began = monotonic()
+        protocol = connection.protocol
         link = None if connection.transport is None else connection.transport.get_extra_info("socket")
-        before = link_state(link)
+        # Nothing was sent since the last request, and to ask the kernel once, not twice, is worth it for every file.
+        before = getattr(protocol, _LINK_STATE, None) or link_state(link)
         await super().start(connection)
         after = None if before is None else link_state(link)
+        try:  # noqa: SIM105 - as above
+            setattr(protocol, _LINK_STATE, after)
+        except AttributeError:
+            pass
         if before is None or after is None:
             self.blocked_seconds = monotonic() - began
         else:
