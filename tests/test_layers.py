@@ -35,6 +35,7 @@ HOMES = {
     "aiohttp": {"xnat", "reporting", APART},
     "yarl": {"xnat", APART},
     "pydicom": {"dicom", APART},
+    "aiofiles": {"xnat"},
     "sqlite3": {"journal"},
     "filelock": {"journal"},
     "dask": {"cluster"},

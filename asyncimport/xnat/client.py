@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import aiofiles
 import aiohttp
 import anyio
 import anyio.to_thread
@@ -142,7 +143,10 @@ class Client:
         """Write what XNAT has at a path into a file. Raises: TransientError, RefusedError for nothing, or too much."""
 
         async def write(chunks: AsyncIterator[bytes]) -> None:
-            async with await anyio.open_file(target, "wb", buffering=0) as file:
+            # A cancellation while aiofiles opens or closes would leave its handle open.
+            with anyio.CancelScope(shield=True):
+                file = await aiofiles.open(target, "wb", buffering=0)
+            try:
                 async for chunk in chunks:
                     rest = memoryview(chunk)
                     try:
@@ -150,6 +154,9 @@ class Client:
                             rest = rest[await file.write(rest) :]
                     except OSError as error:
                         raise TransientError(f"cannot write a file of XNAT's here: {error.strerror}") from None
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await file.close()
 
         await self._fetch(path, write, raise_download_error, policy)
 
