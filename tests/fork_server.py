@@ -177,6 +177,9 @@ def _serve(control: socket.socket) -> _Request | None:
                 if (pid := os.fork()) == 0:
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    # Libraries may take them when they are imported (dask-jobqueue).
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
                     for ours in (control, receive, send, *reports.values()):
                         ours.close()
                     os.close(report)

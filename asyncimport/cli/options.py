@@ -79,7 +79,7 @@ class Trust:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Connection(Place, Trust):
+class Connection(Trust, Place):
     """How to log in."""
 
     user: str | None = setting("--user", metavar="NAME", help="XNAT user; else XNAT_USER or netrc.")

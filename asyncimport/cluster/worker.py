@@ -37,6 +37,7 @@ T = TypeVar("T")
 # How long a reply waits for more to tell.
 _REPLY_SECONDS = 0.25
 _BATCH_BYTES = 4 << 20
+_AGAIN = "run the command again"
 
 
 class SendingThread:
@@ -92,7 +93,7 @@ class SendingThread:
         except Exception as failure:  # noqa: BLE001 - the driver is told, whatever it is
             error = _shown(failure)
         if not self._started.done():
-            self._started.set_exception(error or UnavailableError("the worker was told to end"))
+            self._started.set_exception(error or UnavailableError("the worker was told to end", hint=_AGAIN))
         outcomes = () if self._sender is None else self._sender.take_outcomes()
         self._ended.set_result(
             Reply(number=0, clock=self._lease.clock(), outcomes=outcomes, has_ended=True, error=error)
@@ -132,7 +133,7 @@ class SendingThread:
 def _shown(error: BaseException) -> AsyncimportError:
     if isinstance(error, AsyncimportError):
         return error
-    return UnavailableError(f"the worker failed: {type(error).__name__}: {error}")
+    return UnavailableError(f"the worker failed: {type(error).__name__}: {error}", hint=_AGAIN)
 
 
 async def _checked(_: Claim, __: Slot) -> None:

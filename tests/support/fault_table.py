@@ -279,12 +279,10 @@ def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
             may_have_taken_effect=True,
         ),
         **dict.fromkeys(["locked", "conflict", *ROWS_LEFT], end),
-        # What filters and scripts there are is asked once in a run, here because of the empty answer.
         "empty": row(**{"import": 3}),
         "empty for good": replace(
             row(End.REFUSED, r"did not keep the file \(empty 200\), 3 times", **{"import": 4}, **_UNHELPED, listing=2),
             times=3,
-            once=5,
         ),
         **dict.fromkeys(["disk full", "disk full in part"], row(**{"import": 3})),
         "disk full for good": replace(
@@ -380,7 +378,9 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         # What may not be listed counts as not there; it is looked for again before anything is archived.
         **_look(),
         **dict.fromkeys(ROWS_TAKEN, NO_ROW_YET),
-        "restart": row(login=1, logout=1, listing=range(_GETS + 1, _GETS + 4)),
+        # What is asked beside it may be asked again too.
+        **dict.fromkeys(["login page", "expired"], row(login=1, logout=1, listing=range(_GETS + 2, _GETS + 4))),
+        "restart": row(login=1, logout=1, listing=range(_GETS + 1, _GETS + 6)),
     },
     "first file": {**_imports(_ELSEWHERE, until=1), **dict.fromkeys(ROWS_TAKEN, NO_ROW_YET)},
     "later file": {
@@ -452,10 +452,11 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         **_look(),
         **_taken(listing=5, build=1, archive=1),
         **dict.fromkeys(
-            ["403", "unseen"], row(End.HELD, "does not let this user see the prearchive session", archive=0, listing=5)
+            ["403", "unseen"], row(End.HELD, "does not let this user see the prearchive session", archive=0, listing=6)
         ),
-        # Begun anew, the session is built again.
-        "restart": row(login=1, logout=1, listing=_GETS + 4),
+        # The label is asked for beside it. Begun anew, the session is built again.
+        "expired": row(login=1, logout=1, listing=range(_GETS + 2, _GETS + 4)),
+        "restart": row(login=1, logout=1, listing=range(_GETS + 4, _GETS + 7)),
     },
     # That the label is free is to be known, and not to be guessed.
     "label": {

@@ -39,14 +39,18 @@ class Relay:
         finally:
             self._tasks.discard(task)
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                await self._may_forward.wait()
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+        try:
+            with suppress(OSError):
+                while data := await reader.read(65536):
+                    await self._may_forward.wait()
+                    writer.write(data)
+                    await writer.drain()
+        finally:
+            writer.close()
 
     async def close(self) -> None:
         """End all connections."""
