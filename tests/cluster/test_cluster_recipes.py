@@ -24,7 +24,12 @@ pytestmark = [
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "many-machines.md").read_text("utf-8")
 
 # Slurm's commands, as far as dask-jobqueue uses them: a job is a process group, and its number that of the group.
-SBATCH = '#!/bin/sh\nsetsid sh "$1" > "{log}" 2>&1 < /dev/null &\necho "Submitted batch job $!"\n'
+# The script is read at once, as `sbatch` does: dask-jobqueue deletes it afterwards.
+SBATCH = """#!/bin/sh
+script=$(cat "$1")
+setsid sh -c "$script" > "{log}" 2>&1 < /dev/null &
+echo "Submitted batch job $!"
+"""
 SCANCEL = '#!/bin/sh\necho "$1" >> "{cancelled}"\nkill -- "-$1"\n'
 
 
