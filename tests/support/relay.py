@@ -14,6 +14,7 @@ class Relay:
         self._may_forward = asyncio.Event()
         self._may_forward.set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
         """Forward nothing more."""
@@ -31,6 +32,7 @@ class Relay:
         try:
             await self._may_forward.wait()
             there, back = await asyncio.open_connection("127.0.0.1", self.target)
+            self._writers |= {writer, back}
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._forward(reader, back))
                 both.create_task(self._forward(there, writer))
@@ -53,7 +55,9 @@ class Relay:
             writer.close()
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, also those whose peer takes no more bytes."""
+        for writer in self._writers:
+            writer.transport.abort()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
