@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio.to_thread
 
-from asyncimport.cluster.specs import parse_spec
 from asyncimport.errors import UsageError
 from asyncimport.model.events import Event
 from asyncimport.model.option import invalid
@@ -38,6 +37,8 @@ class ClusterRequest(Protocol):
 def check_cluster(request: ClusterRequest) -> None:
     """Refuse what names no cluster, and a map of paths without one. Raises: UsageError."""
     if request.dask is not None:
+        from asyncimport.cluster.specs import parse_spec
+
         parse_spec(request.dask)
     elif request.path_map:
         raise UsageError("--path-map is for the workers of --dask", hint="add --dask, or leave it out")
@@ -62,6 +63,7 @@ def open_cluster(
     Raises: UsageError, UnavailableError, StoppedError.
     """
     from asyncimport.cluster.connect import connect
+    from asyncimport.cluster.specs import parse_spec
 
     spec = client if client is not None else parse_spec(request.dask or "")
     return connect(spec, insecure=insecure, report=report, stop=stop)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
-from asyncimport.cluster.ports import Workers
-from asyncimport.cluster.source import ClusterSource
 from asyncimport.errors import FatalError, RefusedError, TransientError
 from asyncimport.journal import Journal, JournalReader, LockWait
 from asyncimport.model.events import Event, ServerUnavailable
@@ -34,6 +32,8 @@ from asyncimport.xnat.client import Client
 
 if TYPE_CHECKING:
     from asyncimport.cluster.connect import Cluster
+    from asyncimport.cluster.ports import Workers
+    from asyncimport.cluster.source import ClusterSource
 
 
 async def upload(
@@ -41,7 +41,7 @@ async def upload(
     *,
     report: Observer | None = None,
     stop: Stop | None = None,
-    workers: Workers | None = None,
+    workers: "Workers | None" = None,
     dask_client: Any = None,
 ) -> UploadResult:
     """Scan, send, build, archive, verify, attach, set demographics. A source without DICOM is an error.
@@ -62,7 +62,7 @@ async def open_uploader(
     request: UploadRequest,
     observer: Observer,
     stop: Stop,
-    workers: Workers | None = None,
+    workers: "Workers | None" = None,
     dask_client: Any = None,
 ) -> "AsyncIterator[Uploader]":
     """Yield an uploader that stops after the longest duration, and logs out at the end.
@@ -96,7 +96,7 @@ class Uploader:
         observer: Observer,
         stop: Stop,
         stack: AsyncExitStack,
-        workers: Workers | None = None,
+        workers: "Workers | None" = None,
     ) -> None:
         self._request = request
         self._observer = observer
@@ -157,7 +157,7 @@ class Uploader:
             await self._run(source, ClusterWorkers(self.cluster, source), result, is_watch=is_watch)
 
     async def _run(
-        self, source: FileSource | ClusterSource, workers: Workers | None, result: UploadResult, *, is_watch: bool
+        self, source: "FileSource | ClusterSource", workers: "Workers | None", result: UploadResult, *, is_watch: bool
     ) -> None:
         request, stop = self._request, self._stop
         result.totals.load = self._load

@@ -5,14 +5,11 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
 from asyncimport import __version__
-from asyncimport.cluster.messages import Setup
-from asyncimport.cluster.ports import Workers
-from asyncimport.cluster.sending import ClusterSender
-from asyncimport.cluster.source import ClusterSource
 from asyncimport.demographics.table import Demographics
 from asyncimport.errors import UsageError
 from asyncimport.journal import Journal, LockWait
@@ -40,6 +37,12 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.subjects import Subjects
+
+# A run without --dask needs none of these at run time, and starts sooner without them.
+if TYPE_CHECKING:
+    from asyncimport.cluster.messages import Setup
+    from asyncimport.cluster.ports import Workers
+    from asyncimport.cluster.source import ClusterSource
 
 # The keys of `options` in the event that begins a run, and the fields of `Options`. The keys are a contract.
 _EVENT_OPTIONS = {
@@ -70,13 +73,13 @@ class Run:
 
     request: UploadRequest
     options: Options
-    source: FileSource | ClusterSource
+    source: "FileSource | ClusterSource"
     decision: Decision
     client: Client
     journal: Journal
     report: Callable[[Event], None]
     stop: Stop
-    workers: Workers | None = None
+    workers: "Workers | None" = None
 
 
 def open_journal(
@@ -157,6 +160,11 @@ async def send_images(run: Run) -> None:
     for place in await anyio.to_thread.run_sync(check_coverage, run.source, run.journal):
         text = "files that are not found are not taken for deleted, as an earlier run saw other disks there"
         run.report(Notice(f"{plain(place)}: {text}"))
+    send = None
+    if run.workers is not None:
+        from asyncimport.cluster.sending import ClusterSender
+
+        send = ClusterSender(run.workers, setup_of(run, run.workers)).send
     await upload_images(
         run.source,
         destination,
@@ -167,12 +175,14 @@ async def send_images(run: Run) -> None:
         report=run.report,
         stop=run.stop,
         load=run.client.load,
-        send=None if run.workers is None else ClusterSender(run.workers, setup_of(run, run.workers)).send,
+        send=send,
     )
 
 
-def setup_of(run: Run, workers: Workers) -> Setup:
+def setup_of(run: Run, workers: "Workers") -> "Setup":
     """Return what workers need to send the images of a run."""
+    from asyncimport.cluster.messages import Setup
+
     request, server = run.request, run.request.server
     return Setup(
         host=server.host,
