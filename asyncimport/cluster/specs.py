@@ -1,4 +1,4 @@
-"""What `--dask` and `--path-map` say."""
+"""What `--dask` says."""
 
 import importlib
 import importlib.util

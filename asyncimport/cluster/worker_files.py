@@ -8,7 +8,7 @@ import hashlib
 import os
 import pickle
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,6 +45,14 @@ def below(directory: str, path: str) -> str | None:
     return rest if len(rest) < len(path) + (directory == os.sep) and rest.startswith(os.sep) else None
 
 
+def moved(path: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """Return a path below the first directory of a pair that it is in, as it is below the second; else as it is."""
+    for old, new in pairs:
+        if (rest := below(old, path)) is not None:
+            return f"{new.rstrip(os.sep)}{rest}" or os.sep
+    return path
+
+
 class PathMap:
     """Paths of the command's machine, and where they are on this one: the longest directory that fits decides.
 
@@ -57,23 +65,12 @@ class PathMap:
             if there not in pairs or (not os.path.lexists(pairs[there]) and os.path.lexists(here)):
                 pairs[there] = here
         self._pairs = sorted(pairs.items(), key=lambda pair: len(pair[0]), reverse=True)
-        self.places = {place: self._mapped(place) for place in settings.places}
-
-    def _mapped(self, path: str) -> str:
-        for there, here in self._pairs:
-            if (rest := below(there, path)) is not None:
-                return f"{here.rstrip(os.sep)}{rest}" or os.sep
-        return path
+        self.places = {place: moved(place, self._pairs) for place in settings.places}
 
     def here(self, path: str) -> str:
         """Return a path of this machine."""
-        if not self._pairs:
-            return path
         # What is below a place is where the walk of the place has found it.
-        for place, here in self.places.items():
-            if (rest := below(place, path)) is not None:
-                return f"{here.rstrip(os.sep)}{rest}" or os.sep
-        return self._mapped(path)
+        return moved(path, [*self.places.items(), *self._pairs]) if self._pairs else path
 
     def here_file(self, file: File) -> File:
         """Return a file with its path of this machine."""
@@ -166,16 +163,11 @@ class WorkerFiles:
         return packed
 
     def _packed(self, batch: Sequence[File | Ignored]) -> bytes:
-        moved = [(here, place) for place, here in self._files.seen.items() if here != place]
+        places = [(here, place) for place, here in self._files.seen.items() if here != place]
 
         def row(item: File | Ignored) -> tuple[Any, ...]:
             file = item if isinstance(item, File) else item.file
-            path = file.path
-            for here, place in moved:
-                if (rest := below(here, path)) is not None:
-                    path = f"{place.rstrip(os.sep)}{rest}" or os.sep
-                    break
-            values = path, file.size, file.mtime_ns, file.inode, file.ctime_ns
+            values = moved(file.path, places), file.size, file.mtime_ns, file.inode, file.ctime_ns
             return values if isinstance(item, File) else (*values, item.kind.value, item.reason, item.damaged)
 
         return pickle.dumps(list(map(row, batch)))
