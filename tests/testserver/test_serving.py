@@ -1,13 +1,18 @@
 """Serving a test XNAT: TLS, errors of its user, stopping, connections."""
 
+import gc
+import socket
 import ssl
 import time
 
 import aiohttp
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 import trustme
 from raw_client import raw_client
+from yarl import URL
 
 from asyncimport.testserver import TestXnat, Timing, serve
 
@@ -65,3 +70,16 @@ async def test_a_server_stops_at_once_with_requests_under_way() -> None:
 def test_the_class_is_not_collected_by_pytest() -> None:
     """Its name begins with Test."""
     assert TestXnat.__test__ is False
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_connections_that_are_accepted_while_it_stops_are_closed(turns: int) -> None:
+    """One that is not closed is a warning when it is collected, and warnings are errors."""
+    async with serve(TestXnat()) as url:
+        address = ("127.0.0.1", URL(url).port or 0)
+        clients = await anyio.to_thread.run_sync(lambda: [socket.create_connection(address) for _ in range(5)])
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+    for client in clients:
+        client.close()
+    gc.collect()

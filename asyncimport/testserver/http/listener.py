@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 
 import anyio
+import anyio.lowlevel
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from anyio.abc import TaskGroup
@@ -12,6 +13,7 @@ from ..site.gates import Gate
 
 _SHUTDOWN_SECONDS = 0.5
 _FOREVER = 3600.0
+_TURNS_TO_ACCEPT = 3
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -58,6 +60,7 @@ class Listener:
         """Stop for good."""
         for gate in self._stalled.values():
             gate.release()
+        await self._stop_listening()
         await self._runner.cleanup()
 
     def drop(self) -> None:
@@ -69,10 +72,17 @@ class Listener:
     async def refuse(self, gate: Gate, seconds: float | None) -> None:
         """Refuse connections until the gate is released or the seconds are over."""
         self._closed += 1
+        await self._stop_listening()
+        self._tasks.start_soon(self._reopen, gate, seconds)
+
+    async def _stop_listening(self) -> None:
         if self._site is not None:
+            # A connection that has just been accepted is known to its server some turns of the loop later. Python 3.13
+            # never closes one that is not known when the server stops to listen.
+            for _ in range(_TURNS_TO_ACCEPT):
+                await anyio.lowlevel.checkpoint()
             await self._site.stop()
             self._site = None
-        self._tasks.start_soon(self._reopen, gate, seconds)
 
     def release_when_lost(self, request: web.BaseRequest, gate: Gate) -> None:
         """Release a gate when the connection of a request is lost, or the server stops."""
