@@ -45,8 +45,8 @@ async def nothing_left(tmp_path: Path) -> AsyncIterator[None]:
     before, threads = asyncio.all_tasks(), anyio.to_thread.current_default_thread_limiter()
     yield
     with anyio.fail_after(5):
-        # Connections that the client has closed are still being noticed by the server; and a thread that reads headers for
-        # a run that has been cancelled ends with the file that it has open.
+        # Connections that the client has closed are still being noticed by the server; and a thread that reads headers
+        # for a run that was cancelled ends with the file that it has open.
         while asyncio.all_tasks() - before or threads.borrowed_tokens:
             await anyio.lowlevel.checkpoint()
     gc.collect()
