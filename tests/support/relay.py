@@ -29,10 +29,11 @@ class Relay:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.add(writer)
         try:
             await self._may_forward.wait()
             there, back = await asyncio.open_connection("127.0.0.1", self.target)
-            self._writers |= {writer, back}
+            self._writers.add(back)
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._forward(reader, back))
                 both.create_task(self._forward(there, writer))
@@ -41,8 +42,6 @@ class Relay:
         finally:
             self._tasks.discard(task)
             writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
