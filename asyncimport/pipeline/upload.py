@@ -150,7 +150,7 @@ class Uploader:
             attempts.may_have_taken_effect |= sending.may_have_left_part
             if not isinstance(error, SourceError):
                 return judge(claim, error, attempts)
-            count, effect = attempts.count, attempts.may_have_taken_effect
+            count, effect = attempts.count, attempts.may_have_taken_effect or error.may_have_taken_effect
             return Failed(claim, str(error), unreadable=True, attempts=count, may_have_taken_effect=effect)
         seconds = slot.record_success(
             sending.sent_size, is_zip=sending.zip_size is not None, link_seconds=context.destination.link_seconds

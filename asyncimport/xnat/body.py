@@ -7,6 +7,7 @@ from typing import TypeVar
 import anyio.lowlevel
 from yarl import URL
 
+from asyncimport.errors import SourceError
 from asyncimport.model.files import Body, StreamedBody
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.deadlines import time_limit
@@ -75,6 +76,8 @@ class _TimedChunks:
             raise
         except Exception as error:
             self.error = error
+            if isinstance(error, SourceError):
+                error.may_have_taken_effect = self._taken > 0
             self._scope.cancel()
             raise
         finally:

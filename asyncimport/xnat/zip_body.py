@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.dicom.transfer_syntax import is_uncompressed
-from asyncimport.errors import SourceError, ZipRefusedError
+from asyncimport.errors import SourceError, TransientError
 from asyncimport.model.files import Body, StreamedBody, Zip
 from asyncimport.system.deflate import Deflater, crc32, deflate, new_deflater
 
@@ -119,7 +119,7 @@ class _ZippedFile:
             raise SourceError("the file changed while it was read")
         if len(ready) != left:
             # ISA-L's output depends on the size of the pieces, and some file systems give fewer bytes than asked for.
-            raise ZipRefusedError("the file deflates differently when it is read again", leaves_part=True)
+            raise TransientError("the file deflates differently when it is read again", may_have_taken_effect=True)
         yield ready + self._rest
 
 

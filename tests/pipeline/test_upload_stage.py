@@ -20,9 +20,10 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
-from asyncimport.model.deliveries import Claim
+from asyncimport.model.deliveries import Claim, Failed, Outcome
 from asyncimport.model.events import (
     Event,
+    OutcomesRecorded,
     RetryScheduled,
     ServerUnavailable,
 )
@@ -42,19 +43,27 @@ async def test_a_file_that_cannot_be_read_fails(journal_path: Path) -> None:
 
 
 async def test_a_file_that_changes_while_it_is_sent_fails_at_once(journal_path: Path) -> None:
-    """The destination notices while it sends; trying again would not help."""
+    """The destination notices while it sends; trying again would not help. It may have a part of the file."""
     destination = MemoryDestination()
     tried = 0
+    failed: list[Outcome] = []
 
     async def store(claim: Claim) -> None:
         nonlocal tried
         if claim.instance.sop_uid == "1.3":
             tried += 1
-            raise SourceError("the file shrank while it was sent")
+            error = SourceError("the file shrank while it was sent")
+            error.may_have_taken_effect = True
+            raise error
+
+    def report(event: Event) -> None:
+        if isinstance(event, OutcomesRecorded):
+            failed.extend(one for one in event.outcomes if isinstance(one, Failed))
 
     destination.on_store = store
-    summary = await run_pipeline(MemorySource(study_files("1", 5)), destination, journal_path)
+    summary = await run_pipeline(MemorySource(study_files("1", 5)), destination, journal_path, report=report)
     assert tried == 1
+    assert [one.may_have_taken_effect for one in failed] == [True]
     assert (summary.files.failed, summary.files.stored) == (1, 4)
     assert summary.problems[0].reason == "the file shrank while it was sent"
 

@@ -196,13 +196,14 @@ class Meddling:
 async def test_a_file_that_changes_while_it_is_sent(
     xnat: TestXnat, url: str, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
-    """The error blames the file, not the connection. XNAT acknowledges nothing, and the next file arrives."""
+    """The error blames the file, not the connection. XNAT acknowledges nothing, and may keep a part."""
     path = tmp_path / "file"
     file = write(path, image(pixels=3 * LARGE))
     other = write(tmp_path / "other", image(2, pixels=2 * LARGE))
     async with reaching(url) as there:
-        with anyio.fail_after(5), pytest.raises(SourceError):
+        with anyio.fail_after(5), pytest.raises(SourceError) as told:
             await there.store(claim(file), Meddling(await body_of(file), lambda: change(path)))
+        assert told.value.may_have_taken_effect
         assert open_files(path) == 0
         await there.store(claim(other), await body_of(other))
     assert [record.sop_uid for record in xnat.imports if record.status == 200] == [sop(2)]
@@ -214,8 +215,9 @@ async def test_a_file_that_is_missing_when_it_is_sent(xnat: TestXnat, url: str, 
     async with reaching(url) as there:
         body = await body_of(file)
         Path(file.path).unlink()
-        with anyio.fail_after(5), pytest.raises(SourceError, match="no such file"):
+        with anyio.fail_after(5), pytest.raises(SourceError, match="no such file") as told:
             await there.store(claim(file), body)
+        assert not told.value.may_have_taken_effect
     assert not xnat.imports
 
 
