@@ -159,6 +159,8 @@ class Compression:
         if self._mode is not Compress.AUTO or self._has_ended:
             return
         now = self._clock()
+        if self._trial and in_flight != self._in_flight:
+            self.cancel_trial()
         if self._trial:
             part = self._trial[-1]
             part.add(seconds, size, now, is_zip=is_zip)

@@ -236,13 +236,18 @@ def test_zips_without_a_trial_that_do_not_help_end_with_one() -> None:
 
 
 def test_calls_are_compared_with_one_number_in_flight() -> None:
-    """As long as it changes, no trial begins."""
+    """As long as it changes, no trial begins, and if it changes, a trial is over."""
     upload = Upload(5_000_000, in_flight=3)
     upload.send(1)
     for number in range(100):
         upload.in_flight = 8 + number % 2
         upload.send(1)
     assert sum(upload.lanes) == 0
+    while not upload.compression.is_comparing:
+        upload.send(1)
+    upload.in_flight += 1
+    upload.send(1)
+    assert not upload.compression.is_comparing
     upload.send(100)
     assert upload.compression.is_on
 
