@@ -32,6 +32,10 @@ class Sending:
         self._has_lost_login = False
         self._loss: tuple[float, str] | None = None
         """When a zip of it began that got no answer, and why."""
+        self._failure = ""
+        """What the server said when it failed on a zip of it."""
+        self._has_failed_as_file = False
+        """Whether the file itself fared no better: that says nothing about zips."""
         self.zip_size: int | None = None
         """Bytes of the zip that was stored; None if the file went as it is."""
 
@@ -61,9 +65,7 @@ class Sending:
         except ZipRefusedError as error:
             self._note_refusal(error, attempt)
         except ZipFailedError as error:
-            self._may_be_zip = False
-            if context.compression.record_failure():
-                context.end_zips(str(error))
+            self._may_be_zip, self._failure = False, str(error)
             raise
         except LoginExpiredError as error:
             # It says nothing about zips, unless the new login fares no better.
@@ -78,11 +80,14 @@ class Sending:
         try:
             uri = await context.destination.store(self._claim, self._body)
         except (NothingStoredError, RefusedError):
-            self._record_refusal(is_stored=False)
+            self._record_end_of_zip(is_stored=False)
+            raise
+        except TransientError:
+            self._has_failed_as_file = True
             raise
         if self._refusal is None:
             self._record_success(monotonic() - began)
-        self._record_refusal(is_stored=True)
+        self._record_end_of_zip(is_stored=True)
         if self._loss is not None and context.compression.record_loss(self._loss[0]):
             context.end_zips(self._loss[1])
         return uri
@@ -115,9 +120,13 @@ class Sending:
         )
         context.throttle.is_frozen = context.compression.is_comparing
 
-    def _record_refusal(self, *, is_stored: bool) -> None:
-        if self._refusal is None:
+    def _record_end_of_zip(self, *, is_stored: bool) -> None:
+        """Record how a zip ended without a verdict, and whether its file was then stored."""
+        compression, failure, self._failure = self._context.compression, self._failure, ""
+        if self._has_failed_as_file:
             return
+        if failure and compression.record_failure():
+            self._context.end_zips(failure)
         series = self._claim.instance.series_uid
-        if self._context.compression.record_refusal(series, is_stored=is_stored):
+        if self._refusal is not None and compression.record_refusal(series, is_stored=is_stored):
             self._context.end_zips(str(self._refusal))

@@ -27,6 +27,7 @@ from asyncimport.model.summary import Summary
 from asyncimport.source.bytes_on_disk import xxh3_of
 from asyncimport.testserver import (
     PROFILES,
+    DiskFull,
     Empty,
     Fault,
     LoginPage,
@@ -161,6 +162,20 @@ async def test_what_ends_zips(xnat: TestXnat, url: str, tmp_path: Path, action: 
     assert [one.partition(":")[0] for one in report.notices] == (zips == 1) * [
         "images are sent as they are from now on"
     ]
+
+
+@pytest.mark.parametrize("action", [DiskFull(), Status(500)])
+async def test_a_server_that_was_in_trouble_gets_zips_again(
+    xnat: TestXnat, url: str, tmp_path: Path, action: Action
+) -> None:
+    """Three zips in a row find no room, and so do their files once: that says nothing about zips."""
+    folder, report = tree(tmp_path / "tree"), Report([], [])
+    xnat.faults.add(Fault("import", action, nth=1, times=3, path=ZIP))
+    for number in (2, 4, 6):
+        xnat.faults.add(Fault("import", action, nth=number, path="gradual-DICOM"))
+    summary = await upload(url, [folder], tmp_path / "j", options=ONE, report=report)
+    check(xnat, summary, folder)
+    assert (summary.zips, report.notices) == (ALL - 3, [])
 
 
 @pytest.mark.parametrize(
