@@ -23,14 +23,16 @@ FILES = 800
 
 
 @asynccontextmanager
-async def migration(tmp_path: Path, *, workers: int = 2) -> AsyncIterator[Migration]:
+async def migration(
+    tmp_path: Path, *, workers: int = 2, lease_seconds: float = LEASE_SECONDS
+) -> AsyncIterator[Migration]:
     """Make a tree, a test XNAT and workers."""
     tree = tmp_path / "tree"
     generated(tree, sessions=8, files=FILES, size=4_000)
     xnat = TestXnat(tmp_path / "xnat")
     async with (
         serve(xnat) as url,
-        local_workers(partial(FileSource, [tree]), workers=workers, lease_seconds=LEASE_SECONDS) as started,
+        local_workers(partial(FileSource, [tree]), workers=workers, lease_seconds=lease_seconds) as started,
     ):
         yield Migration(xnat, url, tree, tmp_path / "journal.db", started)
 
@@ -38,8 +40,7 @@ async def migration(tmp_path: Path, *, workers: int = 2) -> AsyncIterator[Migrat
 async def test_a_killed_worker_is_replaced_by_others(tmp_path: Path) -> None:
     """What it had is sent again after its lease."""
     async with migration(tmp_path) as made:
-        victim = made.workers.workers[0]
-        summary = await made.run(Fault("import", Tell(lambda: victim.signal(signal.SIGKILL)), nth=60))
+        summary = await made.run(Fault("import", Tell(partial(made.lose, signal.SIGKILL)), nth=60))
         assert 0 < made.given_back < FILES
         await made.check(summary, most_resent=made.given_back)
 
@@ -47,10 +48,9 @@ async def test_a_killed_worker_is_replaced_by_others(tmp_path: Path) -> None:
 async def test_a_worker_that_was_stopped_for_longer_than_its_lease_sends_nothing_more(tmp_path: Path) -> None:
     """It goes on when others have its files: it must not send one of them."""
     async with migration(tmp_path) as made:
-        victim = made.workers.workers[0]
-        summary = await made.run(Fault("import", Tell(lambda: victim.signal(signal.SIGSTOP)), nth=60))
+        summary = await made.run(Fault("import", Tell(partial(made.lose, signal.SIGSTOP)), nth=60))
         assert 0 < made.given_back < FILES
-        before = len(made.xnat.imports)
+        (victim,), before = made.lost, len(made.xnat.imports)
         victim.signal(signal.SIGCONT)
         # It answers again, and so it has had the time to send.
         await made.workers.client.run(os.getpid, workers=[victim.address])
@@ -88,10 +88,9 @@ async def test_a_worker_that_is_cut_off_stops_by_itself(tmp_path: Path) -> None:
 
 async def test_a_cut_that_is_shorter_than_the_lease_costs_nothing(tmp_path: Path) -> None:
     """The reply comes late, and nothing is sent again."""
-    async with migration(tmp_path) as made:
-        victim = made.workers.workers[0]
-        heals = Fault("import", Tell(victim.way.heal), nth=80)
-        summary = await made.run(Fault("import", Tell(victim.way.cut), nth=60), heals)
+    async with migration(tmp_path, lease_seconds=60) as made:
+        heals = Fault("import", Tell(lambda: made.lost[0].way.heal()), nth=80)
+        summary = await made.run(Fault("import", Tell(made.lose), nth=60), heals)
         assert made.given_back == 0
         await made.check(summary, most_resent=0)
 

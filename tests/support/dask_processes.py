@@ -76,12 +76,12 @@ class DaskProcesses:
         return process
 
     def end(self) -> None:
-        """End all processes."""
+        """End all processes that run."""
         for process in reversed(self._started):
             process.send_signal(signal.SIGCONT)
             process.kill()
-        for process in self._started:
-            process.communicate()
+        while self._started:
+            self._started.pop().communicate()
 
 
 @contextmanager

@@ -13,15 +13,40 @@ from distributed import Client, LocalCluster
 from relay import Relay, relay
 
 from asyncimport.cluster.actor import ActorLink
+from asyncimport.cluster.messages import Order, Reply, Setup
 from asyncimport.model.ports import FileReader
 
 
-@dataclass
+class CountingLink(ActorLink):
+    """Calls a worker, and knows which files it was given and has told no outcome of."""
+
+    def __init__(self, client: Client, address: str, name: str) -> None:
+        super().__init__(client, address, name)
+        self.unanswered: dict[int, str] = {}
+        """SOPInstanceUIDs of these files, by key."""
+
+    async def start(self, setup: Setup) -> float:
+        """Start it: what it had before is with others."""
+        self.unanswered.clear()
+        return await super().start(setup)
+
+    async def exchange(self, order: Order) -> Reply:
+        """Bring files, and return what became of others."""
+        self.unanswered.update((key, sop_uid) for key, _, sop_uid, *_ in order.files)
+        reply = await super().exchange(order)
+        for _, key, *_ in reply.outcomes:
+            self.unanswered.pop(key, None)
+        return reply
+
+
+@dataclass(eq=False)
 class LocalWorker:
     """A worker process. Everybody reaches it by the relay; it reaches the scheduler, and XNAT, without."""
 
     process: Process
     way: Relay
+    link: CountingLink | None = None
+    """The last one that called it."""
 
     @property
     def address(self) -> str:
@@ -46,14 +71,21 @@ class LocalWorkers:
     workers: list[LocalWorker] = field(default_factory=list)
     _changed: anyio.Event = field(default_factory=anyio.Event)
 
-    async def joined(self) -> AsyncIterator[ActorLink]:
+    @property
+    def busiest(self) -> LocalWorker:
+        """The worker that has most files now: others have to send them if it is lost."""
+        alive = [worker for worker in self.workers if worker.process.returncode is None]
+        return max(alive, key=lambda worker: len(worker.link.unanswered) if worker.link else 0)
+
+    async def joined(self) -> AsyncIterator[CountingLink]:
         """Yield each worker."""
         known = 0
         while True:
             for worker in self.workers[known:]:
                 known += 1
                 if worker.process.returncode is None:
-                    yield ActorLink(self.client, worker.address, f"worker {known}")
+                    worker.link = CountingLink(self.client, worker.address, f"worker {known}")
+                    yield worker.link
             self._changed = anyio.Event()
             await self._changed.wait()
 

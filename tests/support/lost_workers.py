@@ -1,12 +1,13 @@
 """An upload by workers that are lost on the way, and what must hold whatever happens."""
 
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from builders import states_in, uids_below, upload
-from local_cluster import LocalWorkers
+from local_cluster import LocalWorker, LocalWorkers
 
 from asyncimport.model.events import Event, Notice
 from asyncimport.model.options import Options
@@ -33,6 +34,7 @@ class Migration:
     notices: list[str] = field(default_factory=list)
     given_back: int = 0
     """Files that were with workers that were lost."""
+    lost: list[LocalWorker] = field(default_factory=list)
     _sealed: dict[str, int] = field(default_factory=dict)
 
     async def run(self, *faults: Fault, stop: Stop | None = None) -> Summary:
@@ -55,6 +57,15 @@ class Migration:
         again = known & {record.sop_uid for record in self.xnat.imports[before:]}
         assert not again, "sent again though in the journal"
         return summary
+
+    def lose(self, by: signal.Signals | None = None) -> None:
+        """Send a signal to the worker that has most files now; without one, cut it off."""
+        victim = self.workers.busiest
+        self.lost.append(victim)
+        if by is None:
+            victim.way.cut()
+        else:
+            victim.signal(by)
 
     async def check(self, summary: Summary, *, most_resent: int) -> None:
         """Check that all has arrived, in sound sessions, that nothing went into a sealed one, and little twice."""
