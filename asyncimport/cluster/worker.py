@@ -244,8 +244,12 @@ class _Sender:
         files = files_per_batch(len(claims), max(1, order.limit), context.throttle.seconds_per_call)
         first = [[claim] for claim in claims if claim.delivery.uri is None]
         rest = [claim for claim in claims if claim.delivery.uri is not None]
-        for batch in [*first, *split_batches(rest, files, _BATCH_BYTES)]:
-            self._batches.send_nowait(batch)
+        try:
+            for batch in [*first, *split_batches(rest, files, _BATCH_BYTES)]:
+                self._batches.send_nowait(batch)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            # It is ending, as its last reply will say.
+            return
         if self._open:
             self._timer = asyncio.get_running_loop().call_later(_REPLY_SECONDS, self._answer)
         else:

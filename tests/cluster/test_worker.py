@@ -7,7 +7,7 @@ import anyio
 import pytest
 from builders import AT_ONCE, DEMO, QUICK, claim, image, write
 
-from asyncimport.cluster.messages import Order, Setup, pack_claims
+from asyncimport.cluster.messages import Order, Reply, Setup, pack_claims
 from asyncimport.cluster.worker import SendingThread
 from asyncimport.errors import LoginRefusedError
 from asyncimport.model.addresses import OUR_SOURCE
@@ -100,3 +100,30 @@ async def test_the_end_of_a_worker_is_waited_for(xnat: TestXnat, url: str, tmp_p
     reply = await thread.exchange(Order(number=1, lease_until=clock + 5, limit=1, files=files, deliveries=deliveries))
     assert reply.has_ended
     assert not xnat.imports
+
+
+async def test_an_order_for_a_worker_that_is_ending(
+    xnat: TestXnat, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last reply answers it, and nothing is sent or logged."""
+    claims = [claim(write(tmp_path / "in" / str(number), image(number)), number=number) for number in (1, 2)]
+    (files, deliveries), (late, _) = pack_claims(claims[:1]), pack_claims(claims[1:])
+    xnat.faults.add(Fault("import", Stall()))
+    thread = SendingThread(setup(url, tmp_path / "in"))
+    until = await thread.start() + 5
+    replies: dict[int, Reply] = {}
+
+    async def exchange(order: Order) -> None:
+        replies[order.number] = await thread.exchange(order)
+
+    async with anyio.create_task_group() as tasks:
+        for order in (
+            Order(number=1, lease_until=until, limit=1, files=files, deliveries=deliveries),
+            Order(number=2, lease_until=until, limit=1, stop_seconds=0.5),
+            Order(number=3, lease_until=until, limit=1, files=late, deliveries=deliveries),
+        ):
+            tasks.start_soon(exchange, order)
+            await anyio.wait_all_tasks_blocked()
+    assert replies[3].has_ended
+    assert not xnat.imports
+    assert not caplog.records
