@@ -8,10 +8,9 @@ from uuid import uuid4
 
 from distributed import Client
 
+from asyncimport.cluster.calls import call_actor, make_actor
 from asyncimport.cluster.messages import Order, Reply, Setup
-from asyncimport.cluster.ports import WorkerLostError
 from asyncimport.cluster.worker import SendingThread
-from asyncimport.errors import AsyncimportError
 
 T = TypeVar("T")
 
@@ -74,32 +73,18 @@ class ActorLink:
     async def start(self, setup: Setup) -> float:
         """Start the actor, and log in there. Raises: WorkerLostError, AsyncimportError."""
         if self._actor is None:
-            # Its arguments would be kept by the scheduler, so it has none.
-            made = self._client.submit(SendingActor, actor=True, workers=[self._address], pure=False)
-            self._actor = await self._result(lambda: made)
-        return await self._result(lambda: self._actor.start(setup, uuid4().hex))
+            self._actor = await make_actor(self._client, SendingActor, self._address, self._while_there)
+        return await self._call(lambda: self._actor.start(setup, uuid4().hex))
 
     async def exchange(self, order: Order) -> Reply:
         """Bring files, and return what became of others. Raises: WorkerLostError."""
-        return await self._result(lambda: self._actor.exchange(order))
+        return await self._call(lambda: self._actor.exchange(order))
 
     async def end(self) -> None:
         """End the actor. Raises: WorkerLostError."""
         if self._actor is not None:
-            await self._result(lambda: self._actor.end())
+            await self._call(lambda: self._actor.end())
             self._actor = None
 
-    async def _result(self, call: Callable[[], Awaitable[T]]) -> T:
-        try:
-            # Dask raises before there is anything to await, too.
-            with self._client.as_current():
-                awaited = call()
-            async with self._while_there():
-                return await awaited
-        except (WorkerLostError, AsyncimportError):
-            raise
-        except OSError as error:
-            raise WorkerLostError(f"no connection ({error})") from error
-        except Exception as error:
-            raise WorkerLostError(f"{type(error).__name__}: {error}", is_final=True) from error
-        raise WorkerLostError("it has left the cluster", is_final=True)
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        return await call_actor(self._client, self._while_there, call)

@@ -6,8 +6,8 @@ Dask is imported here only, when a cluster is asked for. It detects workers that
 import logging
 import math
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,8 @@ class Cluster:
         # The scheduler takes both in order: when an event of the second comes, no worker that joins is missed any more.
         self.client.subscribe_topic(topic, lambda _: ready.set())
         while not ready.is_set():
-            await self.client.log_event(topic, "ready")
+            with self._scheduler_errors():
+                await self.client.log_event(topic, "ready")
             with anyio.move_on_after(_SUBSCRIBE_SECONDS):
                 await ready.wait()
         self.client.unsubscribe_topic(topic)
@@ -117,9 +118,24 @@ class Cluster:
             for address in (await self._known())["workers"]:
                 joining.start_soon(self._join, address)
 
+    @contextmanager
+    def _scheduler_errors(self) -> Iterator[None]:
+        """Ask the scheduler in the block. Raises: UnavailableError if it is gone."""
+        try:
+            yield
+        # A client that has given up has no connection any more.
+        except (OSError, AttributeError) as error:
+            if isinstance(error, AttributeError) and self.client.status != "closed":
+                raise
+            raise UnavailableError(
+                f"the connection to the scheduler of Dask broke: {_first_line(error)}",
+                hint="see whether it runs and what its log says; the same command goes on",
+            ) from error
+
     async def _known(self) -> dict[str, Any]:
-        known: dict[str, Any] = await self.client.scheduler.identity(n_workers=-1)
-        return known
+        with self._scheduler_errors():
+            known: dict[str, Any] = await self.client.scheduler.identity(n_workers=-1)
+            return known
 
     async def _join(self, address: str) -> None:
         known = (await self._known())["workers"].get(address)
@@ -142,9 +158,10 @@ class Cluster:
     async def _why_other_version(self, worker: DaskWorker) -> str:
         pydoc: Any = await anyio.to_thread.run_sync(import_module, "pydoc")
         # A function of the standard library: one of ours could not be loaded where asyncimport is not installed.
-        found = await self.client.run(
-            pydoc.locate, "asyncimport.__version__", workers=[worker.address], on_error="return"
-        )
+        with self._scheduler_errors():
+            found = await self.client.run(
+                pydoc.locate, "asyncimport.__version__", workers=[worker.address], on_error="return"
+            )
         version = found.get(worker.address)
         if version == __version__:
             return ""
@@ -336,12 +353,16 @@ async def _client_of(
             stack.push_async_callback(_close, client)
             await client
     except (OSError, ValueError, TypeError) as error:
-        reason = plain(str(error)).partition("\n")[0]
         raise UnavailableError(
-            f"no scheduler of Dask answers at {address}: {reason}", hint="start it there with `dask scheduler`"
+            f"no scheduler of Dask answers at {address}: {_first_line(error)}",
+            hint="start it there with `dask scheduler`",
         ) from error
     for one in told:
         if "ersion" in str(one.message):
             # Dask's table of the versions that differ.
             report(Notice(f"Dask warns: {plain(' '.join(str(one.message).split()))}"))
     return client
+
+
+def _first_line(error: Exception) -> str:
+    return plain(str(error).partition("\n")[0]) or type(error).__name__

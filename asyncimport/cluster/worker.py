@@ -18,9 +18,9 @@ from asyncimport.cluster.lease import Lease
 from asyncimport.cluster.messages import Order, Packed, Reply, Setup, pack_outcome, unpack_claims
 from asyncimport.cluster.sockets import LeasedSockets
 from asyncimport.errors import AsyncimportError, UnavailableError, primary_error
+from asyncimport.model.choices import Compress
 from asyncimport.model.deliveries import Claim, Outcome
 from asyncimport.model.events import Event, Notice, RetryScheduled, ServerUnavailable
-from asyncimport.model.options import Compress
 from asyncimport.model.ports import FileReader
 from asyncimport.pacing.concurrency import Slot
 from asyncimport.pacing.load import Load

@@ -1,6 +1,7 @@
 """A source that workers of Dask see: real workers, each with its own mounts where that matters."""
 
 import os
+import socket
 import sys
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,14 +13,17 @@ import anyio
 import anyio.to_thread
 import pytest
 from builders import image, write
+from dask.config import set as configured
 from dask_processes import DaskProcesses, can_mount, dask_processes
+from distributed import Client
+from relay import relay
 
 from asyncimport.cluster.connect import Cluster, connect
 from asyncimport.cluster.source import ClusterSource, open_source
 from asyncimport.cluster.specs import parse_spec
 from asyncimport.cluster.worker_files import ScanSettings
 from asyncimport.errors import SourceError, UnavailableError, UsageError
-from asyncimport.model.events import Event, Notice, WorkerLeft
+from asyncimport.model.events import Event, Notice, WorkerJoined, WorkerLeft
 from asyncimport.model.files import Algorithm, Digest, File, Ignored
 from asyncimport.source.bytes_on_disk import LARGE, xxh3_of
 from asyncimport.source.folder import FileSource
@@ -208,8 +212,8 @@ async def test_a_worker_that_dies_in_the_walk_loses_nothing(own: DaskProcesses, 
         found: set[str] = set()
         async for batch in source.batches():
             if not found:
-                walker = next(member for member in source._members.values() if member.walks)
-                processes[walker.worker.name].kill()
+                (walker,) = source._walk.walkers
+                processes[cluster.workers[walker].name].kill()
             found |= {item.path for item in batch if isinstance(item, File)}
         assert found == {str(path) for path in place.rglob("*.dcm")}
         assert not source.is_in_order
@@ -237,6 +241,67 @@ async def test_without_any_worker_the_scan_ends_with_an_error(own: DaskProcesses
 
         with pytest.raises(UnavailableError, match="no worker is left"):
             await walk()
+
+
+@asynccontextmanager
+async def behind_a_relay(dask: DaskProcesses, more: int) -> AsyncIterator[tuple[Cluster, list[str]]]:
+    """Connect to workers; one is behind a relay, which breaks its connections once it has joined, and so many more."""
+    notices: list[str] = []
+    async with relay() as way:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            way.target = free.getsockname()[1]
+        dask.start_worker("far", ports=(way.target, way.port))
+
+        def report(event: Event) -> None:
+            if isinstance(event, WorkerJoined) and event.worker == "far":
+                way.break_connections(more)
+            elif isinstance(event, Notice):
+                notices.append(event.reason)
+
+        async with connected(dask, "far", report=report) as cluster:
+            yield cluster, notices
+
+
+async def test_a_broken_connection_to_a_worker_is_made_again(own: DaskProcesses, tmp_path: Path) -> None:
+    """It breaks while the worker begins: nobody hears of it."""
+    study(tmp_path / "tree", 1)
+    settings = ScanSettings(places=[str(tmp_path / "tree")])
+    async with behind_a_relay(own, 1) as (cluster, notices), open_source(cluster, settings) as source:
+        assert len(await scan(source)) == 3
+        assert notices == []
+
+
+async def test_a_worker_that_cannot_be_reached_is_not_used(own: DaskProcesses, tmp_path: Path) -> None:
+    """The others do the work. If there is none, that is an error and no traceback."""
+    study(tmp_path / "tree", 1)
+    settings = ScanSettings(places=[str(tmp_path / "tree")])
+    async with behind_a_relay(own, 1_000_000) as (cluster, notices):
+        with pytest.raises(UnavailableError, match="no worker answers: ") as caught:
+            async with open_source(cluster, settings):
+                pass
+        assert "addresses and ports" in caught.value.hint
+        own.start_worker("near")
+        async for _ in cluster.changes():
+            if len(cluster.workers) == 2:
+                break
+        async with open_source(cluster, settings, lambda event: notices.append(str(event))) as source:
+            assert len(await scan(source)) == 3
+        assert any("worker far is not used: no connection to it" in notice for notice in notices), notices
+
+
+async def test_a_scheduler_that_is_gone_is_an_error(own: DaskProcesses) -> None:
+    """It went away after the connection was made: there is a hint, and no traceback."""
+    async with Client(own.address, asynchronous=True, timeout=1) as client:
+        assert own.scheduler is not None
+        own.scheduler.kill()
+        own.scheduler.wait()
+        with (
+            configured({"distributed.comm.timeouts.connect": "1s"}),
+            pytest.raises(UnavailableError, match="connection to the scheduler of Dask broke: ") as caught,
+        ):
+            async with connect(client):
+                pass
+        assert "its log" in caught.value.hint
 
 
 @pytest.fixture

@@ -19,12 +19,15 @@ class DaskProcesses:
         self._directory = directory
         self._started: list[subprocess.Popen[bytes]] = []
         self.address = ""
+        self.scheduler: subprocess.Popen[bytes] | None = None
         self.log = directory / "dask.log"
         self.env: dict[str, str] = {}
 
     def begin(self) -> None:
         """Start the scheduler, and wait until it listens."""
-        process = self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
+        self.scheduler = process = self._start(
+            "scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"
+        )
         assert process.stderr is not None
         with self.log.open("ab") as log:
             for line in process.stderr:
@@ -41,8 +44,12 @@ class DaskProcesses:
         mounts: Mapping[Path, Path] | None = None,
         env: Mapping[str, str] | None = None,
         user: int | None = None,
+        ports: tuple[int, int] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a worker that has each directory (key of `mounts`) at another path, too."""
+        """Start a worker that has each directory (key of `mounts`) at another path, too.
+
+        `ports`: where it listens, and where others connect.
+        """
         before: list[str] = []
         if mounts is not None:
             pairs = [str(path) for pair in mounts.items() for path in pair]
@@ -53,6 +60,9 @@ class DaskProcesses:
         scratch.mkdir(exist_ok=True)
         scratch.chmod(0o777)
         words = [self.address, "--name", name, "--nthreads", "1", "--no-dashboard", "--local-directory", str(scratch)]
+        if ports is not None:
+            listen, contact = (f"tcp://127.0.0.1:{port}" for port in ports)
+            words += ["--listen-address", listen, "--contact-address", contact]
         return self._start("worker", *words, "--no-nanny", before=before, env=env)
 
     def _start(

@@ -1,4 +1,4 @@
-"""A relay of TCP connections that can stop forwarding, as a network does that is cut."""
+"""A relay of TCP connections that can stop forwarding, as a network does that is cut, or break connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,6 +11,7 @@ class Relay:
     def __init__(self) -> None:
         self.port = 0
         self.target = 0
+        self._breaks = 0
         self._may_forward = asyncio.Event()
         self._may_forward.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -24,8 +25,18 @@ class Relay:
         """Forward again, first what has come meanwhile."""
         self._may_forward.set()
 
+    def break_connections(self, more: int) -> None:
+        """End all connections, and as many more as soon as they are made."""
+        self._breaks = more
+        for writer in self._writers:
+            writer.transport.abort()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection."""
+        if self._breaks:
+            self._breaks -= 1
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)

@@ -1,0 +1,210 @@
+"""The workers that a source asks: what each of them sees, and which one answers a question.
+
+Workers may see different files at one path. A **view** is the tree that some of them see at a place: workers that see
+the same one (`tree_identity`) stand in for each other.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from asyncimport.cluster.calls import call_actor, make_actor
+from asyncimport.cluster.connect import Cluster, DaskWorker
+from asyncimport.cluster.ports import WorkerLostError
+from asyncimport.cluster.worker_files import ScanSettings, WorkerFiles, below, encoding_of_names
+from asyncimport.errors import UnavailableError, UsageError
+from asyncimport.model.events import Event, Notice
+from asyncimport.model.record import record
+from asyncimport.model.texts import counted, plain
+
+_MOST_LOSSES = 3
+
+
+@record
+class View:
+    """What some workers see at a place, by an identity of the tree."""
+
+    place: str
+    tree: str
+
+
+class Member:
+    """A worker, its actor, and what it sees."""
+
+    def __init__(self, worker: DaskWorker, actor: Any, views: Sequence[View], lasting: Mapping[str, str]) -> None:
+        self.worker = worker
+        self.actor = actor
+        self.views = frozenset(views)
+        self.lasting = lasting
+        self.calls = 0
+        """Calls that it has not answered yet."""
+
+
+Fits = Callable[[Member], bool]
+
+
+def has(*views: View) -> Fits:
+    """Return whether a worker has all of these views."""
+    wanted = set(views)
+    return lambda member: wanted <= member.views
+
+
+class Members:
+    """The workers of a cluster that a source asks, by their address."""
+
+    def __init__(
+        self, cluster: Cluster, settings: ScanSettings, report: Callable[[Event], None], patience_seconds: float
+    ) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._report = report
+        self._patience = patience_seconds
+        self.all: dict[str, Member] = {}
+        self.views: dict[str, list[View]] = {}
+        """Of each place: those that there were at the beginning."""
+        self.lasting: Mapping[str, set[str]] = {}
+        """What the workers see at each place, by identities that last longer than a run."""
+        self._unreachable = ""
+        self._changed = anyio.Event()
+        self._has_ended = False
+        self._notices: set[str] = set()
+
+    async def begin(self, tasks: TaskGroup) -> None:
+        """Ask all workers what they see. Raises: UsageError when nobody sees a place, UnavailableError."""
+        async with anyio.create_task_group() as asking:
+            for worker in self._cluster.workers.values():
+                asking.start_soon(self._join, worker)
+        if self._unreachable and not self.all:
+            raise UnavailableError(
+                f"no worker answers: {self._unreachable}",
+                hint="this machine must reach the addresses and ports of the workers",
+            )
+        for place in self._settings.places:
+            seen = [view for member in self.all.values() for view in member.views if view.place == place]
+            self.views[place] = list(dict.fromkeys(seen))
+            if not seen:
+                raise UsageError(
+                    f"no worker sees {plain(place)}",
+                    hint="check the path of SOURCE, the mounts of workers, and --path-map",
+                )
+            if blind := len(self.all) - sum(self.sees(address, place) for address in self.all):
+                self.notice(f"{counted(blind, 'worker')} of {len(self.all)} cannot see {plain(place)}")
+        self.lasting = {
+            place: {member.lasting[place] for member in self.all.values() if place in member.lasting}
+            for place in self._settings.places
+        }
+        tasks.start_soon(self._follow, tasks)
+
+    def end(self) -> None:
+        """Let `joined` end."""
+        self._has_ended = True
+        self._tell_change()
+
+    async def _follow(self, tasks: TaskGroup) -> None:
+        async for change in self._cluster.changes():
+            if change.has_joined and change.worker.address not in self.all:
+                tasks.start_soon(self._join, change.worker)
+            elif not change.has_joined:
+                self.all.pop(change.worker.address, None)
+                self._tell_change()
+
+    async def _join(self, worker: DaskWorker) -> None:
+        """Ask a worker what it sees, and use it."""
+        for _ in range(_MOST_LOSSES):
+            try:
+                return await self._ask_sight(worker)
+            except WorkerLostError as lost:
+                self._unreachable = plain(str(lost))
+                if worker.address not in self._cluster.workers:
+                    return None
+        self.notice(f"worker {worker.name} is not used: no connection to it ({self._unreachable})")
+        return None
+
+    async def _ask_sight(self, worker: DaskWorker) -> None:
+        while_there = partial(self._cluster.while_there, worker)
+        actor = await make_actor(self._cluster.client, WorkerFiles, worker.address, while_there)
+        sight = await call_actor(self._cluster.client, while_there, lambda: actor.begin(self._settings))
+        if sight.encoding != encoding_of_names():
+            self.notice(f"worker {worker.name} is not used: it reads names of files as {sight.encoding[0]}")
+            return
+        views = [View(place, tree.now) for place, tree in sight.trees.items()]
+        if self.views and any(view not in self.views[view.place] for view in views):
+            self.notice(f"worker {worker.name} has joined late and sees other files, which this run leaves out")
+            views = [view for view in views if view in self.views[view.place]]
+        lasting = {place: tree.lasting for place, tree in sight.trees.items()}
+        self.all[worker.address] = Member(worker, actor, views, lasting)
+        self._tell_change()
+
+    def _tell_change(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    def notice(self, text: str) -> None:
+        """Tell something once."""
+        if text not in self._notices:
+            self._notices.add(text)
+            self._report(Notice(text))
+
+    async def joined(self) -> AsyncIterator[DaskWorker]:
+        """Yield each worker once it is known what it sees; end with the source."""
+        known: set[str] = set()
+        while not self._has_ended:
+            changed = self._changed
+            known &= self.all.keys()
+            for address, member in list(self.all.items()):
+                if address not in known:
+                    known.add(address)
+                    yield member.worker
+            if changed is self._changed:
+                await changed.wait()
+
+    def sees(self, address: str, path: str) -> bool:
+        """Whether a worker sees the place of a file."""
+        member, place = self.all.get(address), self.place_of(path)
+        return member is not None and (place is None or any(view.place == place for view in member.views))
+
+    def place_of(self, path: str) -> str | None:
+        """Return the place that a file is below."""
+        return next((place for place in self._settings.places if below(place, path) is not None), None)
+
+    async def find(self, fits: Fits, what: str, avoid: Member | None = None) -> Member:
+        """Return the least busy worker that fits; wait if there is none. Raises: UnavailableError."""
+        with anyio.move_on_after(self._patience):
+            while True:
+                fitting = [one for one in self.all.values() if fits(one)]
+                if others := [one for one in fitting if one is not avoid] or fitting:
+                    return min(others, key=lambda one: one.calls)
+                self.notice(f"no worker is left that sees {plain(what)}: waiting for one")
+                await self._changed.wait()
+        raise UnavailableError(
+            f"no worker is left that sees {plain(what)}", hint="start workers again; the same command goes on"
+        )
+
+    async def call(self, member: Member, method: str, *words: Any) -> Any:
+        """Call a worker. Raises: WorkerLostError."""
+        client, while_there = self._cluster.client, partial(self._cluster.while_there, member.worker)
+        member.calls += 1
+        try:
+            return await call_actor(client, while_there, lambda: getattr(member.actor, method)(*words))
+        except WorkerLostError:
+            self.all.pop(member.worker.address, None)
+            raise
+        finally:
+            member.calls -= 1
+
+    async def ask(self, fits: Fits, what: str, method: str, *words: Any) -> tuple[Member, Any]:
+        """Call a worker that fits; another one if it is lost. Raises: UnavailableError."""
+        reason: object = None
+        for _ in range(_MOST_LOSSES):
+            member = await self.find(fits, what)
+            try:
+                return member, await self.call(member, method, *words)
+            except WorkerLostError as lost:
+                reason = lost
+        raise UnavailableError(
+            f"{_MOST_LOSSES} workers were lost while they read {plain(what)}: {plain(str(reason))}",
+            hint="the logs of the workers may say why; the same command goes on",
+        )

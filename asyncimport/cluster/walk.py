@@ -1,0 +1,106 @@
+"""The walk of a cluster: each view is walked by a worker that has it.
+
+So nothing is missed; a file that several views have must be the same one, as the journal knows files by their paths.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from itertools import count
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectSendStream
+
+from asyncimport.cluster.members import Members, View, has
+from asyncimport.cluster.ports import WorkerLostError
+from asyncimport.cluster.worker_files import unpack_batch
+from asyncimport.errors import UsageError
+from asyncimport.model.files import File, Ignored
+from asyncimport.model.texts import plain
+
+Batch = list[File | Ignored]
+
+
+class Walk:
+    """Walks places by workers, in `tasks`."""
+
+    def __init__(self, members: Members, places: Sequence[str], tasks: TaskGroup) -> None:
+        self._members = members
+        self._places = places
+        self._tasks = tasks
+        self._numbers = count()
+        self.is_in_order = False
+        """Whether each directory is left for good when the next one is met."""
+        self.walkers: list[str] = []
+        """The addresses of the workers that are walking."""
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """Yield what the walks find. Places that the same workers see are walked one after the other."""
+        chains: dict[frozenset[str], list[View]] = {}
+        for place in self._places:
+            for view in self._members.views[place]:
+                seen_by = frozenset(address for address, one in self._members.all.items() if view in one.views)
+                chains.setdefault(seen_by, []).append(view)
+        self.is_in_order = len(self._places) == len(chains) == 1
+        put, found = anyio.create_memory_object_stream[Batch | Exception](len(chains))
+        for views in chains.values():
+            self._tasks.start_soon(self._walk, views, put.clone())
+        put.close()
+        with found:
+            async for batch in found:
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+
+    async def _walk(self, views: Sequence[View], put: MemoryObjectSendStream[Batch | Exception]) -> None:
+        """Walk views that the same workers see, from the beginning again if a worker is lost."""
+        async with put:
+            try:
+                while not await self._walk_once(views, put):
+                    self.is_in_order = False
+            except anyio.BrokenResourceError:
+                pass  # nobody reads any more
+            except Exception as error:  # noqa: BLE001 - raised where the walk is read
+                await put.send(error)
+
+    async def _walk_once(self, views: Sequence[View], put: MemoryObjectSendStream[Batch | Exception]) -> bool:
+        """Walk all views; return False if the worker is lost. Raises: UnavailableError, UsageError."""
+        members, places = self._members, [view.place for view in views]
+        member = await members.find(has(*views), places[0])
+        walk, address = next(self._numbers), member.worker.address
+        self.walkers.append(address)
+        try:
+            await members.call(member, "start_walk", walk, places)
+            for number in count():
+                batch = unpack_batch(await members.call(member, "next_batch", walk, number))
+                if not batch:
+                    return True
+                if any(len(members.views[place]) > 1 for place in places):
+                    batch = await self._only_here(batch, views)
+                await put.send(batch)
+        except WorkerLostError:
+            members.notice(f"worker {member.worker.name} was lost: another one walks {plain(places[0])} again")
+        finally:
+            self.walkers.remove(address)
+        return False
+
+    async def _only_here(self, batch: Batch, views: Sequence[View]) -> Batch:
+        """Leave out files that an earlier view of their place has too. Raises: UsageError if it is another file."""
+        members, left = self._members, list(batch)
+        for view in views:
+            several = members.views[view.place]
+            for other in several:
+                files = [one for one in left if isinstance(one, File) and members.place_of(one.path) == view.place]
+                if other == view or not files:
+                    continue
+                paths = [file.path for file in files]
+                _, states = await members.ask(has(other), view.place, "states", paths)
+                for file, state in zip(files, states, strict=True):
+                    if state not in {None, (file.size, file.mtime_ns)}:
+                        raise UsageError(
+                            f"two workers see different files at {plain(file.path)}",
+                            hint="give their directories different names, with --path-map",
+                        )
+                if several.index(other) < several.index(view):
+                    twice = {file for file, state in zip(files, states, strict=True) if state is not None}
+                    left = [one for one in left if one not in twice]
+        return left
