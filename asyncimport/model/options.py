@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from asyncimport.errors import UsageError
+from asyncimport.model.choices import Compress, OnCollision, Overwrite, Partial, Retry, Truncated
 from asyncimport.model.option import (
     DAY,
     DURATION,
@@ -31,50 +31,6 @@ _MAX_PARTS = 10_000
 _WATCH_MIN_AGE_SECONDS = 120.0
 REPLY_SECONDS = 600.0
 """How long to wait for the answer to a call."""
-
-
-class Truncated(StrEnum):
-    """What becomes of files whose data set ends before it should."""
-
-    SKIP = "skip"
-    SEND = "send"
-
-
-class Partial(StrEnum):
-    """What becomes of sessions that lack files."""
-
-    HOLD = "hold"
-    ARCHIVE = "archive"
-
-
-class Overwrite(StrEnum):
-    """What XNAT's archive step does with a session that exists."""
-
-    NONE = "none"
-    APPEND = "append"
-    DELETE = "delete"
-
-
-class Compress(StrEnum):
-    """Whether images go as zips, which XNAT unpacks."""
-
-    AUTO = "auto"
-    ALWAYS = "always"
-    NEVER = "never"
-
-
-class OnCollision(StrEnum):
-    """What becomes of a label that another study has already."""
-
-    ERROR = "error"
-    SUFFIX = "suffix"
-
-
-class Retry(StrEnum):
-    """What else a run takes up of an earlier one."""
-
-    HELD = "held"
-    REFUSED = "refused"
 
 
 def _workers_of(text: str, name: str) -> int | None:

@@ -10,8 +10,8 @@ import anyio.to_thread
 
 from asyncimport.errors import FatalError, RefusedError, TransientError
 from asyncimport.journal import Journal, JournalReader, LockWait
+from asyncimport.model.choices import Compress
 from asyncimport.model.events import Event, ServerUnavailable
-from asyncimport.model.options import Compress
 from asyncimport.model.summary import Orphan
 from asyncimport.operations import upload_steps
 from asyncimport.operations.cluster import open_cluster, open_cluster_source

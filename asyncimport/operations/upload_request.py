@@ -7,7 +7,8 @@ from pathlib import Path
 import anyio
 
 from asyncimport.errors import UsageError
-from asyncimport.model.options import ClusterOptions, JournalOptions, Options, Overwrite, ScanOptions, UploadOptions
+from asyncimport.model.choices import Overwrite
+from asyncimport.model.options import ClusterOptions, JournalOptions, Options, ScanOptions, UploadOptions
 from asyncimport.model.summary import Orphan, Summary, exit_code
 from asyncimport.operations.cluster import check_cluster
 from asyncimport.operations.plan_draft import PlanRules

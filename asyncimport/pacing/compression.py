@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from time import monotonic
 
-from asyncimport.model.options import Compress
+from asyncimport.model.choices import Compress
 
 # Zips are tried if they could save more than this share of the time of a call.
 _MIN_SAVING = 0.15

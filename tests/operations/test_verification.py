@@ -19,8 +19,9 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from asyncimport.journal import JournalReader
 from asyncimport.journal.database import connect_read_only
+from asyncimport.model.choices import Overwrite
 from asyncimport.model.files import Session
-from asyncimport.model.options import Options, Overwrite
+from asyncimport.model.options import Options
 from asyncimport.model.summary import exit_code
 from asyncimport.operations.comparison import SessionFinding, compare_sessions
 from asyncimport.pacing.shutdown import Stop

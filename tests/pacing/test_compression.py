@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from asyncimport.model.options import Compress
+from asyncimport.model.choices import Compress
 from asyncimport.pacing.compression import Compression
 
 SIZE = 500_000

@@ -12,7 +12,7 @@ import pytest
 from link_simulation import Sender, send
 from simulation import Phase
 
-from asyncimport.model.options import Compress
+from asyncimport.model.choices import Compress
 
 SEEDS = (1, 2, 3)
 INSTANT = Phase(parallel=0.0005)

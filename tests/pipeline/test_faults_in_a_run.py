@@ -23,11 +23,12 @@ from asyncimport.errors import (
     LoginRefusedError,
     UnavailableError,
 )
+from asyncimport.model.choices import Retry
 from asyncimport.model.events import (
     Event,
     ServerUnavailable,
 )
-from asyncimport.model.options import Options, Retry
+from asyncimport.model.options import Options
 from asyncimport.testserver import Fault, Reset, Status, Tell, TestXnat, serve
 from asyncimport.testserver.samples import Written, generated
 

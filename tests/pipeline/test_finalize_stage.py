@@ -24,8 +24,9 @@ from asyncimport.errors import (
     TransientError,
     UnavailableError,
 )
+from asyncimport.model.choices import Retry
 from asyncimport.model.deliveries import Claim, Held, SealedDelivery, Verdict
-from asyncimport.model.options import Options, Retry
+from asyncimport.model.options import Options
 from asyncimport.pipeline.images import upload_images
 from asyncimport.testserver import TestXnat, Timing, serve
 from asyncimport.xnat.client import Client

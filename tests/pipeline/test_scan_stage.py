@@ -11,6 +11,7 @@ from asyncimport.errors import (
     UnavailableError,
     UsageError,
 )
+from asyncimport.model.choices import Partial
 from asyncimport.model.deliveries import Archived, Claim, SealedDelivery
 from asyncimport.model.events import (
     Admitted,
@@ -19,7 +20,7 @@ from asyncimport.model.events import (
     ScanFinished,
     Scanned,
 )
-from asyncimport.model.options import Options, Partial
+from asyncimport.model.options import Options
 
 pytestmark = pytest.mark.anyio
 

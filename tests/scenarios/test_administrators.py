@@ -10,9 +10,10 @@ import pytest
 from builders import image, logged_in, sop, upload, write
 
 from asyncimport.journal import JournalReader
+from asyncimport.model.choices import Overwrite
 from asyncimport.model.deliveries import Deleted
 from asyncimport.model.events import Event, OutcomesRecorded
-from asyncimport.model.options import Options, Overwrite
+from asyncimport.model.options import Options
 from asyncimport.model.summary import Summary
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.testserver import Administer, Fault, PrearchiveRow, Project, Reset, Script, Tell, TestXnat

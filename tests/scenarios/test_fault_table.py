@@ -31,9 +31,9 @@ from fault_table import (
     action_of,
 )
 
+from asyncimport.model.choices import Compress
 from asyncimport.model.deliveries import Outcome
 from asyncimport.model.events import Event, Notice, OutcomesRecorded, ServerUnavailable
-from asyncimport.model.options import Compress
 from asyncimport.testserver import (
     PROFILES,
     ExpireLogins,

@@ -18,9 +18,10 @@ from builders import AT_ONCE, SESSION, image, logged_in, no_sleep, sop, upload, 
 from conftest import Commands
 
 from asyncimport.errors import RefusedError
+from asyncimport.model.choices import Partial, Retry
 from asyncimport.model.deliveries import Incomplete
 from asyncimport.model.events import Event, ServerUnavailable, Settling
-from asyncimport.model.options import Options, Partial, Retry
+from asyncimport.model.options import Options
 from asyncimport.model.summary import Orphan, Summary
 from asyncimport.testserver import DiskFull, Empty, Fault, Late, RowStatus, Script, SeriesFilter, Status, Tell, TestXnat
 from asyncimport.xnat.images import XnatDestination

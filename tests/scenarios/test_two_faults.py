@@ -10,7 +10,7 @@ from builders import upload
 from fault_checks import check_files, study
 from fault_table import ALONE, PATIENT, RUNS, STAGES, STRUCK, End, row
 
-from asyncimport.model.options import Retry
+from asyncimport.model.choices import Retry
 from asyncimport.model.summary import SessionReport, exit_code
 from asyncimport.testserver import (
     Fault,

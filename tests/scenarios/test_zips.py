@@ -21,8 +21,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from asyncimport.journal import JournalReader
+from asyncimport.model.choices import Compress, Overwrite
 from asyncimport.model.events import Event, Notice, OutcomesRecorded
-from asyncimport.model.options import Compress, Options, Overwrite
+from asyncimport.model.options import Options
 from asyncimport.model.summary import Summary
 from asyncimport.source.bytes_on_disk import xxh3_of
 from asyncimport.testserver import (

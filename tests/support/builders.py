@@ -19,10 +19,11 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from asyncimport.cluster.ports import Workers
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.journal import Journal, JournalReader
+from asyncimport.model.choices import Overwrite
 from asyncimport.model.deliveries import Claim, Delivery, SealedDelivery
 from asyncimport.model.events import Event
 from asyncimport.model.files import File, Instance, Session
-from asyncimport.model.options import Options, Overwrite
+from asyncimport.model.options import Options
 from asyncimport.model.states import InstanceState
 from asyncimport.model.summary import Orphan, Summary
 from asyncimport.operations.comparison import SessionFinding, compare_sessions, verified_sources

@@ -6,7 +6,7 @@ from random import Random
 
 from simulation import Clock, Phase, Server, Sizes, Station, Steps
 
-from asyncimport.model.options import Compress
+from asyncimport.model.choices import Compress
 from asyncimport.pacing.compression import Compression
 from asyncimport.pacing.concurrency import Throttle
 
