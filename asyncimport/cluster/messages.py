@@ -65,8 +65,9 @@ class Order:
 class Reply:
     """What a worker tells the driver. `clock` is its clock when it made the reply.
 
-    `overloads` has the Retry-After (seconds, or None) of each call that found the server overloaded. `has_ended`: it
-    sends nothing more, and nothing of it is in flight; `error` is why, if it was not told to.
+    `overloads` has the Retry-After (seconds, or None) of each call that found the server overloaded. `zips_ended`: it
+    makes no zips any more. `has_ended`: it sends nothing more, and nothing of it is in flight; `error` is why, if it
+    was not told to.
     """
 
     number: int
@@ -79,6 +80,7 @@ class Reply:
     retries: Sequence[tuple[str, int | None, int]] = ()
     notices: Sequence[str] = ()
     outages: Sequence[str | None] = ()
+    zips_ended: bool = False
     has_ended: bool = False
     error: AsyncimportError | None = None
 

@@ -331,6 +331,9 @@ class _Driver:
             context.report(Notice(text))
         for outage in reply.outages:
             context.report(ServerUnavailable(outage))
+        if reply.zips_ended:
+            # The other workers hear of it with their next orders, and so does this one if it begins anew.
+            context.compression.end()
         for packed in reply.outcomes:
             claim = peer.given.pop(packed[1], None)
             if claim is None:

@@ -275,6 +275,7 @@ class _Sender:
                 retries=_take(self._retries),
                 notices=_take(self._notices),
                 outages=_take(self._outages),
+                zips_ended=context.compression.has_ended,
             )
         )
 

@@ -38,6 +38,9 @@ class Worker:
     got: list[tuple[float, str]] = field(default_factory=list)
     """When each file came, and its path."""
     limits: list[int] = field(default_factory=list)
+    zips: list[bool] = field(default_factory=list)
+    """Whether it might make zips, by each order."""
+    zips_ended: bool = False
     starts: int = 0
     start_error: Exception | None = None
 
@@ -58,6 +61,7 @@ class Worker:
         claims = unpack_claims(order.files, order.deliveries)
         self.got += [(now, claim.instance.file.path) for claim in claims]
         self.limits.append(order.limit)
+        self.zips.append(not order.zips_ended)
         await anyio.lowlevel.checkpoint()
         self.before_reply(order)
         outcomes = [pack_outcome(self.outcome(claim)) for claim in claims]
@@ -65,7 +69,8 @@ class Worker:
 
     def reply(self, order: Order, outcomes: Sequence[Packed]) -> Reply:
         """Make a reply."""
-        return Reply(number=order.number, clock=now(), outcomes=outcomes, has_ended=order.stop_seconds is not None)
+        ends = order.stop_seconds is not None
+        return Reply(number=order.number, clock=now(), outcomes=outcomes, has_ended=ends, zips_ended=self.zips_ended)
 
     async def end(self) -> None:
         """End."""
@@ -139,6 +144,22 @@ async def test_files_are_spread_over_workers(journal_path: Path) -> None:
     assert sorted(workers[0].paths + workers[1].paths) == sorted(source.files)
     assert workers[0].paths
     assert workers[1].paths
+
+
+async def test_zips_that_end_for_one_worker_end_for_all(journal_path: Path) -> None:
+    """With the next order of each: a proxy before XNAT refuses them, say."""
+    first, other = Worker("a"), Worker("b")
+
+    def end_zips(order: Order) -> None:
+        first.zips_ended = order.number > 1
+
+    first.before_reply = end_zips
+    source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
+    await run(source, [first, other], journal_path)
+    assert first.zips[0]
+    for worker in (first, other):
+        assert worker.zips == sorted(worker.zips, reverse=True)
+        assert not worker.zips[-1]
 
 
 async def test_files_go_to_workers_that_see_them(journal_path: Path) -> None:

@@ -1,19 +1,20 @@
 """A worker: sends what it is told, as long as it may."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
-from builders import AT_ONCE, DEMO, QUICK, claim, image, write
+from builders import AT_ONCE, DEMO, QUICK, claim, image, sop, write
 
 from asyncimport.cluster.messages import Order, Reply, Setup, pack_claims
 from asyncimport.cluster.worker import SendingThread
 from asyncimport.errors import LoginRefusedError
 from asyncimport.model.addresses import OUR_SOURCE
-from asyncimport.model.options import Options
+from asyncimport.model.options import Compress, Options
 from asyncimport.source.folder import FileSource
-from asyncimport.testserver import Fault, Stall, TestXnat
+from asyncimport.testserver import Fault, Stall, Status, TestXnat
 from asyncimport.xnat.login import Credentials
 
 pytestmark = pytest.mark.anyio
@@ -52,6 +53,27 @@ async def test_a_worker_sends_and_tells(xnat: TestXnat, url: str, tmp_path: Path
         reply = await thread.exchange(Order(number=3, lease_until=reply.clock + 5, limit=1, stop_seconds=1))
     assert reply.error is None
     assert xnat.count["login"] == 1
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_worker_makes_no_zips_any_more(xnat: TestXnat, url: str, tmp_path: Path, is_told: bool) -> None:
+    """If the driver says so; if it found out itself, it tells the driver."""
+    content = {number: image(number, pixels=20_000, PixelData=bytes(20_000)) for number in (1, 2, 3)}
+    files = [write(tmp_path / "in" / str(number), content[number]) for number in content]
+    about = setup(url, tmp_path / "in")
+    thread = SendingThread(replace(about, options=replace(about.options, compress=Compress.ALWAYS)))
+    clock = await thread.start()
+    refused = xnat.faults.add(Fault("import", Status(415), share=1.0, path="DICOM-zip"))
+    uri = None
+    for number, file in enumerate(files, 1):
+        packed, deliveries = pack_claims([claim(file, number=number, uri=uri)])
+        order = Order(number=number, lease_until=clock + 5, limit=1, files=packed, deliveries=deliveries)
+        reply = await thread.exchange(replace(order, zips_ended=is_told))
+        uri = uri or reply.outcomes[0][4]
+        assert reply.zips_ended is (is_told or number > 1)
+    await thread.end()
+    assert refused.hits == (not is_told)
+    assert {record.sop_uid for record in xnat.imports} == {sop(number) for number in content}
 
 
 async def test_a_worker_that_hears_nothing_ends_with_its_lease(xnat: TestXnat, url: str, tmp_path: Path) -> None:
