@@ -12,7 +12,8 @@ from asyncimport.cluster.messages import Order, Reply, Setup, pack_claims
 from asyncimport.cluster.worker import SendingThread
 from asyncimport.errors import LoginRefusedError
 from asyncimport.model.addresses import OUR_SOURCE
-from asyncimport.model.options import Compress, Options
+from asyncimport.model.choices import Compress
+from asyncimport.model.options import Options
 from asyncimport.source.folder import FileSource
 from asyncimport.testserver import Fault, Stall, Status, TestXnat
 from asyncimport.xnat.login import Credentials
