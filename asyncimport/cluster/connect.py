@@ -5,6 +5,7 @@ Dask is imported here only, when a cluster is asked for. It detects workers that
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -35,6 +36,7 @@ _CLOSE_SECONDS = 10.0
 # An event may overtake the subscription to it: then it is sent again.
 _SUBSCRIBE_SECONDS = 0.2
 _SILENT = logging.CRITICAL + 1
+_SAFE_PATH = "PYTHONSAFEPATH"
 
 
 @record
@@ -287,6 +289,7 @@ async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
         security = await anyio.to_thread.run_sync(Security.temporary)
     except ImportError as error:
         raise UsageError("--dask local:N needs the package cryptography", hint=INSTALL_HINT) from error
+    stack.enter_context(_safe_path_of_children())
     # No pages: they would show to any user of this machine what runs.
     no_pages: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
     with dask.config.set(no_pages):
@@ -308,6 +311,23 @@ async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
     client = Client(cluster, asynchronous=True, direct_to_workers=True, set_as_default=True)
     stack.push_async_callback(_close, client)
     return await client
+
+
+@contextmanager
+def _safe_path_of_children() -> Iterator[None]:
+    """Let the interpreters that are started meanwhile import nothing from the current directory, which may be hostile.
+
+    `multiprocessing`, by which Dask starts them, does that otherwise.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_SAFE_PATH, None)
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 async def _close(opened: Any) -> None:

@@ -61,6 +61,8 @@ class Slurm:
             raise UsageError(f"--dask {self}: jobs is {jobs!r}", hint="give a number, such as jobs = 4")
         # Workers are on other machines.
         arguments = {"protocol": "tls://", "security": Security.temporary(), **arguments}
+        # Jobs begin in the current directory, and `python -m` would import what lies there first.
+        arguments["job_script_prologue"] = ["export PYTHONSAFEPATH=1", *(arguments.get("job_script_prologue") or ())]
         try:
             cluster = SLURMCluster(**arguments)
         except (TypeError, ValueError, OSError) as error:

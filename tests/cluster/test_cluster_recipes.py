@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio.to_thread
 import pytest
 from conftest import Commands
-from dask_processes import DaskProcesses
+from dask_processes import HOSTILE, DaskProcesses
 
 from asyncimport.testserver.samples import generated
 
@@ -93,10 +93,13 @@ async def test_jobs_of_slurm(commands: Commands, tree: Path, tmp_path: Path) -> 
     text = block("toml").replace("jobs = 4", "jobs = 1").replace("/home/me/dask", str(shared))
     (tmp_path / "cluster.toml").write_text(text.replace('"/tmp"', f'"{tmp_path}"'))
     commands.directory = tmp_path
+    # Jobs begin there too, and must not execute what lies there.
+    (tmp_path / "multiprocessing.py").write_text(HOSTILE)
     commands.env |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "DASK_CONFIG": str(tmp_path)}
     done = await commands("plan", tree, "-P", "demo", "--dask", "slurm:cluster.toml")
     assert done.code == 0, f"{done.err}\n{log.read_text() if log.exists() else ''}"
     assert "20 files" in done.out
+    assert not (tmp_path / "executed").exists()
     assert "waiting for the first worker" in done.err
     assert cancelled.read_text().strip().isdecimal()
     assert [path for path in shared.rglob("*") if path.is_file()] == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Commands, Ended
-from dask_processes import DaskProcesses, can_mount, dask_processes
+from dask_processes import HOSTILE, DaskProcesses, can_mount, dask_processes
 
 from asyncimport.testserver import TestXnat
 from asyncimport.testserver.samples import generated
@@ -58,6 +58,17 @@ async def test_processes_of_this_machine_upload(
         again = await commands(*words, *more)
         assert again.code == 0, again.err
         assert (again.json["files"]["already_stored"], xnat.count["import"]) == (80, 80)
+
+
+async def test_nothing_in_the_current_directory_is_executed(tree: Path, tmp_path: Path) -> None:
+    """Somebody may begin where the files lie that others have made: an interpreter that starts finds modules there."""
+    (tmp_path / "home").mkdir()
+    (tree / "multiprocessing.py").write_text(HOSTILE)
+    commands = Commands(tmp_path / "home")
+    commands.directory = tree
+    done = await commands("plan", ".", "-P", "demo", "-q", "--dask", "local:1")
+    assert not (tree / "executed").exists()
+    assert done.code == 0, done.err
 
 
 async def test_a_plan_of_workers_is_that_of_this_machine(commands: Commands, tree: Path, dask: DaskProcesses) -> None:

@@ -11,6 +11,13 @@ from pathlib import Path
 # Later files hide what was mounted before; the mount ends with the process.
 _MOUNTED = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" && shift 2 || exit 77; done; shift; exec "$@"'
 
+# A module that says that it was executed, and goes on as the one whose name it has.
+HOSTILE = """import sys
+open("executed", "w").close()
+del sys.modules[__name__], sys.path[0]
+import multiprocessing
+"""
+
 
 class DaskProcesses:
     """Starts a scheduler, and workers that may each see other directories. All end with `end`."""
