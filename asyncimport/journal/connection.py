@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,8 @@ class CurrentRun:
     """The run that holds the journal.
 
     `began_at` is in seconds since 1970. `next_key` is the first key that no file and no instance has. `relabeled`
-    sessions wait for labels. Workers of an earlier run may send until `leased_until` (`ticks`).
+    sessions wait for labels. Workers of an earlier run may send until `leased_until` (`ticks`). At `forgotten_since`
+    (`ticks`) the last interrupted attempt was made into a delivery that was forgotten since.
     """
 
     key: int
@@ -139,6 +141,7 @@ class CurrentRun:
     next_key: int
     relabeled: frozenset[int]
     leased_until: float = 0.0
+    forgotten_since: float = -inf
 
 
 def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, str], relabel: bool) -> CurrentRun:
@@ -152,16 +155,20 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
         (source,) = connection.one("SELECT value FROM metadata WHERE key = 'source'")
         lease = db.execute("SELECT value FROM metadata WHERE key = 'lease'").fetchone()
         lease_seconds = 0.0 if lease is None else float(lease[0])
+        # Workers of that run may go on sending for as long as their leases last.
+        leased_until = connection.ticks() + lease_seconds
         if lease is not None or _was_killed(connection):
             # What was in flight then is unknown, and XNAT may still be at work on it.
-            db.execute("UPDATE delivery SET interrupted_at = ? WHERE state = 'OPEN'", (now,))
+            db.execute("UPDATE delivery SET interrupted_at = ? WHERE state = 'OPEN'", (now + lease_seconds,))
+            db.execute("UPDATE metadata SET value = ? WHERE key = 'forgotten'", (str(now + lease_seconds),))
         # From here on the time of day decides nothing: it may be corrected, or have been wrong before.
         db.execute(
             "INSERT INTO interrupted SELECT key, ? - max(0, ? - interrupted_at) FROM delivery "
             "WHERE state = 'OPEN' AND interrupted_at IS NOT NULL",
-            # Workers of that run may go on sending for as long as their leases last.
-            (leased_until := connection.ticks() + lease_seconds, now),
+            (leased_until, now),
         )
+        forgotten = db.execute("SELECT value FROM metadata WHERE key = 'forgotten'").fetchone()
+        forgotten_since = -inf if forgotten is None else leased_until - max(0.0, now - float(forgotten[0]))
         key = connection.insert("INSERT INTO run (started) VALUES (?)", (connection.now(),))
         (next_key,) = connection.one(
             "SELECT 1 + max((SELECT coalesce(max(key), 0) FROM file), (SELECT coalesce(max(key), 0) FROM instance))"
@@ -175,7 +182,7 @@ def begin_run(connection: Connection, *, destination: str, rules: Mapping[str, s
             "AND session NOT IN (SELECT session FROM relabeled_session)"
         )
         relabeled = frozenset(session for (session,) in db.execute("SELECT session FROM relabeled_session"))
-    return CurrentRun(key, now, source, next_key, relabeled, leased_until if lease_seconds else 0.0)
+    return CurrentRun(key, now, source, next_key, relabeled, leased_until if lease_seconds else 0.0, forgotten_since)
 
 
 def end_run(connection: Connection, run: int, exit_code: int) -> None:

@@ -33,14 +33,15 @@ class DeliveryQueue:
         self._connection = connection
         self._db = connection.db
         self._run = run.key
+        self._forgotten_since = run.forgotten_since
         self._state = state
 
     def claim(self, *, settle_seconds: float = 0.0) -> SealedDelivery | float | None:
         """Seal a delivery, on disk, before anyone calls XNAT about it.
 
         Return None if none is ready, or the seconds until one is: after an interrupted upload a delivery is not sealed
-        for `settle_seconds`, as that may still take effect. A delivery of which XNAT has made a second row is returned
-        without a seal.
+        for `settle_seconds`, as that may still take effect; where an interrupted one was forgotten, none is. A delivery
+        of which XNAT has made a second row is returned without a seal.
 
         Deliveries of one subject go one at a time: XNAT's archive step locks the subject's label, and a second one
         sleeps ten seconds before it tries again (PrearcSessionArchiver).
@@ -49,12 +50,13 @@ class DeliveryQueue:
             row = self._db.execute(
                 "SELECT d.key, d.number, d.uri, d.state, s.key, s.project, s.subject, s.label, s.study_uid, "
                 "s.initial_subject, s.initial_label, EXISTS (SELECT 1 FROM blocked WHERE blocked.session = s.key "
-                "AND blocked.second_row), iif(d.state = 'OPEN', max(0, coalesce(u.since + ? - ?, 0)), 0) AS wait "
+                "AND blocked.second_row), "
+                "iif(d.state = 'OPEN', max(0, max(coalesce(u.since, ?1), ?1) + ?2), 0) AS wait "
                 # CROSS makes SQLite start from the few ready deliveries.
                 "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
                 "LEFT JOIN interrupted u ON u.delivery = d.key WHERE NOT EXISTS (SELECT 1 "
                 "FROM busy_subject WHERE busy_subject.subject = s.subject) ORDER BY wait, ready.delivery LIMIT 1",
-                (settle_seconds, self._connection.ticks()),
+                (self._forgotten_since, settle_seconds - self._connection.ticks()),
             ).fetchone()
             if row is None:
                 return None

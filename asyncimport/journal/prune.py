@@ -40,6 +40,12 @@ CREATE TEMP TABLE pruned_file (key INTEGER PRIMARY KEY);
 _PRUNE = """
 BEGIN IMMEDIATE;
 INSERT OR IGNORE INTO pruned_instance SELECT key FROM instance WHERE session IN (SELECT key FROM pruned_session);
+-- What was in flight into a delivery may still take effect, in the row that its session gets next.
+INSERT OR REPLACE INTO metadata SELECT 'forgotten', strftime('%s', 'now') FROM delivery d WHERE d.state = 'OPEN'
+    AND (d.session IN (SELECT key FROM pruned_session)
+        OR d.session IN (SELECT session FROM instance WHERE key IN (SELECT key FROM pruned_instance)))
+    AND (d.interrupted_at IS NOT NULL OR EXISTS (SELECT 1 FROM metadata WHERE key = 'lease')
+        OR (SELECT ended IS NULL FROM run ORDER BY key DESC LIMIT 1)) LIMIT 1;
 -- Copies too: the next scan reads them again, and one of them is sent.
 INSERT OR IGNORE INTO pruned_file SELECT key FROM file WHERE instance IN (SELECT key FROM pruned_instance)
     OR missing_from IN (SELECT key FROM pruned_session)

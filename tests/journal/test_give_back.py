@@ -7,6 +7,7 @@ import pytest
 from journals import RULES, Disk, instance, scan, session, stored
 
 from asyncimport.journal import Journal
+from asyncimport.journal.prune import Pruner
 from asyncimport.model.deliveries import Claim, SealedDelivery
 
 E1 = session("E1")
@@ -106,6 +107,23 @@ def test_a_run_after_one_with_leases_waits_for_their_end(path: Path, disk: Disk)
         assert journal.leased_seconds == 0
 
 
+def test_the_settle_time_after_leases_lasts_over_the_end_of_the_run_that_waited(path: Path, disk: Disk) -> None:
+    """The run after that one begins it at the end of the leases too."""
+    clock = Clock()
+    with begun(path, clock) as journal:
+        journal.queue.note_leases(15)
+        sent(journal, disk)
+    with begun(path, clock) as journal:
+        clock.now += 15
+        journal.queue.forget_leases()
+        journal.end_run(130)
+    clock.now += 16
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal)
+        assert journal.deliveries.claim(settle_seconds=30) == 14
+
+
 def test_leases_last_over_the_end_of_a_run(path: Path, disk: Disk) -> None:
     """A second Ctrl-C ends a run that knows nothing of its workers."""
     clock = Clock()
@@ -124,3 +142,42 @@ def test_a_rehearsal_sends_nothing_and_waits_for_nobody(path: Path) -> None:
         journal.queue.note_leases(15)
     with begun(path, clock, is_temporary=True) as journal:
         assert journal.leased_seconds == 0
+
+
+def test_what_is_forgotten_of_a_killed_run_still_waits_for_the_settle_time(path: Path, disk: Disk) -> None:
+    """Its workers go on sending a session that the journal knows nothing of any more."""
+    clock = Clock()
+    with begun(path, clock) as journal:
+        journal.queue.note_leases(15)
+        sent(journal, disk)
+    with Pruner.of(path) as pruner:
+        pruner.find_sessions("e1", force=True)
+        pruner.prune()
+    with begun(path, clock) as journal:
+        assert journal.leased_seconds == 15
+        scan(journal, disk)
+        settle_all(journal)
+        assert journal.deliveries.claim(settle_seconds=30) == 45
+        journal.queue.forget_leases()
+        journal.end_run(130)
+    clock.now += 40
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        assert journal.deliveries.claim(settle_seconds=30) == 5
+        clock.now += 5
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), SealedDelivery)
+
+
+def test_what_is_forgotten_of_a_run_that_ended_waits_for_nothing(path: Path, disk: Disk) -> None:
+    """Nothing of it can still arrive."""
+    with begun(path, Clock()) as journal:
+        scan(journal, disk)
+        settle_all(journal)
+        journal.end_run(0)
+    with Pruner.of(path) as pruner:
+        pruner.find_sessions("e1", force=True)
+        pruner.prune()
+    with begun(path, Clock()) as journal:
+        scan(journal, disk)
+        settle_all(journal)
+        assert isinstance(journal.deliveries.claim(settle_seconds=30), SealedDelivery)

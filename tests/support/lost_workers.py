@@ -67,13 +67,16 @@ class Migration:
         else:
             victim.signal(by)
 
-    async def check(self, summary: Summary, *, most_resent: int) -> None:
-        """Check that all has arrived, in sound sessions, that nothing went into a sealed one, and little twice."""
+    async def check(self, summary: Summary, *, most_resent: int = 0) -> None:
+        """Check that all has arrived, in sound sessions, that nothing went into a sealed one, and little twice.
+
+        Files of lost workers may come twice, and `most_resent` besides. On a busy machine more workers may be lost.
+        """
         assert {(one.state, one.verified) for one in summary.sessions} == {("archived", "uids")}
         assert self.xnat.sop_uids("demo") == await uids_below(self.tree)
         assert self.xnat.partial_files() == []
         assert self.xnat.prearchive == []
-        assert self.resent <= most_resent
+        assert self.resent <= self.given_back + most_resent
         self.check_sealed()
 
     def check_sealed(self) -> None:
