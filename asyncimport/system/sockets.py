@@ -3,7 +3,9 @@
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from enum import Enum, auto
+from time import monotonic
 from typing import Any, NamedTuple
 
 # struct tcp_info of Linux (include/uapi/linux/tcp.h): tcpi_busy_time and tcpi_rwnd_limited, in microseconds.
@@ -72,7 +74,7 @@ class LinkState(NamedTuple):
 
 
 def link_state(connection: Any) -> LinkState | None:
-    """Return the state of a socket; None if the system does not tell. It takes 2 us."""
+    """Return the state of a socket; None if the system does not tell."""
     if sys.platform != "linux":
         return None
     try:
@@ -86,11 +88,43 @@ def link_state(connection: Any) -> LinkState | None:
     return LinkState(acknowledged, seconds, rate, (busy - held_back) / 1e6)
 
 
-def link_seconds(before: LinkState, after: LinkState) -> float:
-    """Return how long bytes have waited for the link between two states, but for one round trip.
+def link_seconds(before: LinkState, after: LinkState, requests: int = 1) -> float:
+    """Return how long the bytes of requests have waited for the link between two states, but for one round trip each.
 
     They are under way until the peer has acknowledged them. It may delay that for the last ones, up to its answer, so
     the wait is no longer than the bytes take at the rate of the link.
     """
     at_rate = (after.acknowledged - before.acknowledged) / max(1, after.rate)
-    return max(0.0, min(after.busy_seconds - before.busy_seconds - after.round_trip, at_rate))
+    under_way = after.busy_seconds - before.busy_seconds
+    return max(0.0, min(under_way - requests * after.round_trip, at_rate))
+
+
+class LinkMeter:
+    """Measures how long the requests of a connection wait for the link, one request at a time.
+
+    `connection` is its socket. The system is asked once in 20 ms at most: for each quick request that takes too long.
+    """
+
+    _INTERVAL_SECONDS = 0.02
+
+    def __init__(self, connection: Any, *, clock: Callable[[], float] = monotonic) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._state = link_state(connection)
+        self._asked_at = clock()
+        self._requests = 0
+
+    @property
+    def round_trip(self) -> float:
+        """The shortest round trip so far, in seconds; 0 if the system does not tell."""
+        return 0.0 if self._state is None else self._state.round_trip
+
+    def measure(self) -> float:
+        """Return how long requests have waited since the system was last asked; 0 if it is not asked now."""
+        before, now = self._state, self._clock()
+        self._requests += 1
+        if before is None or now - self._asked_at < self._INTERVAL_SECONDS:
+            return 0.0
+        self._state, requests = link_state(self._connection), self._requests
+        self._asked_at, self._requests = now, 0
+        return 0.0 if self._state is None else link_seconds(before, self._state, requests)

@@ -26,7 +26,7 @@ from asyncimport.errors import (
 )
 from asyncimport.model.options import REPLY_SECONDS
 from asyncimport.pacing.monitor import OutageMonitor
-from asyncimport.system.sockets import Sending, link_seconds, link_state, sending
+from asyncimport.system.sockets import LinkMeter, Sending, sending
 from asyncimport.xnat.deadlines import timeout_error
 from asyncimport.xnat.proxies import DIRECT, Proxy
 from asyncimport.xnat.replies.response import Reply
@@ -40,7 +40,7 @@ _CERTIFICATE_HINTS = {
     62: "give --host the name that the certificate is for",
     64: "give --host the name that the certificate is for, not an address",
 }
-_HAS_SERVED, _LINK_STATE = "_asyncimport_has_served", "_asyncimport_link_state"
+_HAS_SERVED, _LINK_METER = "_asyncimport_has_served", "_asyncimport_link_meter"
 
 Sockets = Callable[[tuple[Any, ...]], socket.socket]
 """Makes a socket for an entry of `getaddrinfo`."""
@@ -78,17 +78,12 @@ class _Response(aiohttp.ClientResponse):
             raise
         finally:
             self.waiting.discard(transport)
-        # On the connection itself: a set of weak references takes 3 us, for every file.
-        try:  # noqa: SIM105 - a context manager costs more, for every file
-            setattr(protocol, _HAS_SERVED, True)
-        except AttributeError:
-            # A version of aiohttp that forbids it: a connection that was closed while idle costs an attempt then.
-            pass
+        _note(protocol, _HAS_SERVED, value=True)
         return self
 
 
 class _TimedResponse(_Response):
-    """A response that knows how long its request waited for the link, and the shortest round trip of its connection.
+    """A response that knows how long requests waited for the link, since the one of its connection that knew last.
 
     Where the system does not tell, the wait is all the time until the response began, and there is no round trip.
     """
@@ -97,22 +92,25 @@ class _TimedResponse(_Response):
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         began = monotonic()
-        protocol = connection.protocol
-        link = None if connection.transport is None else connection.transport.get_extra_info("socket")
-        # Nothing was sent since the last request, and to ask the kernel once, not twice, is worth it for every file.
-        before = getattr(protocol, _LINK_STATE, None) or link_state(link)
+        protocol, transport = connection.protocol, connection.transport
+        meter: LinkMeter | None = getattr(protocol, _LINK_METER, None)
+        if meter is None:
+            meter = LinkMeter(None if transport is None else transport.get_extra_info("socket"))
+            _note(protocol, _LINK_METER, value=meter)
         await super().start(connection)
-        after = None if before is None else link_state(link)
-        try:  # noqa: SIM105 - as above
-            setattr(protocol, _LINK_STATE, after)
-        except AttributeError:
-            pass
-        if before is None or after is None:
+        self.blocked_seconds, self.round_trip = meter.measure(), meter.round_trip
+        if not self.round_trip:
             self.blocked_seconds = monotonic() - began
-        else:
-            self.blocked_seconds = link_seconds(before, after)
-            self.round_trip = after.round_trip
         return self
+
+
+def _note(protocol: object, name: str, *, value: object) -> None:
+    """Note a value on a connection itself: a dictionary of weak references takes 3 us, for every file."""
+    try:  # noqa: SIM105 - a context manager costs more, for every file
+        setattr(protocol, name, value)
+    except AttributeError:
+        # A version of aiohttp that forbids it: a connection that was closed while idle costs an attempt then.
+        pass
 
 
 def open_session(
@@ -236,11 +234,11 @@ class Transport:
             raise self._translate(error) from _cause(error)
 
     def _record_times(self, response: _TimedResponse, *, has_body: bool) -> None:
-        if round_trip := response.round_trip:
-            self.round_trip = min(self.round_trip or inf, round_trip)
-        if has_body:
+        if response.round_trip:
+            self.round_trip = min(self.round_trip or inf, response.round_trip)
+            self.link_seconds += response.blocked_seconds
+        if response.round_trip or has_body:
             self.blocked_seconds += response.blocked_seconds
-            self.link_seconds += response.blocked_seconds if round_trip else 0.0
 
     def _request(
         self, method: str, url: URL, data: bytes | AsyncIterator[bytes] | None, headers: Mapping[str, str]

@@ -1,13 +1,14 @@
 """How long bytes have waited for the link: real sockets, and a system that does not tell."""
 
 import socket
+import struct
 import sys
 import threading
 from time import monotonic
 
 import pytest
 
-from asyncimport.system.sockets import LinkState, link_seconds, link_state
+from asyncimport.system.sockets import LinkMeter, LinkState, link_seconds, link_state
 
 SIZE = 200_000
 
@@ -90,6 +91,59 @@ def test_a_peer_that_does_not_read_is_not_the_link() -> None:
     assert before is not None
     assert after is not None
     assert after.busy_seconds - before.busy_seconds < 0.25
+
+
+class Connection:
+    """A connection that tells what it is told to, as Linux does, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.sent = self.asked = 0
+        self.busy = 0.0
+
+    def send(self, size: int, seconds: float) -> None:
+        """Send bytes, which are under way for so long."""
+        self.sent += size
+        self.busy += seconds
+
+    def getsockopt(self, *_: int) -> bytes:
+        """Tell a round trip of 1 ms, and 10 MB/s."""
+        self.asked += 1
+        return struct.pack("=120xQ20xI8xQQQ", self.sent, 1_000, 10_000_000, round(self.busy * 1e6), 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_quick_requests_ask_once_for_all() -> None:
+    """What is told then is of all requests since: each has a round trip that is no wait."""
+    now = 0.0
+    connection = Connection()
+    meter = LinkMeter(connection, clock=lambda: now)
+    assert meter.round_trip == 0.001
+    waited = []
+    for _ in range(10):
+        now += 0.006
+        connection.send(40_000, 0.004)
+        waited.append(meter.measure())
+    assert waited == pytest.approx([0, 0, 0, 0.012, 0, 0, 0, 0.012, 0, 0])
+    assert connection.asked == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_a_slow_request_asks_at_once() -> None:
+    """Each, as there are few of them."""
+    now = 0.0
+    connection = Connection()
+    meter = LinkMeter(connection, clock=lambda: now)
+    for _ in range(3):
+        now += 0.05
+        connection.send(400_000, 0.04)
+        assert meter.measure() == pytest.approx(0.039)
+    assert connection.asked == 4
+
+
+def test_a_meter_without_a_socket_measures_nothing() -> None:
+    """As on systems that do not tell."""
+    meter = LinkMeter(None)
+    assert (meter.measure(), meter.round_trip) == (0.0, 0.0)
 
 
 def test_what_is_no_socket_tells_nothing() -> None:
