@@ -152,17 +152,17 @@ class _Driver:
                     if not claims:
                         break
                     for peer, files in shares.files.items():
-                        self._give(files, peer)
+                        if peer in self._peers:
+                            peer.add(files)
+                        else:
+                            await self._give_to_others(files)
                     for first in shares.first:
                         tasks.start_soon(self._check, first)
 
-    def _give(self, claims: Sequence[Claim], peer: Peer) -> None:
-        """Give files to a worker; if it is gone meanwhile, to the others."""
-        if peer in self._peers:
-            peer.add(claims)
-            return
-        for claim in claims:
-            self._give_to_anyone(claim)
+    async def _give_to_others(self, claims: Sequence[Claim]) -> None:
+        """Give files of a worker that is gone to those that are left, or queue them."""
+        if left := [claim for claim in claims if not self._give_to_anyone(claim)]:
+            await self._give_back(left, were_sent=False)
 
     def _give_to_anyone(self, claim: Claim) -> bool:
         """Give a file to a worker that sees it and has not failed to; return whether there is any."""
@@ -183,8 +183,8 @@ class _Driver:
                 notify(self._wake_feed)
             elif outcome is not None:
                 await pass_outcome(self._outcomes, outcome, self._flush)
-            elif not self._give_to_anyone(claim):
-                await self._give_back([claim], were_sent=False)
+            else:
+                await self._give_to_others([claim])
 
     async def _give_back(self, claims: Sequence[Claim], *, were_sent: bool) -> None:
         with anyio.CancelScope(shield=True):
@@ -264,9 +264,7 @@ class _Driver:
         if not has_ended:
             self._unconfirmed += 1
         try:
-            left = [claim for claim in waiting if not self._give_to_anyone(claim)]
-            if left:
-                await self._give_back(left, were_sent=False)
+            await self._give_to_others(waiting)
             if not has_ended:
                 await anyio.sleep(peer.lease.seconds_left)
                 self._unconfirmed -= 1

@@ -1,5 +1,6 @@
 """The driver, with workers in this process: who gets which files, and when."""
 
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ from asyncimport.cluster.ports import WorkerLostError
 from asyncimport.cluster.sending import ClusterSender
 from asyncimport.errors import LoginRefusedError, UnavailableError
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
-from asyncimport.model.events import Event, Notice
+from asyncimport.model.events import Event, Notice, OutcomesRecorded
 from asyncimport.model.options import Options
 from asyncimport.model.summary import Summary
 from asyncimport.pipeline.images import upload_images
@@ -217,6 +218,34 @@ async def test_files_are_given_back_when_the_lease_is_over_and_not_before(journa
     assert lost
     assert min(at for at, path in other.got if path in lost) >= lost_at[0] + LEASE_SECONDS - 0.01
     assert any(isinstance(event, Notice) and "sent again by others" in event.reason for event in notices)
+
+
+async def test_files_that_are_claimed_when_the_only_worker_is_lost_are_sent_later(journal_path: Path) -> None:
+    """The journal has handed them out, and nobody is there to take them."""
+    main = threading.current_thread()
+    recorded, claiming, gone = threading.Event(), threading.Event(), threading.Event()
+
+    def see(_: str) -> bool:
+        if recorded.is_set() and threading.current_thread() is not main and not gone.is_set():
+            claiming.set()
+            assert gone.wait(10)
+        return True
+
+    def lose(_: Order) -> None:
+        if claiming.is_set() and not gone.is_set():
+            raise WorkerLostError("no reply", is_final=True)
+
+    def note(event: Event) -> None:
+        if isinstance(event, OutcomesRecorded):
+            # From now on more than the first file of the study can be claimed.
+            recorded.set()
+        elif isinstance(event, Notice) and "does not answer" in event.reason:
+            gone.set()
+
+    worker = Worker("a", see, before_reply=lose)
+    summary = await run(MemorySource(study_files("1", 60)), [worker], journal_path, report=note)
+    assert gone.is_set()
+    assert summary.files.stored == 60
 
 
 async def test_the_same_reply_twice_counts_once(journal_path: Path) -> None:
