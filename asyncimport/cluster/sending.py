@@ -83,6 +83,8 @@ class _Driver:
         self._is_ending = False
         self._unconfirmed = 0
         """Workers that have not confirmed their end, and whose lease may not be over."""
+        self._has_noted_leases = False
+        """Whether the leases in the journal are those of this run."""
         self._tried: dict[int, set[Peer]] = {}
         """The workers that do not see a file, by its key."""
         self._checks = Throttle(context.options.max_finalizers)
@@ -108,7 +110,7 @@ class _Driver:
         finally:
             with anyio.move_on_after(_END_SECONDS, shield=True):
                 await self._end_all()
-            if not self._unconfirmed:
+            if self._has_noted_leases and not self._unconfirmed:
                 with anyio.CancelScope(shield=True):
                     await context.call_journal(context.journal.queue.forget_leases)
 
@@ -135,6 +137,7 @@ class _Driver:
         with context.stop.immediate_scope():
             await wait_for_leases(context)
             await context.call_journal(partial(queue.note_leases, longest(self._setup.lease_seconds)))
+            self._has_noted_leases = True
             async for _ in wakeups:
                 while context.may_feed:
                     shares = PeerShares(self._peers, context.throttle.limit)
@@ -187,6 +190,8 @@ class _Driver:
                 await self._give_to_others([claim])
 
     async def _give_back(self, claims: Sequence[Claim], *, were_sent: bool) -> None:
+        for claim in claims:
+            self._tried.pop(claim.key, None)
         with anyio.CancelScope(shield=True):
             call = partial(self._context.journal.queue.give_back, claims, were_sent=were_sent)
             ready = await self._context.call_journal(call)
@@ -232,12 +237,17 @@ class _Driver:
                 raise UnavailableError(f"no worker is left: {reason}", hint=hint)
 
     async def _start(self, link: WorkerLink) -> float:
-        """Start a worker, and return its clock. Raises: WorkerLostError if it has ended, AsyncimportError."""
+        """Start a worker, and return its clock. Raises: WorkerLostError if it has ended, AsyncimportError.
+
+        One that is not reached is lost for good if no other is reached either for the longest outage.
+        """
+        began = anyio.current_time()
         while True:
             try:
                 return await link.start(self._setup)
             except WorkerLostError as lost:
-                if lost.is_final:
+                is_late = anyio.current_time() - began > self._context.options.outage_timeout
+                if lost.is_final or (is_late and not self._peers):
                     raise
                 await anyio.sleep(self._setup.lease_seconds * _RENEWAL_SHARE)
 
@@ -342,6 +352,7 @@ class _Driver:
                 self._tried.setdefault(claim.key, set()).add(peer)
                 if self._give_to_anyone(claim):
                     continue
+            self._tried.pop(claim.key, None)
             if isinstance(outcome, Stored):
                 load.files += 1
                 load.size += claim.instance.file.size

@@ -1,5 +1,6 @@
 """The driver, with workers in this process: who gets which files, and when."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
 from asyncimport.model.events import Event, Notice, OutcomesRecorded
 from asyncimport.model.options import Options
 from asyncimport.model.summary import Summary
+from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.images import upload_images
 from asyncimport.source.folder import FileSource
 
@@ -110,6 +112,7 @@ async def run(
     destination: MemoryDestination | None = None,
     report: Callable[[Event], None] = lambda _: None,
     options: Options | None = None,
+    stop: Stop | None = None,
 ) -> Summary:
     """Run the pipeline by these workers."""
     options = options or Options(workers=4, finalizers=2, settle_seconds=0, outage_timeout=1)
@@ -132,7 +135,7 @@ async def run(
     target = destination or MemoryDestination()
     with anyio.fail_after(20):
         async with opened(journal_path, rules) as journal:
-            await upload_images(source, target, journal, rules, options=options, report=report, send=send)
+            await upload_images(source, target, journal, rules, options=options, report=report, stop=stop, send=send)
             return await summary_of(journal)
 
 
@@ -248,6 +251,43 @@ async def test_files_that_are_claimed_when_the_only_worker_is_lost_are_sent_late
     assert summary.files.stored == 60
 
 
+async def test_a_first_file_that_its_last_worker_does_not_see_has_an_outcome(journal_path: Path) -> None:
+    """The worker that would see it is lost with it. The archive is not asked again and again."""
+    lost = asyncio.Event()
+
+    def absent(claim: Claim) -> Outcome:
+        return Failed(claim, "the file cannot be read", unreadable=True, absent=True)
+
+    def lose(order: Order) -> None:
+        if order.files:
+            lost.set()
+            other.start_error = WorkerLostError("gone", is_final=True)
+        if lost.is_set():
+            raise WorkerLostError("gone", is_final=True)
+
+    # The first of two equal ones gets it first.
+    other = Worker("b", before_reply=lose)
+    summary = await run(MemorySource(study_files("1", 1)), [Worker("a", outcome=absent), other], journal_path)
+    assert lost.is_set()
+    assert summary.files.failed == 1
+
+
+async def test_a_stop_while_leases_of_an_earlier_run_last_keeps_them(journal_path: Path) -> None:
+    """The workers of that run may still be sending when the run after the next one begins."""
+    rules, stop, worker = router(session="{StudyDate}"), Stop(), Worker("a")
+    async with opened(journal_path, rules) as journal:
+        await anyio.to_thread.run_sync(journal.queue.note_leases, 60.0)
+
+    def report(event: Event) -> None:
+        if isinstance(event, Notice) and "earlier run" in event.reason:
+            stop.request()
+
+    await run(MemorySource(study_files("1", 1)), [worker], journal_path, report=report, stop=stop)
+    assert not worker.got
+    async with opened(journal_path, rules) as journal:
+        assert journal.leased_seconds > 0
+
+
 async def test_the_same_reply_twice_counts_once(journal_path: Path) -> None:
     """The last reply of a worker is told again, and one may come when the lease is over."""
     worker = Worker("a")
@@ -281,3 +321,10 @@ async def test_a_run_without_workers_ends_when_none_joins(journal_path: Path) ->
     gone = Worker("a", start_error=WorkerLostError("gone", is_final=True))
     with pytest.raises(UnavailableError, match="no worker is left: gone"):
         await run(MemorySource(study_files("1", 1)), [gone], journal_path)
+
+
+async def test_a_run_whose_workers_are_not_reached_any_more_ends(journal_path: Path) -> None:
+    """Their machines are gone, and so is the scheduler that would say so."""
+    away = [Worker(name, start_error=WorkerLostError("no connection")) for name in ("a", "b")]
+    with pytest.raises(UnavailableError, match="no worker is left: no connection"):
+        await run(MemorySource(study_files("1", 1)), away, journal_path)
