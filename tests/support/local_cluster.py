@@ -3,14 +3,16 @@
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
 from anyio.abc import Process
 from distributed import Client, LocalCluster
-from relay import Relay, relay
+from namespaces import Namespace
+from relay import relay
 
 from asyncimport.cluster.actor import ActorLink
 from asyncimport.cluster.messages import Order, Reply, Setup
@@ -39,19 +41,25 @@ class CountingLink(ActorLink):
         return reply
 
 
+class Way(Protocol):
+    """How others reach a worker."""
+
+    def cut(self) -> None:
+        """Pass nothing more."""
+
+    def heal(self) -> None:
+        """Pass everything again."""
+
+
 @dataclass(eq=False)
 class LocalWorker:
-    """A worker process. Everybody reaches it by the relay; it reaches the scheduler, and XNAT, without."""
+    """A worker process. Everybody reaches it by its way; it reaches the scheduler, and XNAT, without if it is here."""
 
     process: Process
-    way: Relay
+    address: str
+    way: Way
     link: CountingLink | None = None
     """The last one that called it."""
-
-    @property
-    def address(self) -> str:
-        """Where others find it."""
-        return f"tcp://127.0.0.1:{self.way.port}"
 
     def signal(self, which: signal.Signals) -> None:
         """Send it a signal, if it is still there."""
@@ -91,8 +99,19 @@ class LocalWorkers:
 
     async def add(self, number: int = 1) -> None:
         """Start workers, and wait until they are there."""
-        started = [await self._start() for _ in range(number)]
-        self.workers += started
+        for started in [await self._start() for _ in range(number)]:
+            self.workers.append(started)
+        await self._wait()
+
+    async def add_in(self, machine: Namespace) -> LocalWorker:
+        """Start a worker in a namespace, and wait until it is there."""
+        address = f"{machine.to_cluster.there}:8790"
+        process = await self._open(address, address, machine.words)
+        self.workers.append(LocalWorker(process, f"tcp://{address}", machine.to_cluster))
+        await self._wait()
+        return self.workers[-1]
+
+    async def _wait(self) -> None:
         alive = sum(worker.process.returncode is None for worker in self.workers)
         await self.client.wait_for_workers(alive)
         self._changed.set()
@@ -101,17 +120,21 @@ class LocalWorkers:
         way = await self.stack.enter_async_context(relay())
         with socket.create_server(("127.0.0.1", 0)) as free:
             way.target = free.getsockname()[1]
+        address = f"127.0.0.1:{way.port}"
+        return LocalWorker(await self._open(f"127.0.0.1:{way.target}", address), f"tcp://{address}", way)
+
+    async def _open(self, listens: str, address: str, before: Sequence[str] = ()) -> Process:
         process = await anyio.open_process(
             [
+                *before,
                 *(sys.executable, "-m", "distributed.cli.dask_worker", self.scheduler, "--no-nanny", "--no-dashboard"),
-                *("--nthreads", "1", "--listen-address", f"tcp://127.0.0.1:{way.target}"),
-                *("--contact-address", f"tcp://127.0.0.1:{way.port}"),
+                *("--nthreads", "1", "--listen-address", f"tcp://{listens}", "--contact-address", f"tcp://{address}"),
             ],
             stdout=None,
             stderr=None,
         )
         self.stack.push_async_callback(_end, process)
-        return LocalWorker(process, way)
+        return process
 
 
 async def _end(process: Process) -> None:
@@ -122,14 +145,19 @@ async def _end(process: Process) -> None:
 
 @asynccontextmanager
 async def local_workers(
-    open_files: Callable[[], FileReader], *, workers: int = 2, lease_seconds: float = 10.0
+    open_files: Callable[[], FileReader],
+    *,
+    workers: int = 2,
+    lease_seconds: float = 10.0,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[LocalWorkers]:
     """Start a scheduler here, and worker processes."""
     async with (
-        LocalCluster(n_workers=0, dashboard_address=":0", asynchronous=True) as cluster,
+        LocalCluster(n_workers=0, host=host, dashboard_address=":0", asynchronous=True) as cluster,
         Client(cluster, asynchronous=True, direct_to_workers=True) as client,
         AsyncExitStack() as stack,
     ):
         made = LocalWorkers(client, cluster.scheduler_address, open_files, lease_seconds, stack)
-        await made.add(workers)
+        if workers:
+            await made.add(workers)
         yield made

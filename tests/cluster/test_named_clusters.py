@@ -1,0 +1,89 @@
+"""`--dask @module:name`, a first worker that does not come, and no Dask at all: as somebody types them."""
+
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+from conftest import Commands
+
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
+
+MODULE = """
+from distributed import LocalCluster
+
+def make(workers=1):
+    return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0")
+
+def address():
+    kept.append(make())
+    return kept[0].scheduler_address
+
+def empty():
+    return make(0)
+
+kept = []
+nothing = 7
+"""
+
+
+@pytest.fixture
+def site(commands: Commands, tmp_path: Path) -> Commands:
+    """Return commands that find a module of the site."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "mysite.py").write_text(MODULE)
+    commands.env["PYTHONPATH"] = str(tmp_path / "modules")
+    return commands
+
+
+@pytest.mark.parametrize("name", ["make", "address"])
+async def test_a_cluster_of_a_module(site: Commands, tree: Path, name: str) -> None:
+    """A function returns a cluster of Dask, or the address of one."""
+    ended = await site("plan", tree, "-P", "demo", "-o", "json", "--dask", f"@mysite:{name}")
+    assert ended.code == 0, ended.err
+    assert sum(row["files"] for row in ended.json["rows"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("@mysite:nothing", "--dask @mysite:nothing is neither a cluster of Dask nor an address"),
+        ("@mysite:absent", "has no attribute 'absent'"),
+        ("@othersite:make", "No module named 'othersite'"),
+    ],
+)
+async def test_a_module_without_a_cluster(site: Commands, tree: Path, spec: str, reason: str) -> None:
+    """A line says so, and another what to do."""
+    ended = await site("plan", tree, "-P", "demo", "--dask", spec)
+    error, hint = ended.err.splitlines()
+    assert (ended.code, error[:7], hint[:6]) == (2, "error: ", "hint: ")
+    assert reason in error
+
+
+async def test_ctrl_c_while_the_first_worker_is_awaited(site: Commands, tree: Path) -> None:
+    """The run ends at once, as stopped."""
+    with anyio.fail_after(60):
+        async with site.start("plan", tree, "-P", "demo", "--dask", "@mysite:empty") as process:
+            assert process.stderr is not None
+            told = b""
+            async for text in process.stderr:
+                told += text
+                if b"waiting for the first worker of @mysite:empty" in told and told.endswith(b"\n"):
+                    process.send_signal(signal.SIGINT)
+                    break
+            told += b"".join([text async for text in process.stderr])
+            assert await process.wait() == 130, told.decode()
+    assert b"Traceback" not in told
+    assert b"stopped" in told
+
+
+@pytest.mark.parametrize("command", ["plan", "upload"])
+async def test_without_dask(ready: Commands, tree: Path, command: str) -> None:
+    """As after `pip install asyncimport`: the hint names the extra."""
+    ready.absent = ("distributed",)
+    ended = await ready(command, tree, "-P", "demo", "--dask", "local:1")
+    assert ended.code == 2, ended.err
+    assert ended.err.splitlines()[-2:] == [
+        "error: --dask needs Dask, which is not installed",
+        "hint: install it: pip install 'asyncimport[dask]'",
+    ]
