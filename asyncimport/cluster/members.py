@@ -4,6 +4,7 @@ Workers may see different files at one path. A **view** is the tree that some of
 the same one (`tree_identity`) stand in for each other.
 """
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from anyio.abc import TaskGroup
 from asyncimport.cluster.calls import call_actor, make_actor
 from asyncimport.cluster.connect import Cluster, DaskWorker
 from asyncimport.cluster.ports import WorkerLostError
-from asyncimport.cluster.worker_files import ScanSettings, WorkerFiles, below, encoding_of_names
+from asyncimport.cluster.worker_files import ScanSettings, WorkerFiles, encoding_of_names
 from asyncimport.errors import UnavailableError, UsageError
 from asyncimport.model.events import Event, Notice
 from asyncimport.model.record import record
@@ -38,6 +39,7 @@ class Member:
         self.worker = worker
         self.actor = actor
         self.views = frozenset(views)
+        self.places = {view.place for view in views}
         self.lasting = lasting
         self.calls = 0
         """Calls that it has not answered yet."""
@@ -60,6 +62,7 @@ class Members:
     ) -> None:
         self._cluster = cluster
         self._settings = settings
+        self._inside = {place: os.path.join(place, "") for place in settings.places}  # noqa: PTH118 - compared as text
         self._report = report
         self._patience = patience_seconds
         self.all: dict[str, Member] = {}
@@ -163,12 +166,19 @@ class Members:
 
     def sees(self, address: str, path: str) -> bool:
         """Whether a worker sees the place of a file."""
-        member, place = self.all.get(address), self.place_of(path)
-        return member is not None and (place is None or any(view.place == place for view in member.views))
+        member = self.all.get(address)
+        if member is None or len(member.places) == len(self._inside):
+            return member is not None
+        place = self.place_of(path)
+        return place is None or place in member.places
 
     def place_of(self, path: str) -> str | None:
         """Return the place that a file is below."""
-        return next((place for place in self._settings.places if below(place, path) is not None), None)
+        # It is called for each file: `below` would take most of the time.
+        for place, inside in self._inside.items():
+            if path.startswith(inside) or path == place:
+                return place
+        return None
 
     async def find(self, fits: Fits, what: str, avoid: Member | None = None) -> Member:
         """Return the least busy worker that fits; wait if there is none. Raises: UnavailableError."""

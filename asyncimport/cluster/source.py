@@ -13,7 +13,7 @@ from asyncimport.cluster.members import Fits, Members, View, has
 from asyncimport.cluster.ports import WorkerLostError
 from asyncimport.cluster.remote_body import RemoteBody
 from asyncimport.cluster.walk import Walk
-from asyncimport.cluster.worker_files import ScanSettings, below, unpack_identities
+from asyncimport.cluster.worker_files import ScanSettings, below, pack_files, unpack_identities
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, primary_error
 from asyncimport.model.events import Event
@@ -84,7 +84,7 @@ class ClusterSource:
         return anyio.from_thread.run(self.identify_many, [file])[0]
 
     async def _identify(self, files: Sequence[File], fits: Fits) -> list[Identity | Ignored]:
-        member, packed = await self._members.ask(fits, files[0].path, "identify", files)
+        member, packed = await self._members.ask(fits, files[0].path, "identify", pack_files(files))
         found = unpack_identities(files, packed)
         unreadable = [place for place, one in enumerate(found) if _is_unreadable(one)]
         if unreadable and any(one is not member and fits(one) for one in self._members.all.values()):
@@ -92,7 +92,7 @@ class ClusterSource:
             other = await self._members.find(fits, files[0].path, avoid=member)
             again = [files[place] for place in unreadable]
             try:
-                more = unpack_identities(again, await self._members.call(other, "identify", again))
+                more = unpack_identities(again, await self._members.call(other, "identify", pack_files(again)))
             except WorkerLostError:
                 return found
             for place, one in zip(unreadable, more, strict=True):

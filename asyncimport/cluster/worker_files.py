@@ -1,7 +1,7 @@
 """What runs on workers to scan: the walk, headers, digests and bytes of the files that a worker sees.
 
-All paths that come and go are those of the machine that runs the command. Results are pickled here, so that Dask does
-not look into them.
+All paths that come and go are those of the machine that runs the command. What there is one of for each file is pickled
+here, so that Dask does not look into it.
 """
 
 import hashlib
@@ -172,8 +172,9 @@ class WorkerFiles:
 
         return pickle.dumps(list(map(row, batch)))
 
-    async def identify(self, files: Sequence[File]) -> bytes:
-        """Identify files; return identities, or kind, reason and damage of each other file, pickled."""
+    async def identify(self, packed: bytes) -> bytes:
+        """Identify packed files; return identities, or kind, reason and damage of each other file, pickled."""
+        files = [File(*row) for row in pickle.loads(packed)]  # noqa: S301 - of the driver, who may run anything here
         async with self._identifying:
             found = await self._files.source.identify_many([self._files.paths.here_file(file) for file in files])
         return pickle.dumps(
@@ -209,6 +210,11 @@ class WorkerFiles:
     async def sha256(self, path: str) -> bytes | None:
         """Return the SHA-256 of a file; None if it cannot be read here."""
         return await anyio.to_thread.run_sync(_sha256, self._files.paths.here(path))
+
+
+def pack_files(files: Iterable[File]) -> bytes:
+    """Pickle files for `WorkerFiles.identify`: Dask would pickle them one by one, which takes thirty times as long."""
+    return pickle.dumps([(file.path, file.size, file.mtime_ns, file.inode, file.ctime_ns) for file in files])
 
 
 def _state(path: str) -> tuple[int, int] | None:

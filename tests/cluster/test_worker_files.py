@@ -8,7 +8,7 @@ from builders import image, sop, write
 
 from asyncimport.cluster.connect import connect
 from asyncimport.cluster.specs import parse_spec
-from asyncimport.cluster.worker_files import ScanSettings, WorkerFiles, unpack_identities
+from asyncimport.cluster.worker_files import ScanSettings, WorkerFiles, pack_files, unpack_identities
 from asyncimport.dicom import Identity
 from asyncimport.errors import UsageError
 from asyncimport.model.files import File
@@ -24,7 +24,7 @@ async def test_requests_at_once_get_their_own_answers(tmp_path: Path) -> None:
     found: dict[int, str] = {}
 
     async def identify(number: int, file: File) -> None:
-        (one,) = unpack_identities([file], await worker.identify([file]))
+        (one,) = unpack_identities([file], await worker.identify(pack_files([file])))
         assert isinstance(one, Identity)
         found[number] = one.sop_uid
 
