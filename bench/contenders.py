@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from bench import dask_cluster
 from bench.corpus import Corpus, Entry, SessionEntry
 from bench.measure import Claim, Command, Ended
 from bench.servers import Served
+from bench.slow_disk import Disk
 from bench.trees import ROOT, clean_environment, python_path
 from bench.xnatctl import XNATCTL
 
@@ -29,14 +31,16 @@ class Job:
     """Further options of the tool itself."""
     most: int | None = None
     """The number of files for a contender that is known to be very slow."""
-    slow_source: float = 0.0
-    """Seconds that it takes to open a source file."""
+    disk: Disk | None = None
+    """The disk that the source files are on, if it is slow."""
     sampled: Path | None = None
     """The file for a profile, if one is wanted."""
+    cluster: tuple[str, Mapping[str, str]] | None = None
+    """The address of a cluster, and what its clients have in their environment."""
 
     def module(self, name: str) -> list[str]:
         """Return the command of a Python module, with a slow source and a profile if wanted."""
-        around = ["bench.slow_disk", str(self.corpus.root), str(self.slow_source)] if self.slow_source else []
+        around = ["bench.slow_disk", str(self.corpus.root), *map(str, self.disk)] if self.disk else []
         around += ["bench.profile", str(self.sampled)] if self.sampled else []
         return [sys.executable, "-P", "-m", *around, name]
 
@@ -97,6 +101,9 @@ class Contender:
     slow: bool = False
     """Whether a part of the files is enough for it."""
     ours: bool = False
+    workers: int = 0
+    """Of a cluster of Dask that runs before it starts."""
+    tree: Path = ROOT
 
 
 def _upload(tree: Path, *workers: str) -> Callable[[Job], Command]:
@@ -108,6 +115,7 @@ def _upload(tree: Path, *workers: str) -> Callable[[Job], Command]:
         words += [*(labels if served.prefix else ()), *(("--ca-bundle", served.bundle) if served.bundle else ())]
         if served.within and not served.bundle:
             words.append("--insecure")  # its address is not this machine's, for all it knows
+        words += ["--dask", job.cluster[0]] if job.cluster else []
         words += [*job.options, *(("--max-duration", f"{job.boxed}s") if job.boxed is not None else ())]
 
         def read(ended: Ended) -> Claim:
@@ -115,17 +123,19 @@ def _upload(tree: Path, *workers: str) -> Callable[[Job], Command]:
                 summary = json.loads(ended.out)
             except json.JSONDecodeError:
                 return Claim(problem=f"exit code {ended.code}: {_last_line(ended.err)}")
-            stored = summary["files"]["stored"]
+            # An earlier run may have stored them, in which case nothing is sent.
+            stored = summary["files"]["stored"] + summary["files"]["already_stored"]
             if job.boxed is not None:
                 problem = "" if ended.code in {0, 130} else f"exit code {ended.code}"
             else:
                 unverified = [one for one in summary["details"] if one["verified"] != "uids"]
                 problem = f"exit code {ended.code}: {_last_line(ended.err)}" if ended.code else ""
                 problem = problem or (f"{len(unverified)} sessions are not verified" if unverified else "")
-            return Claim(stored, problem, bytes=summary["bytes"].get("sent"))
+            return Claim(stored, problem, bytes=summary["bytes"].get("sent") or None)
 
         # The prepared rows behind the instant server are not from this journal. Older revisions ignore the option.
         env = {**job.environment, "PYTHONPATH": python_path(tree)["PYTHONPATH"], "ASYNCIMPORT_ADOPT_ROWS": "1"}
+        env.update(job.cluster[1] if job.cluster else {})
         return Command(words, env, job.corpus.files, job.corpus.bytes, read)
 
     return make
@@ -268,7 +278,15 @@ def contenders(against: Path | None = None, revision: str = "") -> Mapping[str, 
                 ),
                 ours=True,
             ),
-        ]
+            Contender(
+                f"{name} dask 4", "the same with 4 workers of a cluster of Dask, which has been started before",
+                _upload(tree), dask_cluster.lacks, ours=True, workers=4, tree=tree,
+            ),
+            Contender(
+                f"{name} local 4", "the same with --dask local:4, which starts them",
+                _upload(tree, "--dask", "local:4"), dask_cluster.lacks, ours=True,
+            ),
+        ]  # fmt: skip
     for n in (4, 16):
         every += [
             Contender(f"ceiling {n}", f"aiohttp alone, {n} in flight, files read in the loop", _ceiling(n)),

@@ -85,6 +85,7 @@ class Measured:
         return {
             "rate": self.files / self.seconds if self.seconds else None,
             "cpu_ms": 1000 * self.cpu / self.files if self.files else None,
+            "cpu_s": self.cpu,
             "rss_mb": self.rss / 1e6,
             "sending": self.sending,
             "server_cpu_ms": 1000 * self.server_cpu / self.files if self.files else None,

@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench import dask_cluster
 from bench.contenders import Contender, Job, contenders
 from bench.corpus import Corpus, Shape, written
 from bench.measure import Claim, Command, Ended, Measured, judged, run
+from bench.opened import opens_below
 from bench.rounds import interleaved
 from bench.scenarios import Scenario
 from bench.servers import MODELS, Model, Served, served
@@ -95,6 +98,7 @@ class Run:
             "profile": self._transfers,
             "memory": self._memory,
             "scan": self._scan,
+            "again": self._transfers,
             "resume": self._resume,
             "start-up": self._start_up,
         }
@@ -206,16 +210,25 @@ class Run:
         self._number += 1
         place = self._place / f"run{self._number}"
         try:
-            with self._server(model, corpus, place / "server") as server:
+            with (
+                self._server(model, corpus, place / "server") as server,
+                self._cluster(scenario, contender, corpus, place / "cluster") as cluster,
+            ):
                 most = _LOOP_FILES if contender.slow else None
                 sampled = place / "samples" if scenario.kind == "profile" else None
-                job = Job(
-                    corpus, server, place / "client", boxed, scenario.options, most, scenario.slow_source, sampled
-                )
+                events = place / "events.jsonl" if scenario.kind == "again" else None
+                options = (*scenario.options, *(("--events", str(events)) if events else ()))
+                job = Job(corpus, server, place / "client", boxed, options, most, scenario.disk, sampled, cluster)
                 command = contender.make(job)
                 ended = run(command, job.place, longest=self._options.longest, within=server.within)
+                more = {}
+                if events and not ended.code:
+                    with opens_below(corpus.root) as opens:
+                        ended = run(command, job.place, longest=self._options.longest, within=server.within)
+                    more = {"opens": opens.files / corpus.files, "running": _running(events, ended)}
             self._left += [server.left] if server.left else []
             measured = judged(contender.name, number, command, ended, server.tally, boxed=boxed)
+            measured.more.update(more)
             if sampled and not measured.problem:
                 spent = json.loads(sampled.read_bytes())
                 measured.more.update((name, 1e6 * seconds / measured.files) for name, seconds in spent.items())
@@ -231,12 +244,19 @@ class Run:
     def _server(self, model: Model, corpus: Corpus, home: Path) -> AbstractContextManager[Served]:
         return self._options.site() if self._options.site is not None else served(model, corpus, home)
 
+    def _cluster(
+        self, scenario: Scenario, contender: Contender, corpus: Corpus, home: Path
+    ) -> AbstractContextManager[tuple[str, Mapping[str, str]] | None]:
+        if not contender.workers:
+            return nullcontext()
+        return dask_cluster.running(contender.tree, contender.workers, home, corpus.root, scenario.disk)
+
     def _sink(self, scenario: Scenario, result: Result, model: Model, corpus: Corpus) -> None:
         """Compare the capacity of the instant server with the ceiling: it must limit no contender."""
         ceilings = [one for name, runs in result.runs.items() if name.startswith("ceiling ") for one in runs]
         rates = [found for one in ceilings if (found := one.values.get("rate"))]
         size = max(1, corpus.bytes // max(1, corpus.files))
-        if model.name != "instant" or scenario.slow_source or not rates or size > 1 << 20:
+        if model.name != "instant" or scenario.disk or not rates or size > 1 << 20:
             return
         seconds = "0.5" if self._options.quick else "3"
         with served(model, corpus, self._place / "flooded") as server:
@@ -328,6 +348,12 @@ class Run:
         if ended.code and name in {"empty-files", "finish"}:
             raise RuntimeError(f"{name}: {ended.err}")
         return ended
+
+
+def _running(events: Path, ended: Ended) -> float:
+    """Return the seconds from the beginning of the last run, as its events tell it, to the end of its process."""
+    began = [one for line in events.open() if (one := json.loads(line))["event"] == "run_began"][-1]["ts"]
+    return ended.began + ended.seconds - datetime.fromisoformat(began).timestamp()
 
 
 def _of_link(model: Model, command: Command, measured: Measured) -> Mapping[str, float]:

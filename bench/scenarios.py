@@ -5,12 +5,14 @@ from typing import Literal
 
 from bench.corpus import Part, Shape
 from bench.servers import LINKS, MODELS, link_name
+from bench.slow_disk import Disk
 
-Kind = Literal["transfer", "sweep", "profile", "memory", "scan", "resume", "start-up"]
+Kind = Literal["transfer", "sweep", "profile", "memory", "again", "scan", "resume", "start-up"]
 
 SWEEP = (1, 2, 4, 8, 16, 32, 64)
 AUTO = "asyncimport auto"
 AUTO_COMPRESS = "asyncimport compress"
+DASK = "asyncimport dask 4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class Scenario:
     quick: tuple[str, ...] = ()
     quick_models: tuple[str, ...] | None = None
     options: tuple[str, ...] = ()
-    slow_source: float = 0.0
-    """Seconds that it takes to open a source file."""
+    disk: Disk | None = None
+    """The disk that the source files are on, of each machine, if it is slow."""
     notes: tuple[str, ...] = field(default=())
 
 
@@ -262,7 +264,7 @@ _TABLE = (
     Scenario(
         "slow-disk", "each open of a source file takes 5 ms", "transfer",
         (_shape("20 kB x 2,000", Part(2_000, 20_000, 4)),), ("instant",), (AUTO, "asyncimport 16", "ceiling 16"),
-        rounds=3, reference="ceiling 16", quick=(AUTO,), slow_source=0.005,
+        rounds=3, reference="ceiling 16", quick=(AUTO,), disk=Disk(open_seconds=0.005),
         notes=("a file is opened to be looked into, and again to be sent: one at a time that makes 100 files/s",),
     ),
     Scenario(
@@ -311,6 +313,44 @@ _TABLE = (
             _shape("131 kB x 20,000, noisy", Part(20_000, 131_000, 10, noisy=True)),
         ),
         ("instant",), ("asyncimport always",), (Target("rss_mb", "131 kB x 20,000, noisy", "<=", 120.0),), rounds=1,
+    ),
+    Scenario(
+        "cluster", "four workers of Dask beside one machine, where the server is the limit", "transfer", (_SMALL,),
+        ("realistic",), (AUTO, "asyncimport 16", DASK, "asyncimport local 4"),
+        (
+            Target("rate", DASK, ">=", 0.97, over=AUTO),
+            Target("sending", DASK, ">=", 0.97, over=AUTO),
+            Target("in_flight", DASK, "<=", 1.5, over="asyncimport 16"),
+        ),
+        rounds=3, reference=AUTO, quick=(DASK, "asyncimport local 4"),
+        notes=("dask 4: CPU and memory are the driver's; local 4: they are of all, and of the largest process",),
+    ),
+    Scenario(
+        "cluster-disk", "each machine reads 20 MB/s: four workers beside one machine", "transfer",
+        (_shape("262 kB x 20,000", Part(20_000, 262_000, 20, sparse=True)),), ("realistic",), (AUTO, DASK),
+        (Target("rate", DASK, ">=", 3.6, over=AUTO),), rounds=1, reference=AUTO, quick_models=(),
+        disk=Disk(rate=20e6), options=("--compress", "never"),
+        notes=("the files are sparse; what is waited for when one is opened is their size",),
+    ),
+    Scenario(
+        "cluster-driver", "what the driver takes, as the work grows", "memory",
+        tuple(_shape(f"1 kB x {n:,}", Part(n, 1_200, n // 500)) for n in (50_000, 100_000, 200_000)), ("instant",),
+        (DASK,),
+        (
+            Target("cpu_s", "1 kB x 200,000", "<=", 5.0, less="1 kB x 100,000"),
+            Target("rss_mb", "1 kB x 200,000", "<=", 150.0),
+        ),
+        rounds=1, quick_models=(), notes=("cpu_s: all of it; the difference of two is for 100,000 files",),
+    ),
+    Scenario(
+        "cluster-resume", "a finished run again, by four workers and by one machine", "again", (_SMALL,),
+        ("realistic",), (AUTO, DASK, "asyncimport local 4"),
+        (
+            Target("opens", DASK, "<=", 0.0),
+            Target("running", DASK, "<=", 1.2, over=AUTO),
+        ),
+        rounds=3, reference=AUTO, quick=(AUTO, DASK),
+        notes=("without start: from when the journal is open and all are connected, to the end of the process",),
     ),
     Scenario(
         "scan", "a million small files, looked into and no more", "scan",

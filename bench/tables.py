@@ -14,6 +14,7 @@ _COLUMNS = {
     "ratio": "bytes / sent",
     "mb_per_core": "MB/s a core",
     "cpu_ms": "CPU ms/file",
+    "cpu_s": "CPU s",
     "server_cpu_ms": "server's",
     "rss_mb": "peak MB",
     "in_flight": "in flight",
@@ -23,13 +24,14 @@ _COLUMNS = {
     "finishing": "finishing s",
     "archiving": "archiving x ideal",
     "opens": "opens/file",
+    "running": "without start s",
     "seconds": "s",
     **{place: f"{place} us" for place in PLACES},
     "loop_cpu": "CPU us: loop",
     "threads_cpu": "threads",
     "children_cpu": "children",
 }
-_SPREAD = frozenset({"rate", "seconds"})
+_SPREAD = frozenset({"rate", "seconds", "running"})
 """Figures that are shown with minimum and maximum. For others these are in the JSON file."""
 _WANTED: Mapping[str, Sequence[str]] = {
     "transfer": (
@@ -48,7 +50,8 @@ _WANTED: Mapping[str, Sequence[str]] = {
         "finishing",
         "archiving",
     ),
-    "memory": ("rss_mb", "rate", "cpu_ms", "seconds"),
+    "memory": ("rss_mb", "rate", "cpu_s", "cpu_ms", "seconds"),
+    "again": ("seconds", "running", "opens", "cpu_s", "rss_mb"),
     "scan": ("rate", "cpu_ms", "opens", "rss_mb"),
     "resume": ("rate", "cpu_ms", "opens", "rss_mb"),
     "start-up": ("seconds", "rss_mb"),
