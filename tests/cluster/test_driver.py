@@ -288,6 +288,36 @@ async def test_a_stop_while_leases_of_an_earlier_run_last_keeps_them(journal_pat
         assert journal.leased_seconds > 0
 
 
+@pytest.mark.parametrize("confirms", [False, True])
+async def test_a_worker_that_has_not_confirmed_its_end_is_waited_for_by_the_next_run(
+    journal_path: Path, confirms: bool
+) -> None:
+    """The run ended by an error. Its worker may go on sending until its lease is over."""
+    is_busy = anyio.Event()
+
+    async def refuse(_: Setup) -> float:
+        await is_busy.wait()
+        raise LoginRefusedError("no")
+
+    async def stay() -> None:
+        raise WorkerLostError("no reply")
+
+    first, other = Worker("a", before_reply=lambda order: is_busy.set() if order.files else None), Worker("b")
+    other.start = refuse  # type: ignore[method-assign]
+    if not confirms:
+        first.end = stay  # type: ignore[method-assign]
+    source = MemorySource(study_files("1", 300))
+    with pytest.raises(LoginRefusedError):
+        await run(source, [first, other], journal_path)
+    began, next_one, notices = now(), Worker("c"), list[Event]()
+    summary = await run(source, [next_one], journal_path, report=notices.append)
+    assert summary.files.stored + summary.files.already_stored == 300
+    waits = [event for event in notices if isinstance(event, Notice) and "earlier run" in event.reason]
+    assert bool(waits) is not confirms
+    if not confirms:
+        assert next_one.got[0][0] >= began + LEASE_SECONDS
+
+
 async def test_the_same_reply_twice_counts_once(journal_path: Path) -> None:
     """The last reply of a worker is told again, and one may come when the lease is over."""
     worker = Worker("a")

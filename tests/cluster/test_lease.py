@@ -96,6 +96,16 @@ def test_the_driver_never_thinks_that_a_lease_is_over_before_it_is(
     assert lease.seconds_left <= 1e-6
 
 
+def test_an_order_lets_a_worker_send_for_one_lease_after_its_reply() -> None:
+    """The driver, which heard of the reply later, waits for longer than that."""
+    driver = Clock(50)
+    granted = GrantedLease(SECONDS, driver)
+    granted.hear(1_000)
+    driver.now += 4
+    assert granted.until == 1_000 + SECONDS
+    assert SECONDS - 4 < granted.seconds_left < SECONDS
+
+
 def test_the_margin_covers_clocks_that_differ() -> None:
     """A thousandth is more than clocks of computers differ by."""
     assert longest(SECONDS) >= SECONDS * 1.001 / 0.999

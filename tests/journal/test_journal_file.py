@@ -92,6 +92,8 @@ def test_lasting_changes_are_synced_at_once(path: Path) -> None:
 
         do("scan.admit", [instance("a")])
         do("scan.finish", [ROOT])
+        do("queue.note_leases", 15.0)
+        do("queue.forget_leases")
         claims = journal.queue.claim(1, max_active=1)
         levels["claim of a new delivery"] = level(journal)
         journal.queue.claim(1, max_active=1)
@@ -107,6 +109,7 @@ def test_lasting_changes_are_synced_at_once(path: Path) -> None:
         "scan.skip_known",
         "scan.admit",
         "scan.finish",
+        "queue.forget_leases",
         "claim",
         "queue.record_outcomes",
     ]
