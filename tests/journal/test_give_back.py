@@ -168,6 +168,22 @@ def test_what_is_forgotten_of_a_killed_run_still_waits_for_the_settle_time(path:
         assert isinstance(journal.deliveries.claim(settle_seconds=30), SealedDelivery)
 
 
+def test_a_file_that_is_forgotten_as_gone_may_still_arrive(path: Path, disk: Disk) -> None:
+    """A worker had read it before it was deleted, and its session has no other file."""
+    clock = Clock()
+    with begun(path, clock) as journal:
+        journal.queue.note_leases(15)
+        scan(journal, disk)
+        handed_out(journal)
+    with Pruner.of(path) as pruner:
+        pruner.find_gone(force=True)
+        pruner.prune()
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        settle_all(journal)
+        assert journal.deliveries.claim(settle_seconds=30) == 45
+
+
 def test_what_is_forgotten_of_a_run_that_ended_waits_for_nothing(path: Path, disk: Disk) -> None:
     """Nothing of it can still arrive."""
     with begun(path, Clock()) as journal:
