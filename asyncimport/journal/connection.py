@@ -125,6 +125,13 @@ UNARCHIVED = (
 )
 """Whether XNAT has a session `s` in the prearchive and not in the archive."""
 
+NOTE_FORGOTTEN = (
+    "INSERT OR REPLACE INTO metadata SELECT 'forgotten', strftime('%s', 'now') FROM delivery d WHERE d.state = 'OPEN' "
+    "AND (d.interrupted_at IS NOT NULL OR EXISTS (SELECT 1 FROM metadata WHERE key = 'lease') "
+    "OR (SELECT ended IS NULL FROM run ORDER BY key DESC LIMIT 1)) AND {} LIMIT 1"
+)
+"""Notes that a delivery `d` is forgotten whose last upload may still take effect, in the next row of its session."""
+
 
 @dataclass(frozen=True, slots=True)
 class CurrentRun:
@@ -208,6 +215,7 @@ def _forget_unsent(connection: Connection) -> None:
     db = connection.db
     db.execute("DELETE FROM metadata WHERE key LIKE 'rule %'")
     db.execute("DELETE FROM attachment WHERE md5 IS NULL")
+    db.execute(NOTE_FORGOTTEN.format("d.uri IS NULL"))
     db.execute("DELETE FROM delivery WHERE uri IS NULL AND state <> 'ARCHIVED'")
     db.execute("DELETE FROM instance WHERE session NOT IN (SELECT session FROM delivery) AND state <> 'STORED'")
     db.execute("DELETE FROM session WHERE key NOT IN (SELECT session FROM instance)")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from asyncimport.errors import UsageError
+from asyncimport.journal.connection import NOTE_FORGOTTEN
 from asyncimport.journal.database import (
     NOTHING_YET,
     LockWait,
@@ -37,15 +38,14 @@ CREATE TEMP TABLE pruned_session (key INTEGER PRIMARY KEY);
 CREATE TEMP TABLE pruned_instance (key INTEGER PRIMARY KEY);
 CREATE TEMP TABLE pruned_file (key INTEGER PRIMARY KEY);
 """
-_PRUNE = """
+_IS_PRUNED = (
+    "(d.session IN (SELECT key FROM pruned_session) OR d.session IN (SELECT session FROM instance WHERE key IN "
+    "(SELECT key FROM pruned_instance)))"
+)
+_PRUNE = f"""
 BEGIN IMMEDIATE;
+{NOTE_FORGOTTEN.format(_IS_PRUNED)};
 INSERT OR IGNORE INTO pruned_instance SELECT key FROM instance WHERE session IN (SELECT key FROM pruned_session);
--- What was in flight into a delivery may still take effect, in the row that its session gets next.
-INSERT OR REPLACE INTO metadata SELECT 'forgotten', strftime('%s', 'now') FROM delivery d WHERE d.state = 'OPEN'
-    AND (d.session IN (SELECT key FROM pruned_session)
-        OR d.session IN (SELECT session FROM instance WHERE key IN (SELECT key FROM pruned_instance)))
-    AND (d.interrupted_at IS NOT NULL OR EXISTS (SELECT 1 FROM metadata WHERE key = 'lease')
-        OR (SELECT ended IS NULL FROM run ORDER BY key DESC LIMIT 1)) LIMIT 1;
 -- Copies too: the next scan reads them again, and one of them is sent.
 INSERT OR IGNORE INTO pruned_file SELECT key FROM file WHERE instance IN (SELECT key FROM pruned_instance)
     OR missing_from IN (SELECT key FROM pruned_session)
@@ -71,7 +71,7 @@ DELETE FROM patient WHERE archived IS NULL AND NOT EXISTS (SELECT 1 FROM session
 DELETE FROM subject_demographics WHERE NOT EXISTS (SELECT 1 FROM session s
     WHERE s.project = subject_demographics.project AND s.subject = subject_demographics.subject);
 COMMIT;
-"""
+"""  # noqa: S608 - fixed text
 
 
 @dataclass(frozen=True, slots=True)

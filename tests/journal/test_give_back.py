@@ -32,10 +32,16 @@ def disk() -> Disk:
     return disk
 
 
-def begun(path: Path, clock: Clock, *, is_temporary: bool = False) -> Journal:
+def begun(path: Path, clock: Clock, *, is_temporary: bool = False, relabel: bool = False) -> Journal:
     """Open a journal by this clock."""
     return Journal(
-        path, destination="https://xnat.test", rules=RULES, clock=clock, ticks=clock, is_temporary=is_temporary
+        path,
+        destination="https://xnat.test",
+        rules=RULES,
+        clock=clock,
+        ticks=clock,
+        is_temporary=is_temporary,
+        relabel=relabel,
     )
 
 
@@ -182,6 +188,18 @@ def test_a_file_that_is_forgotten_as_gone_may_still_arrive(path: Path, disk: Dis
         scan(journal, disk)
         settle_all(journal)
         assert journal.deliveries.claim(settle_seconds=30) == 45
+
+
+def test_a_first_file_in_flight_may_still_arrive_when_labels_change(path: Path, disk: Disk) -> None:
+    """XNAT has told nothing of it, so its session is decided anew: it may get the same labels."""
+    clock = Clock()
+    with begun(path, clock) as journal:
+        scan(journal, disk)
+        handed_out(journal)
+    with begun(path, clock, relabel=True) as journal:
+        scan(journal, disk)
+        settle_all(journal)
+        assert journal.deliveries.claim(settle_seconds=30) == 30
 
 
 def test_what_is_forgotten_of_a_run_that_ended_waits_for_nothing(path: Path, disk: Disk) -> None:
