@@ -56,7 +56,7 @@ class Sending:
             return await context.destination.store(self._claim, self._body)
         began = monotonic()
         try:
-            packed = await self._make_zip()
+            packed = await self._make_zip() if context.compression.is_on else None
             if packed is not None:
                 uri = await context.destination.store(self._claim, packed)
                 self.zip_size = packed.size

@@ -111,20 +111,25 @@ class LinkMeter:
         self._connection = connection
         self._clock = clock
         self._state = link_state(connection)
-        self._asked_at = clock()
+        self._asked_at = float("-inf")
         self._requests = 0
 
     @property
+    def is_told(self) -> bool:
+        """Whether the system tells anything."""
+        return self._state is not None
+
+    @property
     def round_trip(self) -> float:
-        """The shortest round trip so far, in seconds; 0 if the system does not tell."""
+        """The shortest round trip so far, in seconds; 0 if it is unknown."""
         return 0.0 if self._state is None else self._state.round_trip
 
-    def measure(self) -> float:
-        """Return how long requests have waited since the system was last asked; 0 if it is not asked now."""
+    def measure(self) -> float | None:
+        """Return how long the requests since the last measurement have waited; None if it is too early for another."""
         before, now = self._state, self._clock()
         self._requests += 1
         if before is None or now - self._asked_at < self._INTERVAL_SECONDS:
-            return 0.0
+            return None
         self._state, requests = link_state(self._connection), self._requests
         self._asked_at, self._requests = now, 0
-        return 0.0 if self._state is None else link_seconds(before, self._state, requests)
+        return None if self._state is None else link_seconds(before, self._state, requests)

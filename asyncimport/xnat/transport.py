@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -40,7 +40,7 @@ _CERTIFICATE_HINTS = {
     62: "give --host the name that the certificate is for",
     64: "give --host the name that the certificate is for, not an address",
 }
-_HAS_SERVED, _LINK_METER = "_asyncimport_has_served", "_asyncimport_link_meter"
+_CONNECTED = "_asyncimport_connected"
 
 Sockets = Callable[[tuple[Any, ...]], socket.socket]
 """Makes a socket for an entry of `getaddrinfo`."""
@@ -59,58 +59,60 @@ class _ClosedWhileIdleError(aiohttp.ServerDisconnectedError):
     """A connection that had served other requests ended before the first byte of the response."""
 
 
+class _Connected:
+    """What is known of a connection: its link, if that is timed, and whether it has served a request."""
+
+    def __init__(self, link: LinkMeter | None) -> None:
+        self.link = link
+        self.has_served = False
+
+
 class _Response(aiohttp.ClientResponse):
     """A response that knows whether its connection has served a request before.
 
-    `waiting` has the connections that send a request, or wait for its response.
+    `waiting` has the connections that send a request, or wait for its response. With `times_link`, some responses know
+    how long the requests of their connection have waited for the link, since the last one that did. Where the system
+    does not tell, that is all the time until the response began, and there is no round trip.
     """
 
     waiting: ClassVar[set[asyncio.Transport | None]]
-
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        protocol, transport = connection.protocol, connection.transport
-        self.waiting.add(transport)
-        try:
-            await super().start(connection)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if hasattr(protocol, _HAS_SERVED):
-                raise _ClosedWhileIdleError from error
-            raise
-        finally:
-            self.waiting.discard(transport)
-        _note(protocol, _HAS_SERVED, value=True)
-        return self
-
-
-class _TimedResponse(_Response):
-    """A response that knows how long requests waited for the link, since the one of its connection that knew last.
-
-    Where the system does not tell, the wait is all the time until the response began, and there is no round trip.
-    """
-
-    blocked_seconds = round_trip = 0.0
+    times_link: ClassVar[bool]
+    blocked_seconds: float | None = None
+    round_trip = 0.0
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         began = monotonic()
         protocol, transport = connection.protocol, connection.transport
-        meter: LinkMeter | None = getattr(protocol, _LINK_METER, None)
-        if meter is None:
-            meter = LinkMeter(None if transport is None else transport.get_extra_info("socket"))
-            _note(protocol, _LINK_METER, value=meter)
-        await super().start(connection)
-        self.blocked_seconds, self.round_trip = meter.measure(), meter.round_trip
-        if not self.round_trip:
-            self.blocked_seconds = monotonic() - began
+        # On the connection itself: a dictionary of weak references takes 3 us, for every file.
+        connected: _Connected | None = getattr(protocol, _CONNECTED, None)
+        if connected is None:
+            connected = self._note(protocol, transport)
+        self.waiting.add(transport)
+        try:
+            await super().start(connection)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if connected.has_served:
+                raise _ClosedWhileIdleError from error
+            raise
+        finally:
+            self.waiting.discard(transport)
+        connected.has_served = True
+        if link := connected.link:
+            if link.is_told:
+                self.blocked_seconds, self.round_trip = link.measure(), link.round_trip
+            else:
+                self.blocked_seconds = monotonic() - began
         return self
 
-
-def _note(protocol: object, name: str, *, value: object) -> None:
-    """Note a value on a connection itself: a dictionary of weak references takes 3 us, for every file."""
-    try:  # noqa: SIM105 - a context manager costs more, for every file
-        setattr(protocol, name, value)
-    except AttributeError:
-        # A version of aiohttp that forbids it: a connection that was closed while idle costs an attempt then.
-        pass
+    def _note(self, protocol: object, transport: asyncio.Transport | None) -> _Connected:
+        link = None
+        if self.times_link:
+            link = LinkMeter(None if transport is None else transport.get_extra_info("socket"))
+        connected = _Connected(link)
+        # A version of aiohttp may forbid it: a connection that was closed while idle costs an attempt then.
+        with suppress(AttributeError):
+            setattr(protocol, _CONNECTED, connected)
+        return connected
 
 
 def open_session(
@@ -129,10 +131,10 @@ def open_session(
 
     With `times_link`, responses tell how long their request waited for the link. `sockets` makes the sockets.
     """
-    response = _TimedResponse if times_link else _Response
+    what = {"waiting": set() if waiting is None else waiting, "times_link": times_link}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections, ssl=tls, socket_factory=sockets),
-        response_class=type("_Response", (response,), {"waiting": set() if waiting is None else waiting}),
+        response_class=type("_Response", (_Response,), what),
         cookie_jar=cookies,
         # Without TLS the proxy reads the request itself; with TLS its headers go to it first, apart.
         headers={"User-Agent": _USER_AGENT, **ACCEPT_HEADERS, **(proxy.headers if server.scheme == "http" else {})},
@@ -212,8 +214,7 @@ class Transport:
             async with self._request(method, url, data, headers) as response:
                 if response.status == 407:
                     raise self._proxy.auth_error()
-                if isinstance(response, _TimedResponse):
-                    self._record_times(response, has_body=data is not None)
+                self._record_times(response, has_body=data is not None)
                 return await read_reply(response, max_bytes)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._translate(error) from _cause(error)
@@ -227,13 +228,15 @@ class Transport:
             async with self._request(method, url, data, headers) as response:
                 if response.status == 407:
                     raise self._proxy.auth_error()
-                if isinstance(response, _TimedResponse):
-                    self._record_times(response, has_body=data is not None)
+                self._record_times(response, has_body=data is not None)
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._translate(error) from _cause(error)
 
-    def _record_times(self, response: _TimedResponse, *, has_body: bool) -> None:
+    def _record_times(self, response: aiohttp.ClientResponse, *, has_body: bool) -> None:
+        assert isinstance(response, _Response)  # noqa: S101 - for the type checker
+        if response.blocked_seconds is None:
+            return
         if response.round_trip:
             self.round_trip = min(self.round_trip or inf, response.round_trip)
             self.link_seconds += response.blocked_seconds
