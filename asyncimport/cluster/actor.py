@@ -16,7 +16,10 @@ T = TypeVar("T")
 
 
 class SendingActor:
-    """Sends files, in the process of a worker. Each call may come twice: a connection may break before the reply."""
+    """Sends files, in the process of a worker. Each call may come twice: a connection may break before the reply.
+
+    The second one may come late, from a network that was cut: what it orders is done, and others may have sealed that.
+    """
 
     def __init__(self) -> None:
         self._start: tuple[str, asyncio.Task[float]] | None = None
@@ -36,9 +39,11 @@ class SendingActor:
         return await self._thread.start()
 
     async def exchange(self, order: Order) -> Reply:
-        """Take an order, and return the reply."""
+        """Take an order, and return the reply. Raises: RuntimeError for one that is not the last."""
         if self._thread is None:
             raise RuntimeError("the worker was not started")
+        if self._exchange is not None and order.number < self._exchange[0]:
+            raise RuntimeError("a later order has come before")
         if self._exchange is None or self._exchange[0] != order.number:
             self._exchange = order.number, asyncio.ensure_future(self._thread.exchange(order))
         return await asyncio.shield(self._exchange[1])

@@ -91,19 +91,49 @@ class Peer:
         )
 
 
+@dataclass(slots=True)
+class UnseenFiles:
+    """Files that no worker sees wait for one that does. When none has joined for a while, they `go_to_others`.
+
+    These say that they cannot read them.
+    """
+
+    go_to_others: bool = False
+    _is_waiting: bool = False
+    _has_joined: bool = False
+
+    def begin_wait(self) -> bool:
+        """Begin to wait; return False if that has begun, or is over."""
+        if self._is_waiting or self.go_to_others:
+            return False
+        self._is_waiting, self._has_joined = True, False
+        return True
+
+    def note_worker(self) -> None:
+        """Note that a worker has joined."""
+        self._has_joined, self.go_to_others = True, False
+
+    def end_wait(self) -> None:
+        """Wait no more, unless a worker has joined."""
+        self._is_waiting, self.go_to_others = False, not self._has_joined
+
+
 class PeerShares:
     """Divides what the journal hands out among workers, by their room and by what they see.
 
     The journal's thread calls it: it works on the room that there was when it was made. `first` are first files of
-    deliveries, which belong to nobody yet.
+    deliveries, which belong to nobody yet. `has_unseen`: there are files that nobody sees. With `takes_unseen`,
+    somebody gets them, and says so.
     """
 
-    def __init__(self, peers: Sequence[Peer], limit: int) -> None:
+    def __init__(self, peers: Sequence[Peer], limit: int, *, takes_unseen: bool = False) -> None:
         self._rooms = {peer: peer.room for peer in peers}
         self._limit = limit
         self._busy = {peer for peer in peers if not peer.is_idle}
         self.files: dict[Peer, list[Claim]] = {}
         self.first: list[Claim] = []
+        self.has_unseen = False
+        self._takes_unseen = takes_unseen
 
     @property
     def total(self) -> int:
@@ -112,6 +142,9 @@ class PeerShares:
 
     def room(self, path: str) -> int:
         """Return how many files more can be sent by those who see this path."""
+        if self._rooms and not any(peer.link.sees(path) for peer in self._rooms):
+            self.has_unseen = True
+            return self.total if self._takes_unseen else 0
         return sum(room for peer, room in self._rooms.items() if room > 0 and self._may_send(peer, path))
 
     def take(self, claims: Sequence[Claim]) -> None:

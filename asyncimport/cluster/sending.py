@@ -15,7 +15,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.cluster.lease import GrantedLease, longest
 from asyncimport.cluster.messages import Order, Reply, Setup, unpack_outcome
-from asyncimport.cluster.peers import Peer, PeerShares
+from asyncimport.cluster.peers import Peer, PeerShares, UnseenFiles
 from asyncimport.cluster.ports import WorkerLink, WorkerLostError, Workers
 from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
@@ -87,6 +87,7 @@ class _Driver:
         """Whether the leases in the journal are those of this run."""
         self._tried: dict[int, set[Peer]] = {}
         """The workers that do not see a file, by its key."""
+        self._unseen = UnseenFiles()
         self._checks = Throttle(context.options.max_finalizers)
         self._limit = context.throttle.limit
         self._generation = 0
@@ -140,7 +141,7 @@ class _Driver:
             self._has_noted_leases = True
             async for _ in wakeups:
                 while context.may_feed:
-                    shares = PeerShares(self._peers, context.throttle.limit)
+                    shares = PeerShares(self._peers, context.throttle.limit, takes_unseen=self._unseen.go_to_others)
                     claim = partial(
                         queue.claim,
                         shares.total,
@@ -152,6 +153,8 @@ class _Driver:
                     claims = await context.call_journal(claim)
                     if claims is None:
                         return
+                    if shares.has_unseen and self._unseen.begin_wait():
+                        tasks.start_soon(self._wait_for_unseen)
                     if not claims:
                         break
                     for peer, files in shares.files.items():
@@ -161,6 +164,13 @@ class _Driver:
                             await self._give_to_others(files)
                     for first in shares.first:
                         tasks.start_soon(self._check, first)
+
+    async def _wait_for_unseen(self) -> None:
+        self._context.report(Notice("no worker is left that sees some of the files: waiting for one"))
+        with suppress(StoppedError):
+            await self._context.stop.sleep(self._context.options.outage_timeout)
+            self._unseen.end_wait()
+            notify(self._wake_feed)
 
     async def _give_to_others(self, claims: Sequence[Claim]) -> None:
         """Give files of a worker that is gone to those that are left, or queue them."""
@@ -211,6 +221,7 @@ class _Driver:
                 peer = Peer(link, GrantedLease(self._setup.lease_seconds))
                 peer.lease.hear(await self._start(link))
                 self._peers.append(peer)
+                self._unseen.note_worker()
                 notify(self._wake_feed)
                 error = await self._exchange_all(peer)
                 if error is not None:

@@ -237,6 +237,8 @@ class _Sender:
             self._stop.request(grace=order.stop_seconds)
             # Uploads that wait for a batch end.
             self._batches.close()
+            # The last reply may take longer than the lease: that of this order renews it.
+            self._timer = asyncio.get_running_loop().call_later(_REPLY_SECONDS, self._answer)
             return
         claims = unpack_claims(order.files, order.deliveries)
         self._open += len(claims)

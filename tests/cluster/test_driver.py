@@ -272,6 +272,32 @@ async def test_a_first_file_that_its_last_worker_does_not_see_has_an_outcome(jou
     assert summary.files.failed == 1
 
 
+async def test_files_that_nobody_sees_any_more_fail_after_a_while(journal_path: Path) -> None:
+    """Their only worker is lost for good: the run does not wait for ever, and sends what others see."""
+
+    def lose(order: Order) -> None:
+        if order.files:
+            gone.start_error = WorkerLostError("gone", is_final=True)
+        if gone.start_error is not None:
+            raise WorkerLostError("gone", is_final=True)
+
+    gone = Worker("a", lambda path: "/1/" in path, before_reply=lose)
+    other = Worker(
+        "b",
+        lambda path: "/2/" in path,
+        lambda claim: (
+            Stored(claim, "/row/2")
+            if "/2/" in claim.instance.file.path
+            else Failed(claim, "the file cannot be read", unreadable=True, absent=True)
+        ),
+    )
+    notices: list[Event] = []
+    source = MemorySource({**study_files("1", 60), **study_files("2", 60)})
+    summary = await run(source, [gone, other], journal_path, report=notices.append)
+    assert (summary.files.stored, summary.files.failed) == (60, 60)
+    assert any(isinstance(event, Notice) and "waiting for one" in event.reason for event in notices)
+
+
 async def test_a_stop_while_leases_of_an_earlier_run_last_keeps_them(journal_path: Path) -> None:
     """The workers of that run may still be sending when the run after the next one begins."""
     rules, stop, worker = router(session="{StudyDate}"), Stop(), Worker("a")

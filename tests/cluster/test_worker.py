@@ -8,6 +8,7 @@ import anyio
 import pytest
 from builders import AT_ONCE, DEMO, QUICK, claim, image, sop, write
 
+from asyncimport.cluster.actor import SendingActor
 from asyncimport.cluster.messages import Order, Reply, Setup, pack_claims
 from asyncimport.cluster.worker import SendingThread
 from asyncimport.errors import LoginRefusedError
@@ -103,6 +104,36 @@ async def test_a_worker_that_gets_no_order_ends_too(xnat: TestXnat, url: str, tm
     with anyio.fail_after(5):
         await thread.ended()
     assert not xnat.imports
+
+
+async def test_an_order_that_comes_late_sends_nothing(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """A connection broke, the call was made again, and its first copy arrives after the next order."""
+    (tmp_path / "in").mkdir()
+    actor, orders = SendingActor(), list[Order]()
+    clock = await actor.start(setup(url, tmp_path / "in"), "key")
+    for number in (1, 2):
+        file = write(tmp_path / "in" / str(number), image(number))
+        files, deliveries = pack_claims([claim(file, number=number)])
+        orders.append(Order(number=number, lease_until=clock + 5, limit=1, files=files, deliveries=deliveries))
+        assert len((await actor.exchange(orders[-1])).outcomes) == 1
+    with pytest.raises(RuntimeError, match="later order"):
+        await actor.exchange(orders[0])
+    await actor.end()
+    assert len(xnat.imports) == 2
+
+
+async def test_a_worker_that_is_to_stop_is_heard_of_meanwhile(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """What is in flight may take longer than its lease, which each reply renews."""
+    file = write(tmp_path / "in" / "1", image(1))
+    thread = SendingThread(setup(url, tmp_path / "in"))
+    clock = await thread.start()
+    xnat.faults.add(Fault("import", Stall()))
+    files, deliveries = pack_claims([claim(file)])
+    reply = await thread.exchange(Order(number=1, lease_until=clock + 60, limit=1, files=files, deliveries=deliveries))
+    with anyio.fail_after(10):
+        reply = await thread.exchange(Order(number=2, lease_until=reply.clock + 60, limit=1, stop_seconds=60))
+    assert not reply.has_ended
+    await thread.end()
 
 
 async def test_a_refused_login_is_the_drivers_error(url: str, tmp_path: Path) -> None:
