@@ -11,6 +11,7 @@ import anyio.to_thread
 from asyncimport.errors import UsageError
 from asyncimport.model.events import Event
 from asyncimport.model.option import invalid
+from asyncimport.model.texts import plain
 from asyncimport.pacing.shutdown import Stop
 
 if TYPE_CHECKING:
@@ -80,14 +81,24 @@ async def open_cluster_source(
     digests: bool = False,
     is_partial: bool = False,
 ) -> "AsyncIterator[ClusterSource]":
-    """Yield the source of a request, as the workers see it. Raises: UsageError when none of them sees a part of it."""
+    """Yield the source of a request, as the workers see it.
+
+    Raises: UsageError when none of them sees a part of it, or a map is for a part only.
+    """
     from asyncimport.cluster.source import open_source
-    from asyncimport.cluster.worker_files import ScanSettings
+    from asyncimport.cluster.worker_files import ScanSettings, below
 
     def settings() -> ScanSettings:
+        places = [os.path.abspath(source) for source in sources]  # noqa: PTH100 - Path.resolve would follow links
+        path_map = _path_map(request)
+        for here, there in path_map:
+            # The walk of a place would never meet what lies elsewhere on the worker.
+            if any(below(place, here) for place in places):
+                hint = "give the parts of SOURCE one by one, or mount them below each other"
+                raise UsageError(f"--path-map {plain(here)}={plain(there)} is for a part of SOURCE", hint=hint)
         return ScanSettings(
-            places=[os.path.abspath(source) for source in sources],  # noqa: PTH100 - Path.resolve would follow links
-            path_map=_path_map(request),
+            places=places,
+            path_map=path_map,
             ignore_archives=request.ignore_archives,
             follow_links=request.follow_links,
             exclude=tuple(request.exclude),

@@ -85,6 +85,10 @@ async def test_a_plan_of_workers_is_that_of_this_machine(commands: Commands, tre
     assert mapped.code == 0, mapped.err
     assert [row["files"] for row in mapped.json["rows"]] == [row["files"] for row in here.json["rows"]]
     assert mapped.json["rows"][0]["source"].startswith("/nowhere/tree/")
+    # The walk of the source would not meet what is elsewhere.
+    maps = ("--path-map", f"/nowhere={tree.parent}", "--path-map", f"/nowhere/b={tree}")
+    part = await commands(*words, "/nowhere", "--dask", dask.address, *maps)
+    assert (part.code, f"/nowhere/b={tree} is for a part of SOURCE" in part.err) == (2, True), part.err
 
 
 async def test_an_absent_worker_makes_no_file_look_deleted(
