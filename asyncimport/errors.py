@@ -186,7 +186,7 @@ class MergeRefusedError(RefusedError):
 
 
 class SourceError(AsyncimportError):
-    """A file is gone, has changed since the scan, or cannot be read; `is_absent` if this machine does not see it.
+    """A file is gone, has changed since the scan, or cannot be read; `is_absent` if another machine may see it.
 
     `may_have_taken_effect`: that was found out while it was sent, and the server may keep a part of it.
     """

@@ -116,9 +116,13 @@ class Cluster:
             with anyio.move_on_after(_SUBSCRIBE_SECONDS):
                 await ready.wait()
         self.client.unsubscribe_topic(topic)
-        async with anyio.create_task_group() as joining:
-            for address in (await self._known())["workers"]:
-                joining.start_soon(self._join, address)
+        there = [(address, anyio.Event()) for address in (await self._known())["workers"]]
+        for address, has_joined in there:
+            tasks.start_soon(self._join, address, has_joined)
+        # One that hangs keeps nobody waiting for long: it joins later, when it answers.
+        with anyio.move_on_after(_FIRST_WORKER_SECONDS):
+            for _, has_joined in there:
+                await has_joined.wait()
 
     @contextmanager
     def _scheduler_errors(self) -> Iterator[None]:
@@ -139,17 +143,22 @@ class Cluster:
             known: dict[str, Any] = await self.client.scheduler.identity(n_workers=-1)
             return known
 
-    async def _join(self, address: str) -> None:
-        known = (await self._known())["workers"].get(address)
-        if known is None or address in self.workers:
-            return
-        worker = DaskWorker(address, _name_of(known.get("name"), address))
+    async def _join(self, address: str, has_joined: anyio.Event | None = None) -> None:
+        if (known := (await self._known())["workers"].get(address)) is not None:
+            await self._use(DaskWorker(address, _name_of(known.get("name"), address)))
+        if has_joined is not None:
+            has_joined.set()
+
+    async def _use(self, worker: DaskWorker) -> None:
+        """Use a worker, unless there is a reason not to."""
         why = self._why_not_encrypted(worker) or await self._why_other_version(worker)
+        if worker.address in self.workers:
+            return
         if why:
             self.unusable[worker.name] = why
             self._report(Notice(f"worker {worker.name} is not used: {why}"))
             return
-        self.workers[address] = worker
+        self.workers[worker.address] = worker
         self._report(WorkerJoined(worker.name))
         self._tell(Change(worker, has_joined=True))
 

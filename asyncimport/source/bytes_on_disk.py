@@ -172,7 +172,8 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def _check_unchanged(file: File, now: os.stat_result) -> None:
     if not file.is_unchanged(now):
-        raise SourceError("the file changed after it was scanned")
+        # Another machine may have the one that was scanned: its own copy, or what is in its cache.
+        raise SourceError("the file changed after it was scanned", is_absent=True)
 
 
 def _check_unchanged_while_open(file: File, handle: int) -> None:

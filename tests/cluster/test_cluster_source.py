@@ -1,6 +1,7 @@
 """A source that workers of Dask see: real workers, each with its own mounts where that matters."""
 
 import os
+import signal
 import socket
 import sys
 import zipfile
@@ -223,6 +224,20 @@ async def test_a_worker_that_dies_in_the_walk_loses_nothing(own: DaskProcesses, 
         assert not [one for one in identities if isinstance(one, Ignored)]
     assert [event for event in events if isinstance(event, WorkerLeft)]
     assert any("walks" in event.reason for event in events if isinstance(event, Notice))
+
+
+async def test_a_worker_that_hangs_keeps_nobody_waiting(own: DaskProcesses) -> None:
+    """It is stopped, and Dask has not noticed. It joins when it goes on."""
+    own.start_worker("a")
+    victim = own.start_worker("b")
+    async with connected(own, "a", "b"):
+        victim.send_signal(signal.SIGSTOP)
+    async with connected(own, "a") as cluster:
+        assert [worker.name for worker in cluster.workers.values()] == ["a"]
+        victim.send_signal(signal.SIGCONT)
+        async for _ in cluster.changes():
+            if len(cluster.workers) == 2:
+                break
 
 
 async def test_without_any_worker_the_scan_ends_with_an_error(own: DaskProcesses, tmp_path: Path) -> None:

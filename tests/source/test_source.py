@@ -352,6 +352,16 @@ async def test_a_file_that_changes_its_size_while_it_is_streamed(tmp_path: Path,
         await consume(body, lambda: os.truncate(path, size))
 
 
+@pytest.mark.parametrize("size", [100, LARGE + 1])
+async def test_another_machine_may_have_the_file_that_was_scanned(tmp_path: Path, size: int) -> None:
+    """Of workers with copies of their own, one has scanned it, and the other sees another inode."""
+    scanned = write(tmp_path / "file", bytes(size))
+    assert scanned.inode is not None
+    (found,) = await (await folder(tmp_path)).read([replace(scanned, inode=scanned.inode + 1)])
+    assert isinstance(found, SourceError)
+    assert found.is_absent
+
+
 async def test_a_file_that_is_rewritten_while_it_is_streamed(tmp_path: Path) -> None:
     """The mtime reveals other bytes of the same length."""
     path = tmp_path / "file"
