@@ -5,7 +5,6 @@ Files and outcomes travel as plain tuples: there is one for each file, and the d
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from asyncimport.errors import AsyncimportError
@@ -25,12 +24,13 @@ Packed = tuple[Any, ...]
 class Setup:
     """What a worker needs to send. It holds a password: it goes from process to process only, and is never kept.
 
-    `source` is what prearchive rows name as theirs. `open_files` returns the files as this worker sees them.
+    `authorities` are the certificates to trust, if the driver has a bundle of them. `source` is what prearchive rows
+    name as theirs. `open_files` returns the files as this worker sees them.
     """
 
     host: str
     credentials: Credentials
-    ca_bundle: Path | None
+    authorities: str
     verify: bool
     timeouts: Timeouts
     options: Options

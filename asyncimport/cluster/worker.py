@@ -109,7 +109,7 @@ class SendingThread:
             setup.credentials,
             connections=options.max_workers + 1,
             timeouts=setup.timeouts,
-            ca_bundle=setup.ca_bundle,
+            authorities=setup.authorities,
             verify=setup.verify,
             # The driver says how much it is.
             max_rate=options.max_rate,

@@ -37,6 +37,7 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.subjects import Subjects
+from asyncimport.xnat.tls import read_authorities
 
 # A run without --dask needs none of these at run time, and starts sooner without them.
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ async def send_images(run: Run) -> None:
     if run.workers is not None:
         from asyncimport.cluster.sending import ClusterSender
 
-        send = ClusterSender(run.workers, setup_of(run, run.workers)).send
+        send = ClusterSender(run.workers, await anyio.to_thread.run_sync(setup_of, run, run.workers)).send
     await upload_images(
         run.source,
         destination,
@@ -180,14 +181,14 @@ async def send_images(run: Run) -> None:
 
 
 def setup_of(run: Run, workers: "Workers") -> "Setup":
-    """Return what workers need to send the images of a run."""
+    """Return what workers need to send the images of a run. It blocks."""
     from asyncimport.cluster.messages import Setup
 
     request, server = run.request, run.request.server
     return Setup(
         host=server.host,
         credentials=server.credentials,
-        ca_bundle=server.ca_bundle,
+        authorities=read_authorities(server.ca_bundle) if server.verify_certificate else "",
         verify=server.verify_certificate,
         timeouts=request.timeouts,
         options=run.options,

@@ -213,6 +213,7 @@ async def connect(
     connections: int,
     timeouts: Timeouts | None = None,
     ca_bundle: Path | None = None,
+    authorities: str = "",
     verify: bool = True,
     policy: RetryPolicy | None = None,
     max_rate: float | None = None,
@@ -224,8 +225,9 @@ async def connect(
     """Log in to the XNAT at `host` (with its context path), and log out at the end.
 
     `connections` limits the open connections, `max_rate` the bytes of bodies that are sent in a second; `times_link`
-    notes how long bodies wait for the link. The environment names a proxy, and a bundle if `ca_bundle` is None. `load`
-    shows what limits the speed. `sockets` makes the sockets of calls.
+    notes how long bodies wait for the link. The environment names a proxy, and a bundle if neither `ca_bundle` nor
+    `authorities` (see `tls_context`) is given. `load` shows what limits the speed. `sockets` makes
+    the sockets of calls.
     Raises: LoginRefusedError, UnavailableError, UsageError.
     """
     timeouts = timeouts or Timeouts()
@@ -235,7 +237,7 @@ async def connect(
     async with open_session(
         server,
         proxy,
-        tls=tls_context(ca_bundle, proxy, verify=verify),
+        tls=tls_context(ca_bundle, proxy, verify=verify, authorities=authorities),
         connections=connections,
         connect_seconds=timeouts.connect,
         cookies=aiohttp.DummyCookieJar(),

@@ -119,7 +119,7 @@ async def run(
     setup = Setup(
         host="https://xnat",
         credentials=DEMO,
-        ca_bundle=None,
+        authorities="",
         verify=True,
         timeouts=QUICK,
         options=options,

@@ -84,7 +84,7 @@ def test_what_a_worker_is_told_shows_no_password() -> None:
     setup = Setup(
         host="https://xnat",
         credentials=Credentials("me", "s3cret"),
-        ca_bundle=None,
+        authorities="",
         verify=True,
         timeouts=QUICK,
         options=Options(),

@@ -27,7 +27,7 @@ def setup(url: str, place: Path, *, credentials: Credentials = DEMO, lease_secon
     return Setup(
         host=url,
         credentials=credentials,
-        ca_bundle=None,
+        authorities="",
         verify=True,
         timeouts=QUICK,
         options=Options(workers=2),
