@@ -196,6 +196,7 @@ MAY_SKIP = {
     "tests/cli/test_completion.py": "likewise: not every machine has every shell",
     "tests/cli/test_manual.py": "likewise: groff and mandoc",
     "tests/test_recipes.py::test_systemd_finds_nothing_wrong_with_the_units": "likewise: systemd-analyze",
+    "tests/cluster/test_cluster_recipes.py::test_jobs_of_a_real_slurm": "likewise: Slurm, of 24 and later",
     "tests/cluster/test_cluster_source.py::test_a_file_that_one_worker_may_not_read_is_read_by_another": (
         "it takes root's rights, and a checkout that others can read"
     ),

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import anyio.to_thread
 import pytest
+import yaml  # type: ignore[import-untyped]  # it comes with Dask
 from conftest import Commands
 from dask_processes import HOSTILE, DaskProcesses
+from slurm_processes import has_slurm, slurm_processes
 
+from asyncimport.testserver import Project, TestXnat
 from asyncimport.testserver.samples import generated
 
 pytestmark = [
@@ -21,7 +24,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the recipes are for Linux"),
 ]
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "many-machines.md").read_text("utf-8")
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PAGE = (DOCS / "many-machines.md").read_text("utf-8")
 
 # Slurm's commands, as far as dask-jobqueue uses them: a job is a process group, and its number that of the group.
 # The script is read at once, as `sbatch` does: dask-jobqueue deletes it afterwards.
@@ -53,13 +57,11 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "tree"
 
 
-async def test_one_certificate_for_all_machines(commands: Commands, tree: Path, tmp_path: Path) -> None:
+async def test_one_certificate_for_all_machines(
+    commands: Commands, certificate: Path, tree: Path, tmp_path: Path
+) -> None:
     """Scheduler, worker and command have it by Dask's configuration. Without it nobody gets in."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl here")
-    home = tmp_path / "me"
-    home.mkdir()
-    subprocess.run(["sh", "-ec", block("sh", "openssl")], cwd=home, check=True, capture_output=True)
+    home = certificate
     (home / "tls.yaml").write_text(block("yaml").replace("/home/me", str(home)))
     (tmp_path / "dask").mkdir()
     dask = DaskProcesses(tmp_path / "dask")
@@ -81,6 +83,60 @@ async def test_one_certificate_for_all_machines(commands: Commands, tree: Path, 
         dask.end()
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Make the certificate of the page, in a directory."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here")
+    home = tmp_path / "me"
+    home.mkdir()
+    subprocess.run(["sh", "-ec", block("sh", "openssl")], cwd=home, check=True, capture_output=True)
+    return home
+
+
+async def test_what_runs_in_kubernetes(
+    commands: Commands, certificate: Path, tree: Path, tmp_path: Path, xnat: TestXnat, url: str
+) -> None:
+    """Scheduler, worker and job, with the words and files that the manifest gives them."""
+    text = (DOCS / "kubernetes.yaml").read_text("utf-8").replace("/etc/asyncimport/tls", str(certificate))
+    found = {one["metadata"]["name"]: one for one in yaml.safe_load_all(text)}
+    for name, content in found["asyncimport-dask"]["data"].items():
+        (certificate / name).write_text(content)
+
+    def words_of(name: str) -> list[str]:
+        """Return the words of the container, and check that it has all that is mounted."""
+        pod = found[name]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+        assert {"name": "DASK_CONFIG", "value": "/etc/asyncimport/dask"} in container["env"]
+        return [*container.get("command", ()), *container["args"]]
+
+    _, _, *of_scheduler = words_of("asyncimport-scheduler")
+    _, _, of_worker, *more = words_of("asyncimport-worker")
+    of_upload = words_of("asyncimport")
+    assert of_worker == of_upload[-1] == f"tls://scheduler:{found['scheduler']['spec']['ports'][0]['port']}"
+    (tmp_path / "dask").mkdir()
+    dask = DaskProcesses(tmp_path / "dask")
+    dask.env["DASK_CONFIG"] = commands.env["DASK_CONFIG"] = str(certificate)
+    xnat.add_project(Project("MYPROJECT"))
+    commands.login(url)
+    try:
+        await anyio.to_thread.run_sync(dask.begin, of_scheduler)
+        dask.start_worker("a", more=[*more[:-1], str(tmp_path)])
+        upload = [word.replace("/data/dicom", str(tree)) for word in of_upload[:-1]]
+        done = await commands(*upload, dask.address, "-o", "json")
+        assert (done.code, done.json["files"]["stored"]) == (0, 20), done.err
+    finally:
+        dask.end()
+
+
+def describe_cluster(directory: Path, shared: Path, *, jobs: int) -> None:
+    """Write the file of the recipe, with directories of the test."""
+    text = block("toml").replace("jobs = 4", f"jobs = {jobs}").replace("/home/me/dask", str(shared))
+    (directory / "cluster.toml").write_text(text.replace('"/tmp"', f'"{directory}"'))
+
+
 async def test_jobs_of_slurm(commands: Commands, tree: Path, tmp_path: Path) -> None:
     """They are submitted, do the work, and are cancelled. The certificates are gone afterwards."""
     tools, shared = tmp_path / "bin", tmp_path / "shared"
@@ -90,8 +146,7 @@ async def test_jobs_of_slurm(commands: Commands, tree: Path, tmp_path: Path) -> 
     for name, script in (("sbatch", SBATCH.format(log=log)), ("scancel", SCANCEL.format(cancelled=cancelled))):
         (tools / name).write_text(script)
         (tools / name).chmod(0o755)
-    text = block("toml").replace("jobs = 4", "jobs = 1").replace("/home/me/dask", str(shared))
-    (tmp_path / "cluster.toml").write_text(text.replace('"/tmp"', f'"{tmp_path}"'))
+    describe_cluster(tmp_path, shared, jobs=1)
     commands.directory = tmp_path
     # Jobs begin there too, and must not execute what lies there.
     (tmp_path / "multiprocessing.py").write_text(HOSTILE)
@@ -102,4 +157,27 @@ async def test_jobs_of_slurm(commands: Commands, tree: Path, tmp_path: Path) -> 
     assert not (tmp_path / "executed").exists()
     assert "waiting for the first worker" in done.err
     assert cancelled.read_text().strip().isdecimal()
+    assert [path for path in shared.rglob("*") if path.is_file()] == []
+
+
+async def test_jobs_of_a_real_slurm(commands: Commands, tree: Path, tmp_path: Path, xnat: TestXnat, url: str) -> None:
+    """They upload, and are gone afterwards, as is what was kept for them."""
+    if not has_slurm():
+        pytest.skip("there is no Slurm here")
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o700)
+    describe_cluster(tmp_path, shared, jobs=2)
+    commands.directory = tmp_path
+    commands.login(url)
+    with slurm_processes(tmp_path / "slurm") as env:
+        commands.env |= env | {"DASK_CONFIG": str(tmp_path)}
+        words = ("upload", tree, "-P", "demo", "--dask", "slurm:cluster.toml", "--max-duration", "7h", "-o", "json")
+        done = await commands(*words)
+        assert (done.code, done.json["files"]["stored"]) == (0, 20), done.err
+        workers = (await commands("status", "-P", "demo", "-o", "json")).json["workers"]
+        assert {one["worker"] for one in workers} <= {"SLURMCluster-0", "SLURMCluster-1"}
+        assert sum(one["files"] for one in workers) == 20
+        jobs = subprocess.run(["squeue", "-h", "-t", "PD,R"], env=os.environ | env, capture_output=True, check=True)
+        assert jobs.stdout == b""
+    assert len(xnat.archived) == 2
     assert [path for path in shared.rglob("*") if path.is_file()] == []

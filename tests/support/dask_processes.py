@@ -30,11 +30,10 @@ class DaskProcesses:
         self.log = directory / "dask.log"
         self.env: dict[str, str] = {}
 
-    def begin(self) -> None:
+    def begin(self, more: Sequence[str] = ()) -> None:
         """Start the scheduler, and wait until it listens."""
-        self.scheduler = process = self._start(
-            "scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"
-        )
+        words = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", *more]
+        self.scheduler = process = self._start("scheduler", *words)
         assert process.stderr is not None
         with self.log.open("ab") as log:
             for line in process.stderr:
@@ -52,6 +51,7 @@ class DaskProcesses:
         env: Mapping[str, str] | None = None,
         user: int | None = None,
         ports: tuple[int, int] | None = None,
+        more: Sequence[str] = (),
     ) -> subprocess.Popen[bytes]:
         """Start a worker that has each directory (key of `mounts`) at another path, too.
 
@@ -67,6 +67,7 @@ class DaskProcesses:
         scratch.mkdir(exist_ok=True)
         scratch.chmod(0o777)
         words = [self.address, "--name", name, "--nthreads", "1", "--no-dashboard", "--local-directory", str(scratch)]
+        words += more
         if ports is not None:
             listen, contact = (f"tcp://127.0.0.1:{port}" for port in ports)
             words += ["--listen-address", listen, "--contact-address", contact]
