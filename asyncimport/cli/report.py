@@ -21,6 +21,7 @@ from asyncimport.errors import UsageError
 from asyncimport.model.option import setting
 from asyncimport.model.options import JournalOptions
 from asyncimport.operations.journals import select_journal
+from asyncimport.reporting.json_lines import worker_json
 
 if TYPE_CHECKING:
     from asyncimport.model.activity import RunActivity
@@ -153,6 +154,7 @@ def _report_json(result: "ReportResult") -> dict[str, object]:
             for one in result.activity
             if one.intervals
         ],
+        "workers": [*map(worker_json, page.workers)],
         "written": None if result.written is None else str(result.written),
     }
 

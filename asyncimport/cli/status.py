@@ -27,7 +27,9 @@ from asyncimport.model.texts import counted, plain
 from asyncimport.operations.journals import select_journal
 from asyncimport.operations.status import SessionFiles, StatusRequest, StatusResult, read_status
 from asyncimport.reporting.entries import session_names
+from asyncimport.reporting.json_lines import worker_json
 from asyncimport.reporting.progress import human_bytes
+from asyncimport.reporting.progress_text import worker_lines
 from asyncimport.routing.plan_file import escape_cell
 
 
@@ -88,6 +90,7 @@ def _journal_json(others: Sequence[Path], result: StatusResult) -> dict[str, obj
             for run in runs
         ],
         "at_work": result.at_work,
+        "workers": [*map(worker_json, result.workers)],
         "other_journals": [plain(str(one)) for one in others],
         "remaining": {
             "files": left.files,
@@ -115,6 +118,8 @@ def _show_journal(out: Console, result: StatusResult) -> None:
     for run in runs[-5:]:
         is_at_work = result.at_work if run is runs[-1] else False
         out.print(Text(f"  run {run.key}: started {run.started}, {_end(run, is_at_work)}"))
+    for line in worker_lines(result.workers):
+        out.print(Text(f"    {line}"))
     show_summary(out, summary, seconds=None)
     if left.files:
         out.print(Text(_remaining(left), style="bold"))

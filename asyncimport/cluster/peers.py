@@ -8,6 +8,7 @@ import anyio
 from asyncimport.cluster.lease import GrantedLease
 from asyncimport.cluster.messages import Order, pack_claims
 from asyncimport.cluster.ports import WorkerLink
+from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.deliveries import Claim
 
 # Files that a worker has ahead, so that it need not wait for the next order: what it sends in this time (seconds).
@@ -16,6 +17,8 @@ _AHEAD_PER_SLOT = 4
 _MAX_AHEAD = 1024
 # How much the last reply counts in the average of files a second.
 _PACE_SHARE = 0.3
+# How often it is told what a worker does.
+_TELL_SECONDS = 2.0
 # Consecutive files go to one worker, this many at a time.
 _TOGETHER = 8
 
@@ -116,6 +119,32 @@ class UnseenFiles:
     def end_wait(self) -> None:
         """Wait no more, unless a worker has joined."""
         self._is_waiting, self.go_to_others = False, not self._has_joined
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the worker of a name has done in this run, and when that was told last."""
+
+    name: str
+    files: int = 0
+    size: int = 0
+    limited_by: str = ""
+    began: float = field(default_factory=anyio.current_time)
+    _told_at: float = field(default_factory=anyio.current_time)
+    _told_files: int = 0
+
+    def now(self, in_flight: int) -> WorkerActivity | None:
+        """Return what it does now; None if that was told a moment ago."""
+        if (seconds := anyio.current_time() - self._told_at) < _TELL_SECONDS:
+            return None
+        pace = (self.files - self._told_files) / seconds
+        self._told_at, self._told_files = anyio.current_time(), self.files
+        return WorkerActivity(self.name, self.files, self.size, pace, in_flight, self.limited_by)
+
+    def ended(self) -> WorkerActivity:
+        """Return what it has done, now that it has ended."""
+        pace = self.files / max(anyio.current_time() - self.began, 0.001)
+        return WorkerActivity(self.name, self.files, self.size, pace, 0, self.limited_by)
 
 
 class PeerShares:

@@ -15,14 +15,14 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.cluster.lease import GrantedLease, longest
 from asyncimport.cluster.messages import Order, Reply, Setup, unpack_outcome
-from asyncimport.cluster.peers import Peer, PeerShares, UnseenFiles
+from asyncimport.cluster.peers import Peer, PeerShares, Tally, UnseenFiles
 from asyncimport.cluster.ports import WorkerLink, WorkerLostError, Workers
 from asyncimport.errors import AsyncimportError, UnavailableError
+from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
 from asyncimport.model.events import Notice, RetryScheduled, ServerUnavailable, SessionFound
 from asyncimport.model.texts import counted
 from asyncimport.pacing.concurrency import Throttle
-from asyncimport.pacing.load import WorkerLoad
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import check_first
 from asyncimport.pipeline.context import Context, Signal, Wakeups, notify
@@ -78,6 +78,7 @@ class _Driver:
         self._wake_feed = wake_feed
         self._wake_finalizers = wake_finalizers
         self._peers: list[Peer] = []
+        self._tallies: dict[str, Tally] = {}
         self._serving = 0
         self._peer_ended = anyio.Event()
         self._is_ending = False
@@ -280,11 +281,11 @@ class _Driver:
         """Give the files of a worker to others, as soon as it cannot send any more."""
         waiting, peer.waiting = peer.waiting, []
         self._peers.remove(peer)
-        self._context.load.workers.setdefault(peer.link.name, WorkerLoad()).in_flight = 0
         self._note_in_flight()
         if not has_ended:
             self._unconfirmed += 1
         try:
+            await self._tell(self._tally(peer).ended())
             await self._give_to_others(waiting)
             if not has_ended:
                 await anyio.sleep(peer.lease.seconds_left)
@@ -337,8 +338,8 @@ class _Driver:
         context, throttle = self._context, self._context.throttle
         peer.in_flight, peer.reading = reply.in_flight, reply.reading
         self._note_in_flight()
-        load = context.load.workers.setdefault(peer.link.name, WorkerLoad())
-        load.in_flight, load.limit = reply.in_flight, reply.limited_by
+        tally = self._tally(peer)
+        tally.limited_by = reply.limited_by or tally.limited_by
         if reply.outcomes:
             peer.note_pace(len(reply.outcomes))
         for overload in reply.overloads:
@@ -365,8 +366,8 @@ class _Driver:
                     continue
             self._tried.pop(claim.key, None)
             if isinstance(outcome, Stored):
-                load.files += 1
-                load.size += claim.instance.file.size
+                tally.files += 1
+                tally.size += claim.instance.file.size
                 context.meter.record_upload(outcome.seconds, claim.instance.file.size)
                 self._note_limit()
                 if peer.generation == self._generation:
@@ -375,6 +376,17 @@ class _Driver:
         self._note_limit()
         if peer.is_idle:
             notify(self._flush)
+        if (activity := tally.now(reply.in_flight)) is not None:
+            await self._tell(activity)
+
+    def _tally(self, peer: Peer) -> Tally:
+        return self._tallies.setdefault(peer.link.name, Tally(peer.link.name))
+
+    async def _tell(self, activity: WorkerActivity) -> None:
+        """Tell what a worker has done to this process, and by the journal to others."""
+        context = self._context
+        context.report(activity)
+        await context.call_journal(partial(context.journal.queue.note_worker, activity))
 
     def _note_limit(self) -> None:
         if self._context.throttle.limit != self._limit:

@@ -270,18 +270,30 @@ def _create(connection: sqlite3.Connection) -> None:
 
 def has_what_reports_need(connection: sqlite3.Connection) -> bool:
     """Whether a journal has the table and the columns that reports alone read: earlier versions made none."""
-    return connection.execute("SELECT 1 FROM main.sqlite_schema WHERE name = 'activity'").fetchone() is not None
+    return has_table(connection, "activity")
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether a journal has this table."""
+    return connection.execute("SELECT 1 FROM main.sqlite_schema WHERE name = ?", (name,)).fetchone() is not None
 
 
 def _add_what_reports_need(connection: sqlite3.Connection) -> None:
     """Add them to the journal of an earlier version, which can still use it then."""
     if not has_what_reports_need(connection):
-        activity = re.search(r"CREATE TABLE activity .*?;", read_script("schema.sql"), re.DOTALL)
-        assert activity is not None  # noqa: S101 - it is a file of ours
         connection.executescript(
             "BEGIN IMMEDIATE; ALTER TABLE run ADD COLUMN about TEXT; ALTER TABLE session ADD COLUMN study_date TEXT; "
-            f"{activity[0]} COMMIT"
+            f"{_table('activity')} COMMIT"
         )
+    if not has_table(connection, "worker"):
+        connection.execute(_table("worker"))
+
+
+def _table(name: str) -> str:
+    """Return the statement that creates a table."""
+    found = re.search(rf"CREATE TABLE {name} .*?;", read_script("schema.sql"), re.DOTALL)
+    assert found is not None  # noqa: S101 - it is a file of ours
+    return found[0]
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:

@@ -11,7 +11,7 @@ from asyncimport.journal.existing import ExistingInstances
 from asyncimport.journal.files import FileRecords
 from asyncimport.journal.rows import file_of, initial_labels
 from asyncimport.journal.session_state import DISPUTED, SessionState
-from asyncimport.model.activity import Activity
+from asyncimport.model.activity import Activity, WorkerActivity
 from asyncimport.model.deliveries import Claim, Delivery, Failed, Outcome, Refused, Stored, Withheld
 from asyncimport.model.files import Instance, Session
 
@@ -168,6 +168,10 @@ class UploadQueue:
             self._db.execute(f"INSERT OR IGNORE INTO queued SELECT session, instance {lent}", left)
             self._db.execute(f"DELETE {lent}", left)
             return self._end_sessions(deliveries)
+
+    def note_worker(self, worker: WorkerActivity) -> None:
+        """Note what a worker of this run has done by now, for `status` and reports."""
+        self._activity.note_worker(worker)
 
     def note_leases(self, seconds: float) -> None:
         """Note, on disk, that others may send for this long after they last heard of this run."""

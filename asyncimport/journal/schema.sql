@@ -32,6 +32,18 @@ CREATE TABLE activity (
     PRIMARY KEY (run, second)
 ) WITHOUT ROWID;
 
+-- What each worker of a cluster has done in a run, as it was known last: see `WorkerActivity`. `size` is in bytes.
+CREATE TABLE worker (
+    run INTEGER NOT NULL REFERENCES run,
+    name TEXT NOT NULL,
+    files INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    files_per_second REAL NOT NULL,
+    in_flight INTEGER NOT NULL,
+    limited_by TEXT NOT NULL,
+    PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+
 -- The session of a study. No two studies share a label; a later study with a taken label gets no row. NOCASE, as XNAT
 -- ignores case when it archives. `initial_*` are the labels that its prearchive row began with, if they differ.
 -- `headers` is a JSON object about the headers of its stored files: `values` has all values of each requested field,

@@ -69,9 +69,26 @@ _NONE = Activity()
 
 
 @record
+class WorkerActivity:
+    """What a worker of a cluster has done in a run: `files` and `size` (bytes) stored.
+
+    While it is at work, `files_per_second` is that of late, and `limited_by` says what limits it ("" if unknown). When
+    it has ended, the one is the average, and the other what was said last.
+    """
+
+    worker: str
+    files: int = 0
+    size: int = 0
+    files_per_second: float = 0.0
+    in_flight: int = 0
+    limited_by: str = ""
+
+
+@record
 class RunActivity:
-    """The activity of a run, by the seconds after its start, in intervals of `seconds`."""
+    """The activity of a run, by the seconds after its start, in intervals of `seconds`; and of its workers."""
 
     run: int
     seconds: int
     intervals: Sequence[tuple[int, Activity]]
+    workers: Sequence[WorkerActivity] = ()

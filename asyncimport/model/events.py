@@ -1,6 +1,6 @@
 """What a run reports while it works. Events are for display only: the journal decides."""
 
-from asyncimport.model.activity import Activity
+from asyncimport.model.activity import Activity, WorkerActivity
 from asyncimport.model.attachments import AttachmentResult, Resource
 from asyncimport.model.deliveries import Claim, Outcome, Verdict
 from asyncimport.model.record import record
@@ -123,6 +123,7 @@ Event = (
     | Notice
     | WorkerJoined
     | WorkerLeft
+    | WorkerActivity
     | OutcomesRecorded
     | Verdict
     | AttachmentsStarted

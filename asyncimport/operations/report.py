@@ -94,6 +94,7 @@ def make_report(request: ReportRequest) -> ReportResult:
         settings=[] if last is None else parts.settings(last.about),
         sessions=parts.session_rows(summary.sessions, facts),
         charts=charts[-_MAX_CHART_RUNS:],
+        workers=parts.workers(activity),
         host=host,
         made=f"Made by asyncimport {__version__} on {_time_text(datetime.now(UTC).isoformat())}.",
     )
@@ -143,6 +144,7 @@ def anonymous(page: Page) -> Page:
         causes=[replace(cause, reason="", example="", people=()) for cause in page.causes],
         settings=[fact for fact in page.settings if fact.name not in {"System"}],
         sessions=[hidden(row) for row in page.sessions],
+        workers=[replace(one, worker=code("worker", one.worker)) for one in page.workers],
         host="",
         is_anonymous=True,
     )

@@ -11,6 +11,7 @@ from asyncimport.errors import UsageError
 from asyncimport.journal import JournalReader
 from asyncimport.journal.reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
+from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.summary import Summary
 from asyncimport.model.texts import did_you_mean
 from asyncimport.operations.result import Result, ended_in
@@ -47,6 +48,8 @@ class StatusResult(Result):
     remaining: Remaining | None = None
     at_work: bool | None = False
     """Whether the last run is at work; None if unknown."""
+    workers: Sequence[WorkerActivity] = ()
+    """What the workers of the last run have done, if it was of a cluster."""
     session: SessionFiles | None = None
 
 
@@ -80,5 +83,6 @@ def _read(request: StatusRequest, result: StatusResult) -> None:
         with reader.snapshot():
             result.about, result.runs = reader.metadata(), reader.runs()
             result.summary, result.remaining = reader.summary(), reader.remaining()
+            result.workers = reader.activity(result.runs[-1].key).workers if result.runs else ()
         if result.runs:
             result.at_work = reader.is_running(result.runs[-1])

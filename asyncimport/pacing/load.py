@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic, process_time
 
 from asyncimport.model.record import record
@@ -31,16 +30,6 @@ class _Sample:
     network: int
 
 
-@dataclass(slots=True)
-class WorkerLoad:
-    """What a worker of a cluster has sent by now, how many files it sends now, and what limits it ("" if unknown)."""
-
-    files: int = 0
-    size: int = 0
-    in_flight: int = 0
-    limit: str = ""
-
-
 class Load:
     """Counts what uploads wait for. Those who wait count themselves; `sample` looks at them now and then."""
 
@@ -56,8 +45,6 @@ class Load:
         self.monitor: OutageMonitor | None = None
         self.count_sending: Callable[[], int] = lambda: 0
         """Returns how many requests wait for the network now."""
-        self.workers: dict[str, WorkerLoad] = {}
-        """Of each worker of a cluster, by its name."""
         self._clock = clock
         self._processor = processor
         self._samples: deque[_Sample] = deque()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from asyncimport.model import attachments, deliveries, events
+from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.summary import Orphan, SubjectReport, Summary
 from asyncimport.reporting.entries import Entry, EventsLost, RunEnded, RunStarted, lane, session_names, text_of_path
 
@@ -49,6 +50,8 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             yield {"event": "worker_joined", "worker": worker}
         case events.WorkerLeft(worker=worker, reason=reason):
             yield {"event": "worker_left", "worker": worker, "reason": reason or None}
+        case WorkerActivity():
+            yield {"event": "worker_progress", **worker_json(entry)}
         case events.ServerUnavailable(reason=None):
             yield {"event": "server_back"}
         case events.ServerUnavailable(reason=reason):
@@ -87,6 +90,18 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
             counts = {} if summary is None else _counts(summary)
             reason = None if error is None else str(error)
             yield {"event": "run_ended", "run": run, "exit_code": code, "reason": reason, **counts}
+
+
+def worker_json(one: WorkerActivity) -> dict[str, object]:
+    """Return what a worker of a cluster has done."""
+    return {
+        "worker": one.worker,
+        "files": one.files,
+        "bytes": one.size,
+        "files_per_second": round(one.files_per_second, 3),
+        "in_flight": one.in_flight,
+        "limited_by": one.limited_by or None,
+    }
 
 
 def _outcome(outcome: deliveries.Outcome) -> dict[str, object]:

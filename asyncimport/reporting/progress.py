@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from asyncimport.model import attachments, deliveries, events
+from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.summary import SubjectReport
 from asyncimport.pacing.load import Load
 from asyncimport.reporting.speed import Speed
@@ -54,7 +55,8 @@ class Totals:
     notices: list[str] = field(default_factory=list)
     lost: dict[str, str] = field(default_factory=dict)
     """Workers that are gone, by name, and why."""
-    worker_speeds: dict[str, Speed] = field(default_factory=dict)
+    workers: dict[str, WorkerActivity] = field(default_factory=dict)
+    """What the workers of a cluster do, by name."""
     done_size: int = 0
     """Bytes settled and sent, as they were shown last: a repetition does not take them back."""
 
@@ -94,6 +96,8 @@ class Totals:
             case events.WorkerLeft(worker=worker, reason=reason):
                 if reason:
                     self.lost[worker] = reason
+            case WorkerActivity(worker=worker):
+                self.workers[worker] = event
             case events.ServerUnavailable(reason=reason):
                 if self.away is None:
                     self.away_since = self.clock()
@@ -168,6 +172,11 @@ def human_bytes(size: float) -> str:
             return f"{size:.1f} {unit}"
     size /= 1000
     return f"{size:.1f} TB"
+
+
+def human_rate(files: float) -> str:
+    """Return files a second for people: 12 files/s."""
+    return f"{files:,.{0 if round(files, 1) >= 10 else 1}f} files/s"
 
 
 def human_seconds(seconds: float) -> str:

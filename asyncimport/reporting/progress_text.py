@@ -1,12 +1,12 @@
 """Totals of a run in words: parts of a few lines for a terminal, or of one plain line."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, auto
 
+from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.record import record
 from asyncimport.model.texts import counted, plain
-from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
-from asyncimport.reporting.speed import Speed
+from asyncimport.reporting.progress import Totals, human_bytes, human_rate, human_seconds
 
 # Uploads of large files come to an end rarely. Before this time there is nothing to say about it.
 _STILL_SECONDS = 15.0
@@ -62,7 +62,7 @@ def progress_text(totals: Totals) -> ProgressText:
         Row([*_scan(totals), *_amounts(totals), *_rates(totals)]),
         Row([*_sessions(totals), *_in_flight(totals)]),
         Row([*_other(totals)]),
-        *(Row([part]) for part in _workers(totals, now)),
+        *(Row([line]) for line in worker_lines(totals.workers.values())),
         Row([*_lost_workers(totals)], Tone.WARNING),
         Row([*_bad_ends(totals)], Tone.WARNING),
         Row([*_retries(totals)], Tone.WARNING),
@@ -114,7 +114,7 @@ def _of(done: float, total: float) -> str:
 def _rates(totals: Totals) -> Iterator[str]:
     files, size = totals.speed.now()
     if (files or size) and totals.away is None:
-        files_rate = f" ({files:,.{0 if round(files, 1) >= 10 else 1}f} files/s)" if files >= _FEW_FILES else ""
+        files_rate = f" ({human_rate(files)})" if files >= _FEW_FILES else ""
         yield f"{human_bytes(size)}/s{files_rate}, average {human_bytes(totals.speed.average())}/s"
 
 
@@ -135,18 +135,20 @@ def _in_flight(totals: Totals) -> Iterator[str]:
         yield f"{counted(in_flight, 'upload')} in flight{f', limited by {limit}' if limit else ''}"
 
 
-def _workers(totals: Totals, now: float) -> Iterator[str]:
+def worker_lines(workers: Iterable[WorkerActivity]) -> Iterator[str]:
     """Yield a line for each worker of a cluster; of many only for the busiest."""
-    workers = totals.load.workers
-    for name, load in sorted(workers.items(), key=lambda one: -one[1].in_flight)[:_MAX_WORKERS]:
-        speed = totals.worker_speeds.setdefault(name, Speed())
-        speed.look(now, load.files, load.size)
-        files, size = speed.now()
-        rate = f", {human_bytes(size)}/s ({files:,.{0 if round(files, 1) >= 10 else 1}f} files/s)" if files else ""
-        limit = f", limited by {load.limit}" if load.limit and load.in_flight else ""
-        yield f"worker {name}: {counted(load.files, 'file')}{rate}, {load.in_flight} in flight{limit}"
-    if len(workers) > _MAX_WORKERS:
-        yield f"and {counted(len(workers) - _MAX_WORKERS, 'more worker')}"
+    busiest = sorted(workers, key=lambda one: (-one.in_flight, -one.files))
+    for one in busiest[:_MAX_WORKERS]:
+        parts = [f"worker {plain(one.worker)}: {counted(one.files, 'file')}", human_bytes(one.size)]
+        if one.files_per_second >= _FEW_FILES:
+            parts.append(human_rate(one.files_per_second))
+        if one.in_flight:
+            parts.append(f"{one.in_flight:,} in flight")
+        if one.limited_by:
+            parts.append(f"limited by {plain(one.limited_by)}")
+        yield ", ".join(parts)
+    if len(busiest) > _MAX_WORKERS:
+        yield f"and {counted(len(busiest) - _MAX_WORKERS, 'more worker')}"
 
 
 def _lost_workers(totals: Totals) -> Iterator[str]:

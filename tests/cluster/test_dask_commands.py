@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 from conftest import Commands, Ended
 from dask_processes import HOSTILE, DaskProcesses, can_mount, dask_processes
+from forward_proxy import make_tls_context
 
-from asyncimport.testserver import TestXnat
+from asyncimport.testserver import Fault, Stall, TestXnat, serve
 from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
@@ -69,6 +72,59 @@ async def test_nothing_in_the_current_directory_is_executed(tree: Path, tmp_path
     done = await commands("plan", ".", "-P", "demo", "-q", "--dask", "local:1")
     assert not (tree / "executed").exists()
     assert done.code == 0, done.err
+
+
+async def test_each_worker_has_a_line(xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path) -> None:
+    """While it is at work, `status` of another process has it; afterwards `status`, report and events have all."""
+    commands.login(url)
+    stalled = xnat.faults.add(Fault("import", Stall(), nth=40))
+    events, report = tmp_path / "events.jsonl", tmp_path / "report.html"
+    words = ("upload", tree, "-P", "demo", "-q", "-w", "2", "--dask", "local:2", "--events", events)
+    async with commands.start(*words) as process:
+        seen = await until(
+            lambda ended: ended.code == 0 and any(one["in_flight"] for one in ended.json["workers"]),
+            *(commands, "status", "-P", "demo", "-o", "json"),
+        )
+        assert seen.json["at_work"]
+        assert {one["worker"] for one in seen.json["workers"]} <= {"worker-0", "worker-1"}
+        shown = await commands("status", "-P", "demo")
+        assert re.search(r"^    worker worker-[01]: .* files?, .*B, .*[12] in flight", shown.out, re.MULTILINE), (
+            shown.out
+        )
+        stalled.release()
+        with anyio.fail_after(60):
+            assert await process.wait() == 0
+    told = [one for one in map(json.loads, events.read_text().splitlines()) if one["event"] == "worker_progress"]
+    ended = {one["worker"]: one for one in told}
+    made = await commands("report", "-P", "demo", "-o", "json")
+    for workers in (ended.values(), made.json["workers"], (await commands("status", "-o", "json")).json["workers"]):
+        assert sum(one["files"] for one in workers) == 80
+        assert sum(one["bytes"] for one in workers) == made.json["bytes"]["stored"]
+        assert all(one["in_flight"] == 0 and one["files_per_second"] > 0 for one in workers)
+    assert (await commands("report", "-P", "demo", "--out", report, "--anonymous")).code == 0
+    assert re.search(r"<td>worker-[0-9a-f]{12}</td>", report.read_text("utf-8"))
+    assert not re.search(r"<td>worker-[01]<", report.read_text("utf-8"))
+
+
+async def test_workers_trust_whom_the_command_trusts(
+    xnat: TestXnat, commands: Commands, dask: DaskProcesses, tree: Path, tmp_path: Path
+) -> None:
+    """They need not have the file of --ca-bundle, nor that of the command's environment."""
+    context = await anyio.to_thread.run_sync(make_tls_context, tmp_path / "ours.pem", "127.0.0.1")
+    dask.start_worker("a")
+    commands.directory = tmp_path
+    async with serve(xnat, ssl_context=context) as url:
+        commands.login(url)
+        words = ("upload", tree, "-P", "demo", "--dask", dask.address, "-o", "json")
+        refused = await commands(*words)
+        assert refused.code == 4, refused.err
+        # A path that only this directory has.
+        done = await commands(*words, "--ca-bundle", "ours.pem", "--max-sessions", "2")
+        assert done.code == 0, done.err
+        commands.env["SSL_CERT_FILE"] = "ours.pem"
+        done = await commands(*words)
+        assert done.code == 0, done.err
+    assert len(xnat.archived) == 4
 
 
 async def test_a_plan_of_workers_is_that_of_this_machine(commands: Commands, tree: Path, dask: DaskProcesses) -> None:

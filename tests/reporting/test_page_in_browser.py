@@ -14,7 +14,7 @@ from builders import image, write
 from conftest import Commands
 from playwright.async_api import Browser, expect
 
-from asyncimport.model.activity import Activity, RunActivity
+from asyncimport.model.activity import Activity, RunActivity, WorkerActivity
 from asyncimport.reporting.causes import cause_of
 from asyncimport.reporting.page.content import (
     BAD,
@@ -28,6 +28,7 @@ from asyncimport.reporting.page.content import (
 )
 from asyncimport.reporting.page.render import render_page
 from asyncimport.testserver import Fault, Stall, TestXnat
+from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough, needs_chromium]
 
@@ -87,6 +88,7 @@ def page(sessions: Sequence[SessionRow], **changes: Any) -> Page:
         sessions=sessions,
         charts=[ChartRun(1_790_000_000.0, RunActivity(1, 1, intervals))],
         host="https://xnat.test",
+        workers=[WorkerActivity("node1:40321", 1_200, 5_000_000, 12.5, 3, "the disk"), WorkerActivity("node2")],
         made="Made by a test.",
     )
     return replace(one, **changes)
@@ -228,6 +230,28 @@ class TestLivePage:
                 await expect(rows).to_have_count(1)
                 await expect(rows.first).to_contain_text("archived")
                 assert await seen.page.evaluate("performance.timeOrigin") == loaded
+            with anyio.fail_after(20):
+                assert await process.wait() == 0
+
+    async def test_it_has_a_line_for_each_worker(
+        self, browser: Browser, commands: Commands, xnat: TestXnat, url: str, tmp_path: Path
+    ) -> None:
+        """With what it does now, and at the end with what it has done."""
+        generated(tmp_path / "files", sessions=2, files=40, size=2_000, seed=1)
+        stalled = xnat.faults.add(Fault("import", Stall(), nth=20))
+        commands.login(url)
+        words = ("upload", tmp_path / "files", "-P", "demo", "-q", "-w", "1", "--dask", "local:1")
+        async with commands.start(*words, "--page", "127.0.0.1:0") as process:
+            assert process.stderr is not None
+            line = (await process.stderr.receive()).decode()
+            async with visit(browser, line.removeprefix("page: ").strip()) as seen:
+                cells = seen.page.locator("#workers tbody td")
+                await expect(cells.nth(4)).to_have_text("1", timeout=60_000)
+                assert (await cells.all_inner_texts())[:2] == ["worker-0", "19"]
+                assert await seen.barriers() == []
+                stalled.release()
+                await expect(seen.page.locator(".status")).to_have_text("finished: everything is done", timeout=60_000)
+                assert (await cells.all_inner_texts())[1] == "40"
             with anyio.fail_after(20):
                 assert await process.wait() == 0
 

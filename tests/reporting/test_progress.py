@@ -6,6 +6,7 @@ from copy import copy
 import pytest
 
 from asyncimport.errors import TransientError
+from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.attachments import Attachment, AttachmentResult, AttachmentState, Resource, ResourceOwner
 from asyncimport.model.deliveries import (
     Archived,
@@ -39,7 +40,7 @@ from asyncimport.model.events import (
 from asyncimport.model.files import File, Instance, Session
 from asyncimport.model.summary import SubjectReport
 from asyncimport.pacing.concurrency import Throttle
-from asyncimport.pacing.load import Load, WorkerLoad
+from asyncimport.pacing.load import Load
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.reporting.progress import Totals, human_bytes, human_seconds
 from asyncimport.reporting.progress_text import ProgressText, Tone, progress_text
@@ -405,18 +406,17 @@ def test_the_line_shows_files_sent_again() -> None:
 def test_each_worker_of_a_cluster_has_a_line() -> None:
     """What it has sent, and what limits it; one that is lost is named until it is back."""
     totals = Totals(clock=lambda: 10.0)
-    totals.load.workers = {
-        "node1": WorkerLoad(files=1_200, size=5_000_000, in_flight=3, limit="the disk"),
-        "node2": WorkerLoad(files=1, in_flight=0, limit="the server"),
-    }
+    totals.note(WorkerActivity("node1", 1_200, 5_000_000, 12.4, 3, "the disk"))
+    totals.note(WorkerActivity("node2", files=1, size=500))
     rows = [part for row in progress_text(totals).rows for part in row.parts]
-    assert "worker node1: 1,200 files, 3 in flight, limited by the disk" in rows
-    assert "worker node2: 1 file, 0 in flight" in rows
+    assert "worker node1: 1,200 files, 5.0 MB, 12 files/s, 3 in flight, limited by the disk" in rows
+    assert "worker node2: 1 file, 500 B" in rows
     totals.note(WorkerLeft("node2"))
     assert "lost" not in progress_text(totals).line()
     totals.note(WorkerLeft("node2", "it died"))
     assert "1 worker lost: node2" in progress_text(totals).line()
     totals.note(WorkerJoined("node2"))
     assert "lost" not in progress_text(totals).line()
-    totals.load.workers = {f"node{number}": WorkerLoad() for number in range(20)}
+    for number in range(3, 21):
+        totals.note(WorkerActivity(f"node{number}"))
     assert "and 12 more workers" in progress_text(totals).line()

@@ -2,6 +2,7 @@
 
 from builders import claim
 
+from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.attachments import Attachment, AttachmentResult, AttachmentState, Resource, ResourceOwner
 from asyncimport.model.deliveries import (
     Archived,
@@ -63,6 +64,7 @@ EVERYTHING: dict[str, Entry] = {
     "server_back": ServerUnavailable(None),
     "worker_joined": WorkerJoined("node1:40321"),
     "worker_left": WorkerLeft("node1:40321", "it died, or the network did"),
+    "worker_progress": WorkerActivity("node1:40321", 1_200, 5_000_000, 12.5, 3, "the disk"),
     "session_found": SessionFound(CLAIM, "/data/archive/projects/P", 3, 3_000),
     "noticed": Notice("study 1.2: one PatientID under two subjects (LABEL1, LABEL2)"),
     "session_waits": Settling(29.9996),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from asyncimport.model.activity import Activity, RunActivity
+from asyncimport.model.activity import Activity, RunActivity, WorkerActivity
 from asyncimport.model.record import record
 from asyncimport.reporting.causes import Cause
 
@@ -73,8 +73,8 @@ class ChartRun:
 class Page:
     """The page. `host` is the server's address for links, "" for none; `made` says by what and when it was made.
 
-    `status` is the state of the run in words, of a `tone`. A page that `is_live` goes on changing; `changes` were there
-    before. `done` is how much of the work is done, from 0 to 1.
+    `workers` is what those of a cluster have done. `status` is the state of the run in words, of a `tone`. A page that
+    `is_live` goes on changing; `changes` were there before. `done` is how much of the work is done, from 0 to 1.
     """
 
     title: str
@@ -91,6 +91,7 @@ class Page:
     charts: Sequence[ChartRun]
     host: str
     made: str
+    workers: Sequence[WorkerActivity] = ()
     is_live: bool = False
     changes: int = 0
     done: float | None = None

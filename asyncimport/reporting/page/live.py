@@ -144,6 +144,7 @@ class LiveRun:
             sessions=(),
             charts=[*self._finished, *self._charts()][-_MAX_CHARTS:],
             host=self._host,
+            workers=[*self._totals.workers.values()],
             made="This page follows the upload while it runs. Afterwards, asyncimport report makes one to keep.",
             is_live=True,
             done=self._done(),

@@ -15,8 +15,9 @@ from markupsafe import Markup
 
 from asyncimport.model.texts import plain
 from asyncimport.reporting.page.content import TONES, Page, SessionRow, chart_columns
+from asyncimport.reporting.progress import human_bytes, human_rate
 
-PARTS = ("head", "tiles", "causes", "about")
+PARTS = ("head", "tiles", "causes", "workers", "about")
 """The parts of the page that change while a run goes on: each a template, and the id of an element."""
 # No text that a person reads is as long. A hostile header may be.
 _MAX_TEXT = 600
@@ -108,7 +109,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shown"] = shown
+    environment.filters |= {"shown": shown, "bytes": human_bytes, "rate": human_rate}
     return environment
 
 

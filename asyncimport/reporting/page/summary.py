@@ -2,8 +2,10 @@
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from asyncimport.journal.rows import StudyFacts
+from asyncimport.model.activity import RunActivity, WorkerActivity
 from asyncimport.model.summary import SessionReport, Summary
 from asyncimport.model.texts import counted
 from asyncimport.reporting.causes import Cause, summary_causes
@@ -80,6 +82,15 @@ def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
 def causes(summary: Summary) -> list[Cause]:
     """Return what went wrong, by cause, the worst first."""
     return [one for one in summary_causes(summary) if one.kind not in {"excluded", "subject from headers"}]
+
+
+def workers(runs: Sequence[RunActivity]) -> list[WorkerActivity]:
+    """Return what the workers of runs have done together, and how it went for each in its last run."""
+    found: dict[str, WorkerActivity] = {}
+    for one in (worker for run in runs for worker in run.workers):
+        before = found.get(one.worker, WorkerActivity(one.worker))
+        found[one.worker] = replace(one, files=before.files + one.files, size=before.size + one.size)
+    return [*found.values()]
 
 
 def proof(summary: Summary) -> list[str]:
