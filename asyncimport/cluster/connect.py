@@ -231,7 +231,8 @@ async def connect(
                 if isinstance(spec, distributed.Client):
                     client, where, may_wait = spec, "the cluster", False
                 else:
-                    logging.getLogger("distributed").setLevel(_SILENT)
+                    for name in ("distributed", "tornado.application"):
+                        logging.getLogger(name).setLevel(_SILENT)
                     client, where, may_wait = await _open(spec, stack, report, insecure=insecure)
                 found = Cluster(client, report, insecure=insecure)
                 await found._watch(tasks)  # noqa: SLF001 - made here

@@ -274,6 +274,8 @@ class _Driver:
             await self._handle(peer, reply)
             if reply.has_ended:
                 break
+        # Before it is lost: the run may end with its last worker.
+        await self._tell(self._tally(peer).ended())
         await self._lose(peer, has_ended=reply is not None)
         return None if reply is None else reply.error
 
@@ -285,7 +287,6 @@ class _Driver:
         if not has_ended:
             self._unconfirmed += 1
         try:
-            await self._tell(self._tally(peer).ended())
             await self._give_to_others(waiting)
             if not has_ended:
                 await anyio.sleep(peer.lease.seconds_left)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from asyncimport.errors import UsageError
 from asyncimport.model.option import invalid
+from asyncimport.model.texts import plain
 
 _FORMS = "tcp://HOST:PORT, tls://HOST:PORT, local:N, slurm:FILE or @MODULE:NAME"
 _MOST_PROCESSES = 256
@@ -53,7 +54,7 @@ class Slurm:
         Raises: UsageError.
         """
         from dask_jobqueue import SLURMCluster
-        from distributed import Security
+        from distributed import Security, Status
 
         arguments = self.arguments()
         jobs = arguments.pop("jobs", 1)
@@ -67,7 +68,23 @@ class Slurm:
             cluster = SLURMCluster(**arguments)
         except (TypeError, ValueError, OSError) as error:
             raise UsageError(f"--dask {self}: {error}", hint="its keys are arguments of SLURMCluster") from error
-        cluster.scale(jobs=jobs)
+
+        async def submit() -> None:
+            cluster.scale(jobs=jobs)
+            # Of a job that is refused Dask would write a traceback, and wait for it.
+            await cluster._correct_state()  # noqa: SLF001 - see above
+
+        try:
+            cluster.sync(submit)
+        except (RuntimeError, ValueError, OSError) as error:
+            for job in cluster.workers.values():
+                # Else it would not close: they have not begun.
+                job.status = Status.failed
+            cluster.close()
+            raise UsageError(
+                f"--dask {self}: no job can be started: {plain(str(error).strip().splitlines()[-1])}",
+                hint="check its queue, account and limits, and that this machine can submit jobs",
+            ) from error
         return cluster
 
     def arguments(self) -> dict[str, Any]:

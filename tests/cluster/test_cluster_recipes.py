@@ -34,6 +34,16 @@ script=$(cat "$1")
 setsid sh -c "$script" > "{log}" 2>&1 < /dev/null &
 echo "Submitted batch job $!"
 """
+REFUSING_SBATCH = """#!/bin/sh
+for number in 0 1 2; do
+  if [ "$number" -lt {good} ] && mkdir "{submitted}-$number" 2> /dev/null; then
+    echo "Submitted batch job 1$number"
+    exit 0
+  fi
+done
+echo "sbatch: error: invalid partition specified: main" >&2
+exit 1
+"""
 SCANCEL = '#!/bin/sh\necho "$1" >> "{cancelled}"\nkill -- "-$1"\n'
 
 
@@ -158,6 +168,34 @@ async def test_jobs_of_slurm(commands: Commands, tree: Path, tmp_path: Path) -> 
     assert "waiting for the first worker" in done.err
     assert cancelled.read_text().strip().isdecimal()
     assert [path for path in shared.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("good", [0, 2], ids=["none", "some"])
+async def test_jobs_that_slurm_refuses(commands: Commands, tree: Path, tmp_path: Path, good: int) -> None:
+    """Its reason is told, without a traceback, and those that it took are cancelled."""
+    tools, shared = tmp_path / "bin", tmp_path / "shared"
+    tools.mkdir()
+    shared.mkdir(mode=0o700)
+    submitted, cancelled = tmp_path / "submitted", tmp_path / "cancelled"
+    for name, script in (
+        ("sbatch", REFUSING_SBATCH.format(submitted=submitted, good=good)),
+        ("scancel", f'#!/bin/sh\necho "$1" >> "{cancelled}"\n'),
+    ):
+        (tools / name).write_text(script)
+        (tools / name).chmod(0o755)
+    describe_cluster(tmp_path, shared, jobs=3)
+    commands.directory = tmp_path
+    commands.env |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "DASK_CONFIG": str(tmp_path)}
+    words = ("plan", tree, "-P", "demo", "--dask", "slurm:cluster.toml")
+    done = await commands(*words)
+    assert done.code == 2
+    assert "no job can be started: sbatch: error: invalid partition" in done.err
+    assert "Traceback" not in done.err
+    assert sorted(cancelled.read_text().split() if good else []) == ["10", "11"][:good]
+    (tools / "sbatch").unlink()
+    commands.env["PATH"] = str(tools)
+    done = await commands(*words)
+    assert (done.code, "No such file or directory: 'sbatch'" in done.err) == (2, True), done.err
 
 
 async def test_jobs_of_a_real_slurm(commands: Commands, tree: Path, tmp_path: Path, xnat: TestXnat, url: str) -> None:

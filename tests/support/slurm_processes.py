@@ -47,7 +47,7 @@ def has_slurm() -> bool:
         return False
     command = [shutil.which("slurmctld", path=path) or "", "-V"]
     version = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return int(version.removeprefix("slurm").strip().partition(".")[0] or 0) >= _OLDEST
+    return int(version.split()[-1].partition(".")[0]) >= _OLDEST
 
 
 @contextmanager
