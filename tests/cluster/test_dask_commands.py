@@ -13,8 +13,10 @@ import anyio
 import pytest
 from conftest import Commands, Ended
 from dask_processes import HOSTILE, DaskProcesses, can_mount, dask_processes
+from distributed import Client
 from forward_proxy import make_tls_context
 
+from asyncimport import Credentials, Server, UploadRequest, rules_from, upload
 from asyncimport.testserver import Fault, Stall, TestXnat, serve
 from asyncimport.testserver.samples import generated
 
@@ -72,6 +74,24 @@ async def test_nothing_in_the_current_directory_is_executed(tree: Path, tmp_path
     done = await commands("plan", ".", "-P", "demo", "-q", "--dask", "local:1")
     assert not (tree / "executed").exists()
     assert done.code == 0, done.err
+
+
+async def test_a_client_of_the_caller(url: str, dask: DaskProcesses, tree: Path, tmp_path: Path) -> None:
+    """A program uploads by a cluster that it has, and goes on to use it."""
+    dask.start_worker("a")
+    request = UploadRequest(
+        server=Server(url, Credentials("demo", "demo")),
+        sources=[tree],
+        project="demo",
+        routes=rules_from("demo"),
+        state_dir=tmp_path / "state",
+    )
+    async with Client(dask.address, asynchronous=True, direct_to_workers=True, set_as_default=False) as client:
+        result = (await upload(request, dask_client=client)).raise_for_error()
+        assert result.summary is not None
+        assert result.summary.files.stored == 80
+        assert list(result.totals.workers) == ["a"]
+        assert await client.submit(sum, [1, 2]) == 3
 
 
 async def test_each_worker_has_a_line(xnat: TestXnat, url: str, commands: Commands, tree: Path, tmp_path: Path) -> None:
