@@ -87,7 +87,7 @@ class Compression:
         self._clock = clock
         self._is_on = mode is Compress.ALWAYS
         self._has_ended = mode is Compress.NEVER
-        self._has_tried = False
+        self._is_expected = mode is Compress.ALWAYS
         self._failures = self._refusals = self._losses = 0
         self._last_loss_at = float("-inf")
         self._ratio = _ASSUMED_RATIO
@@ -135,7 +135,7 @@ class Compression:
         self._ratio += (ratio - self._ratio) / _AVERAGED_FILES
         if zip_size is None:
             self._give_up(series)
-        self._has_tried |= zip_size is not None
+        self._is_expected |= zip_size is not None
 
     def record_success(
         self,
@@ -223,8 +223,8 @@ class Compression:
         return self._refusals >= _MAX_REFUSALS
 
     def end(self) -> bool:
-        """Send no more zips: the server takes none. Whether that is a change."""
-        is_change = self._has_tried and not self._has_ended
+        """Send no more zips: the server takes none. Whether anybody expects some."""
+        is_change = self._is_expected and not self._has_ended
         self._has_ended = True
         self.cancel_trial()
         return is_change

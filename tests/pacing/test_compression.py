@@ -310,11 +310,12 @@ def test_what_is_not_stored_either_way_gives_up_its_series_only() -> None:
     assert compression.is_worth_trying("2")
 
 
-def test_an_end_is_told_once_and_only_if_there_were_zips() -> None:
+def test_an_end_is_told_once_and_only_if_there_were_zips_or_should_be() -> None:
     """And there are none from then on."""
     assert not Compression(Compress.NEVER).end()
     assert not Compression(Compress.AUTO).end()
-    compression = Compression(Compress.ALWAYS)
+    assert Compression(Compress.ALWAYS).end()
+    compression = Compression(Compress.AUTO)
     compression.record_size("1", SIZE, SIZE // 2)
     assert compression.end()
     assert not compression.end()

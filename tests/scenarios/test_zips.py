@@ -372,15 +372,18 @@ async def test_zips_need_no_other_library(url: str, tmp_path: Path, commands: Co
 
 @pytest.mark.parametrize("version", PROFILES)
 async def test_zips_begin_with_xnat_1_8(tmp_path: Path, version: str) -> None:
-    """Before, whatever is asked for, all files go as they are."""
+    """Before, whatever is asked for, all files go as they are, and who asked for zips is told."""
+    report = Report([], [])
     xnat = TestXnat(tmp_path / "xnat", profile=PROFILES[version])
     folder, zips = tree(tmp_path / "tree"), count_zips(xnat)
     async with serve(xnat) as url:
-        summary = await upload(url, [folder], tmp_path / "j", options=ONE, overwrite=Overwrite.APPEND)
+        summary = await upload(url, [folder], tmp_path / "j", options=ONE, overwrite=Overwrite.APPEND, report=report)
     assert summary.files.stored == FILES
     assert xnat.sop_uids("demo") == {sop(number) for number in range(1, FILES + 1)}
     has_zips = version in {"1.8", "1.9", "1.10"}
     assert (summary.zips, zips.seen) == (has_zips * ALL, has_zips * ALL)
+    told = "images are sent as they are from now on: this XNAT is older than 1.8, or does not show its version"
+    assert [notice for notice in report.notices if "as they are" in notice] == ([] if has_zips else [told])
 
 
 @pytest.mark.parametrize("rule", ["filter", "script"])
