@@ -182,6 +182,15 @@ async def test_a_file_that_changes_is_not_sent_to_its_end(change: object) -> Non
     assert body.closed == 2
 
 
+@pytest.mark.parametrize("size", [(1 << 32) - 1, 5 << 30])
+async def test_a_file_without_lengths_of_32_bits_is_left(size: int) -> None:
+    """XNAT's Java may not read longer ones, and the largest number announces them. It is not even read."""
+    body = Changing(b"")
+    body.size = size
+    assert await packed(body) is None
+    assert body.closed == 0
+
+
 class Halting(Changing):
     """A file that is read in other pieces the second time, as from a file system that gives less than was asked for."""
 
