@@ -28,6 +28,9 @@ class Shares(Protocol):
         ...
 
 
+# Deliveries of one subject are archived one by one. While this many wait for their turn, sessions of others begin; at
+# most the other number are looked at for one that may (7 ms).
+_MAX_WAITING, _MAX_LOOK_AHEAD = 2, 10_000
 _RECORD = "UPDATE instance SET run = column2, attempts = column3, settled_at = column4,"
 
 
@@ -68,8 +71,9 @@ class UploadQueue:
         The first instance of a delivery without a URI goes alone: its answer shows where the others go. So does one
         with `Claim.check_archive` (the answer goes to `ExistingInstances.adopt`). A new delivery begins only while
         fewer than `max_active` sessions occupy the server's prearchive, and those of fewer than `max_backlog` subjects
-        wait to be archived; one call begins `max_new` at most, so that sessions end before others begin. `shares` says
-        which files can be sent now. An empty list means: ask again after the next change.
+        wait to be archived; one call begins `max_new` at most, so that sessions end before others begin. Subjects take
+        turns: no session begins of one that has enough to be archived. `shares` says which files can be sent now. An
+        empty list means: ask again after the next change.
         """
         claims: list[Claim] = []
         with self._connection.transaction():
@@ -81,10 +85,12 @@ class UploadQueue:
                 if len(claims) < limit:
                     self._hand_out_shares(session, limit - len(claims), claims, shares)
             (before,) = self._connection.one("SELECT count(*) FROM active_session")
-            begun, max_active = before, min(max_active, before + (max_new if self._backlog() < max_backlog else 0))
+            waiting = self._count_waiting()
+            begun, max_active = before, min(max_active, before + (max_new if len(waiting) < max_backlog else 0))
+            full = [subject for subject, deliveries in waiting.items() if deliveries >= _MAX_WAITING]
             session = -1
             while len(claims) < limit and begun < max_active:
-                (session,) = self._connection.one("SELECT min(session) FROM queued WHERE session > ?", (session,))
+                session = self._next_session(session, full)
                 if session is None:
                     break
                 is_new = not self._connection.exists("SELECT 1 FROM active_session WHERE session = ?", (session,))
@@ -189,15 +195,31 @@ class UploadQueue:
             self._db.execute("UPDATE delivery SET interrupted_at = ? WHERE key = ?", (now, delivery))
             self._db.execute("INSERT OR REPLACE INTO interrupted VALUES (?, ?)", (delivery, ticks))
 
-    def _backlog(self) -> int:
-        """Return of how many subjects sessions are being archived, or could be now."""
-        (subjects,) = self._connection.one(
-            "SELECT (SELECT count(*) FROM busy_subject) + count(DISTINCT s.subject COLLATE NOCASE) FROM ready "
-            "CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session WHERE NOT EXISTS "
-            "(SELECT 1 FROM busy_subject b WHERE b.subject = s.subject) "
-            "AND NOT EXISTS (SELECT 1 FROM interrupted u WHERE u.delivery = d.key)"
+    def _count_waiting(self) -> dict[str, int]:
+        """Return the subjects whose sessions are being archived or could be now, and how many deliveries wait."""
+        return dict(
+            self._db.execute(
+                "SELECT subject, sum(waits) FROM (SELECT subject, 0 AS waits FROM busy_subject UNION ALL "
+                "SELECT s.subject, 1 FROM ready CROSS JOIN delivery d ON d.key = ready.delivery "
+                "JOIN session s ON s.key = d.session "
+                "WHERE NOT EXISTS (SELECT 1 FROM interrupted u WHERE u.delivery = d.key)) "
+                "GROUP BY subject COLLATE NOCASE"
+            )
         )
-        return int(subjects)
+
+    def _next_session(self, after: int | None, full: list[str]) -> int | None:
+        """Return the next session with queued files whose subject is not one of these; None if none is near."""
+        if not full:
+            (session,) = self._connection.one("SELECT min(session) FROM queued WHERE session > ?", (after,))
+            return None if session is None else int(session)
+        row = self._db.execute(
+            "WITH RECURSIVE next (session) AS (SELECT (SELECT min(session) FROM queued WHERE session > ?) "
+            "UNION ALL SELECT (SELECT min(session) FROM queued WHERE session > next.session) FROM next "
+            "WHERE session IS NOT NULL LIMIT ?) SELECT session FROM next CROSS JOIN session s ON s.key = next.session "
+            "WHERE s.subject COLLATE NOCASE NOT IN (SELECT value FROM json_each(?)) LIMIT 1",
+            (after, _MAX_LOOK_AHEAD, json.dumps(full)),
+        ).fetchone()
+        return None if row is None else int(row[0])
 
     def _end_sessions(self, deliveries: Iterable[int]) -> int:
         """Mark sessions as ready that have nothing left to send; return how many."""

@@ -100,6 +100,26 @@ def test_no_session_begins_while_enough_subjects_wait_to_be_archived(journal: Jo
     assert claimed(2) == ["1.2.E1.e"]
 
 
+def test_subjects_take_turns(journal: Journal, disk: Disk) -> None:
+    """Sessions of one subject are archived one by one: while two of them wait, those of others begin first."""
+    of_one = [session(f"A{number}", subject="PAT" if number % 2 else "pat") for number in range(6)]
+    disk.put(*(instance(each.label, each) for each in (*of_one, E1, E2)))
+    scan(journal, disk)
+
+    def send() -> str:
+        claims = journal.queue.claim(1, max_active=9, max_backlog=9) or []
+        journal.queue.record_outcomes([stored(claim) for claim in claims])
+        return "".join(claim.instance.session.label for claim in claims)
+
+    assert [send() for _ in range(5)] == ["A0", "A1", "E1", "E2", ""]
+    first = sealed_by(journal)
+    assert first is not None
+    assert [send(), send()] == ["A2", ""]
+    journal.deliveries.record_verdict(archived(first))
+    assert sealed_by(journal) is not None
+    assert [send(), send()] == ["A3", ""]
+
+
 def test_one_delivery_of_a_subject_at_a_time(journal: Journal, disk: Disk) -> None:
     """Deliveries are sealed in order, one at a time for each subject label, ignoring case."""
     one, other = session("E4", subject="pat"), session("E5", subject="PAT")
