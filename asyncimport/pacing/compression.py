@@ -9,6 +9,8 @@ from asyncimport.model.choices import Compress
 _MIN_SAVING = 0.15
 # Where the system itself tells that they would save this share, they begin without a trial.
 _OBVIOUS_SAVING = 0.2
+# Where as many bytes of files a second get through, deflating them would be the limit: 2.4 Gbit/s.
+_FAST_BYTES = 300e6
 # They begin if calls then take less than this share of the time without them, and end above the other share.
 _BEGIN_BELOW, _END_ABOVE = 0.92, 0.98
 # If they save more than was foreseen, and more than this beside it, something else has changed meanwhile.
@@ -77,7 +79,8 @@ class Compression:
     then. Its pauses grow while the result stays the same, and to change takes more than to stay.
 
     Where the system tells that the link is the limit by far, zips begin without a trial: on such a link it would take
-    long. If that is no longer so with them, the trial follows.
+    long. If that is no longer so with them, the trial follows. Where files get through faster than they would deflate,
+    there is no trial.
 
     What deflates by less than a tenth is left alone, after some such files with its whole series. Times are seconds.
     """
@@ -104,9 +107,11 @@ class Compression:
         """What calls took since then, and how long all had waited."""
         self._share = self._told_share = 0.0
         """Which share of their time they waited, and of late by what the system tells."""
-        self._told: tuple[float, int, float, float] | None = (clock(), 0, 0.0, 0.0)
-        """When the latter was last measured, the calls since then and their seconds, and how long all had waited; None
-        after a trial."""
+        self._told: tuple[float, int, float, int, float] | None = (clock(), 0, 0.0, 0, 0.0)
+        """When the latter was last measured; since then, calls, their seconds and bytes; how long all had waited until
+        then. None after a trial."""
+        self._is_fast = False
+        """Whether deflating would be the limit."""
         self._is_doubtful = False
         """Whether a trial has shown that zips save less than the link tells."""
 
@@ -167,7 +172,7 @@ class Compression:
             if part.count >= max(_TRIAL_CALLS, in_flight):
                 self._end_part(now, in_flight)
             return
-        self._measure_told_share(now, seconds, link_seconds)
+        self._measure_told_share(now, seconds, size, in_flight, link_seconds)
         recent = self._recent
         if recent is None or in_flight != self._in_flight:
             self._recent, self._in_flight = _Times(now, 0), in_flight
@@ -181,19 +186,24 @@ class Compression:
             if self._is_trial_due(recent, now):
                 self._trial = [recent, _Times(now, in_flight)]
 
-    def _measure_told_share(self, now: float, seconds: float, link_seconds: float) -> None:
+    def _measure_told_share(self, now: float, seconds: float, size: int, in_flight: int, link_seconds: float) -> None:
         """Add a call to what the system tells of the share, and begin zips if that is large."""
         if self._told is None:
-            self._told = now, 0, 0.0, link_seconds
+            self._told = now, 0, 0.0, 0, link_seconds
             return
-        began, calls, total, link_before = self._told
-        calls, total = calls + 1, total + seconds
-        self._told = began, calls, total, link_before
+        began, calls, total, sent, link_before = self._told
+        calls, total, sent = calls + 1, total + seconds, sent + size
+        self._told = began, calls, total, sent, link_before
         if calls < _SHARE_CALLS or now - began < _SHARE_SECONDS:
             return
-        self._told = now, 0, 0.0, link_seconds
+        self._told = now, 0, 0.0, 0, link_seconds
         self._told_share = min(1.0, (link_seconds - link_before) / max(total, 1e-9))
-        if not self._is_on and not self._is_doubtful and self._told_share * (1 - 1 / self._ratio) > _OBVIOUS_SAVING:
+        if self._is_on:
+            return
+        # Large files that end together have not been sent in the time between their ends.
+        self._is_fast = sent > _FAST_BYTES * max(now - began, total / in_flight)
+        is_obvious = self._told_share * (1 - 1 / self._ratio) > _OBVIOUS_SAVING
+        if is_obvious and not self._is_doubtful and not self._is_fast:
             self._is_on, self._tried_at, self._recent = True, now, None
 
     def record_failure(self) -> bool:
@@ -244,7 +254,8 @@ class Compression:
             # While the link is the limit, the same files as they are would take longer.
             is_known = self._told_share * (self._ratio - 1) > _MIN_SAVING
             return recent.zips > 0 and now >= self._tried_at + (_MAX_PAUSE_SECONDS if is_known else self._pause)
-        return now >= self._tried_at + self._pause and self._share * (1 - 1 / self._ratio) > _MIN_SAVING
+        is_due = now >= self._tried_at + self._pause and not self._is_fast
+        return is_due and self._share * (1 - 1 / self._ratio) > _MIN_SAVING
 
     def _end_part(self, now: float, in_flight: int) -> None:
         parts = len(self._trial)

@@ -73,6 +73,27 @@ class Upload:
         return size is not None
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize(("link", "has_zips"), [(125e6, True), (1e9, False)])
+def test_no_link_is_limit_enough_that_is_faster_than_deflating(link: float, has_zips: bool, is_told: bool) -> None:
+    """A full one of 1 Gbit/s gets zips. At 8 Gbit/s one call would deflate longer than all others send."""
+    upload = Upload(link, service=0.0, zip_cost=0.0, is_told=is_told)
+    assert (upload.send(4_000) > 0) is has_zips
+
+
+def test_files_that_end_together_are_no_fast_link() -> None:
+    """Four of 200 MB that took 10 s, of eight in flight, end in 0.3 s: that is not the time in which they were sent."""
+    now = 0.0
+    compression = Compression(Compress.AUTO, clock=lambda: now)
+    for moment, waited in ((10.0, 0.0), (10.3, 40.0)):
+        now = moment
+        for _ in range(4):
+            compression.record_success(
+                "1", 10.0, 200_000_000, is_zip=False, in_flight=8, blocked_seconds=waited, link_seconds=waited
+            )
+    assert compression.is_on
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize("in_flight", [1, 4, 16, 64])
 def test_a_slow_link_gets_zips(in_flight: int, noise: float) -> None:
