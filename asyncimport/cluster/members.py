@@ -7,6 +7,7 @@ the same one (`tree_identity`) stand in for each other.
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import anyio
@@ -194,14 +195,17 @@ class Members:
         )
 
     async def call(self, member: Member, method: str, *words: Any) -> Any:
-        """Call a worker. Raises: WorkerLostError."""
+        """Call a worker, again if the connection breaks. Raises: WorkerLostError."""
         client, while_there = self._cluster.client, partial(self._cluster.while_there, member.worker)
         member.calls += 1
         try:
-            return await call_actor(client, while_there, lambda: getattr(member.actor, method)(*words))
-        except WorkerLostError:
-            self.all.pop(member.worker.address, None)
-            raise
+            for losses in count(1):
+                try:
+                    return await call_actor(client, while_there, lambda: getattr(member.actor, method)(*words))
+                except WorkerLostError as lost:
+                    if lost.is_final or losses == _MOST_LOSSES:
+                        self.all.pop(member.worker.address, None)
+                        raise
         finally:
             member.calls -= 1
 

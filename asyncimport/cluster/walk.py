@@ -94,13 +94,27 @@ class Walk:
                     continue
                 paths = [file.path for file in files]
                 _, states = await members.ask(has(other), view.place, "states", paths)
+                twice = [file for file, state in zip(files, states, strict=True) if state is not None]
                 for file, state in zip(files, states, strict=True):
                     if state not in {None, (file.size, file.mtime_ns)}:
-                        raise UsageError(
-                            f"two workers see different files at {plain(file.path)}",
-                            hint="give their directories different names, with --path-map",
-                        )
-                if several.index(other) < several.index(view):
-                    twice = {file for file, state in zip(files, states, strict=True) if state is not None}
+                        raise _differs(file)
+                if twice and several.index(other) < several.index(view):
+                    await self._compare(twice, view, other)
                     left = [one for one in left if one not in twice]
         return left
+
+    async def _compare(self, files: Sequence[File], view: View, other: View) -> None:
+        """Compare how files begin in two views: clocks and sizes may agree by chance. Raises: UsageError."""
+        paths = [file.path for file in files]
+        _, heads = await self._members.ask(has(view), view.place, "heads", paths)
+        _, others = await self._members.ask(has(other), view.place, "heads", paths)
+        for file, one, two in zip(files, heads, others, strict=True):
+            if one != two and None not in {one, two}:
+                raise _differs(file)
+
+
+def _differs(file: File) -> UsageError:
+    return UsageError(
+        f"two workers see different files at {plain(file.path)}",
+        hint="give their directories different names, with --path-map",
+    )

@@ -24,6 +24,8 @@ from asyncimport.source.bytes_on_disk import LARGE, read_piece
 from asyncimport.source.folder import FileSource
 from asyncimport.system.mounts import TreeIdentity, tree_identity
 
+_HEAD_BYTES = 1 << 16
+
 
 @dataclass(frozen=True, slots=True)
 class ScanSettings:
@@ -136,6 +138,8 @@ class WorkerFiles:
     def __init__(self) -> None:
         self._walks: dict[int, AsyncIterator[list[File | Ignored]]] = {}
         self._batches: dict[int, tuple[int, bytes]] = {}
+        # A call may come again while it is at work.
+        self._walking: dict[int, anyio.Lock] = {}
         # The process that reads headers answers one request at a time.
         self._identifying = anyio.Lock()
 
@@ -151,16 +155,18 @@ class WorkerFiles:
 
     async def start_walk(self, walk: int, places: Sequence[str]) -> None:
         """Begin to walk places, one after the other."""
-        here = [self._files.seen[place] for place in places]
-        self._walks[walk] = self._files.walked.batches(here)
+        if walk not in self._walks:
+            self._walks[walk] = self._files.walked.batches([self._files.seen[place] for place in places])
+            self._walking[walk] = anyio.Lock()
 
     async def next_batch(self, walk: int, number: int) -> bytes:
         """Return what the walk finds next, pickled; an empty list at its end. Batches are numbered from 0."""
-        last, packed = self._batches.get(walk, (-1, b""))
-        if number != last:
-            packed = self._packed(await anext(self._walks[walk], []))
-            self._batches[walk] = number, packed
-        return packed
+        async with self._walking[walk]:
+            last, packed = self._batches.get(walk, (-1, b""))
+            if number != last:
+                packed = self._packed(await anext(self._walks[walk], []))
+                self._batches[walk] = number, packed
+            return packed
 
     def _packed(self, batch: Sequence[File | Ignored]) -> bytes:
         places = [(here, place) for place, here in self._files.seen.items() if here != place]
@@ -184,6 +190,10 @@ class WorkerFiles:
     async def states(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
         """Return size and mtime of files; None for those that are not here."""
         return await anyio.to_thread.run_sync(lambda: [_state(self._files.paths.here(path)) for path in paths])
+
+    async def heads(self, paths: Sequence[str]) -> list[bytes | None]:
+        """Return the SHA-256 of the first 64 kB of files, where the header is; None for those that cannot be read."""
+        return await anyio.to_thread.run_sync(lambda: [_head(self._files.paths.here(path)) for path in paths])
 
     async def read(self, files: Sequence[File]) -> list[bytes | SourceError | None]:
         """Return the bytes of files, or why they cannot be read; None for one that is read in pieces."""
@@ -223,6 +233,14 @@ def _state(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_size, found.st_mtime_ns
+
+
+def _head(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - as above
+            return hashlib.sha256(file.read(_HEAD_BYTES)).digest()
+    except OSError:
+        return None
 
 
 def _sha256(path: str) -> bytes | None:

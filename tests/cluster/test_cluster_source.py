@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from builders import image, write
 from dask.config import set as configured
 from dask_processes import DaskProcesses, can_mount, dask_processes
 from distributed import Client
-from relay import relay
+from local_cluster import local_workers
+from relay import Relay, relay
 
 from asyncimport.cluster.connect import Cluster, connect
 from asyncimport.cluster.source import ClusterSource, open_source
@@ -304,6 +306,30 @@ async def test_a_worker_that_cannot_be_reached_is_not_used(own: DaskProcesses, t
         assert any("worker far is not used: no connection to it" in notice for notice in notices), notices
 
 
+async def test_connections_that_break_cost_no_worker(tmp_path: Path) -> None:
+    """The only worker is asked again, and its walk goes on."""
+    for number in range(2000):
+        write(tmp_path / "tree" / f"{number // 100}" / f"{number}.txt", b"x")
+    settings = ScanSettings(places=[str(tmp_path / "tree")])
+    notices: list[Event] = []
+    async with (
+        local_workers(partial(FileSource, [tmp_path / "tree"]), workers=1) as made,
+        connect(made.client) as cluster,
+        open_source(cluster, settings, notices.append, patience_seconds=3) as source,
+    ):
+        way = made.workers[0].way
+        assert isinstance(way, Relay)
+        found: list[str] = []
+        batches = 0
+        async for batch in source.batches():
+            found += [item.path if isinstance(item, File) else item.file.path for item in batch]
+            batches += 1
+            way.break_connections(batches % 2)
+        assert batches > 1
+        assert len(found) == len(set(found)) == 2000
+        assert not notices
+
+
 async def test_a_scheduler_that_is_gone_is_an_error(own: DaskProcesses) -> None:
     """It went away after the connection was made: there is a hint, and no traceback."""
     async with Client(own.address, asynchronous=True, timeout=1) as client:
@@ -354,18 +380,24 @@ async def test_files_of_several_servers_are_one_source(own: DaskProcesses, serve
 
 async def test_one_path_with_two_files_is_an_error(own: DaskProcesses, servers: Path) -> None:
     """The journal knows files by their paths. The same file on both is one."""
-    for number in (1, 2):
+
+    def put(number: int, text: str) -> None:
+        """Put a file onto a server. Its time is always the same, as of files that a script has made."""
         path = servers.parent / f"server {number}" / "same.txt"
-        path.write_text("the same")
+        path.write_text(text)
         os.utime(path, (1_600_000_000, 1_600_000_000))
+
+    put(1, "the same")
+    put(2, "the same")
     async with connected(own, "one", "two") as cluster:
         async with open_source(cluster, ScanSettings(places=[str(servers)])) as source:
             found = await scan(source)
             assert len(found) == 7
-        (servers.parent / "server 2" / "same.txt").write_text("another")
-        async with open_source(cluster, ScanSettings(places=[str(servers)])) as source:
-            with pytest.raises(UsageError, match="different files at"):
-                await scan(source)
+        for other in ("of a size", "as large"):
+            put(2, other)
+            async with open_source(cluster, ScanSettings(places=[str(servers)])) as source:
+                with pytest.raises(UsageError, match="different files at"):
+                    await scan(source)
 
 
 async def test_a_worker_that_joins_late_takes_part_if_it_sees_the_same(own: DaskProcesses, servers: Path) -> None:
