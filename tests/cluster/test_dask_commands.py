@@ -76,6 +76,15 @@ async def test_nothing_in_the_current_directory_is_executed(tree: Path, tmp_path
     assert done.code == 0, done.err
 
 
+async def test_processes_that_do_not_start(tree: Path, tmp_path: Path) -> None:
+    """Here because of what Dask's configuration says: an error with a hint, and no traceback."""
+    commands = Commands(tmp_path)  # one that reads the configuration anew
+    commands.env["DASK_DISTRIBUTED__NANNY__PRELOAD"] = '["no_such_module"]'
+    done = await commands("plan", tree, "-P", "demo", "--dask", "local:2")
+    assert (done.code, "Traceback" in done.err) == (4, False), done.err
+    assert "the processes of local:2 do not start: No module named 'no_such_module'" in done.err
+
+
 async def test_a_client_of_the_caller(url: str, dask: DaskProcesses, tree: Path, tmp_path: Path) -> None:
     """A program uploads by a cluster that it has, and goes on to use it."""
     dask.start_worker("a")

@@ -1,0 +1,167 @@
+"""Opens a client of the cluster that `--dask` names: of one that runs, or of one that is started for it."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+from asyncimport.cluster.specs import Address, Local, Slurm, Spec, import_jobqueue, is_encrypted, is_here
+from asyncimport.errors import UnavailableError, UsageError
+from asyncimport.model.events import Event, Notice
+from asyncimport.model.texts import plain
+
+if TYPE_CHECKING:
+    from distributed import Client, Security
+
+INSTALL_HINT = "install it: pip install 'asyncimport[dask]'"
+_CONNECT_SECONDS = 10
+_CLOSE_SECONDS = 10.0
+_SILENT = logging.CRITICAL + 1
+_SAFE_PATH = "PYTHONSAFEPATH"
+
+
+async def open_client(
+    spec: Spec, stack: AsyncExitStack, report: Callable[[Event], None], *, insecure: bool
+) -> "tuple[Client, str, bool]":
+    """Return a client of a cluster, the cluster's name for people, and whether its first worker may take long."""
+    for name in ("distributed", "tornado.application"):
+        logging.getLogger(name).setLevel(_SILENT)
+    text = str(spec)
+    if isinstance(spec, Local):
+        return await _start_local(spec.number, stack), text, True
+    if isinstance(spec, Slurm):
+        await anyio.to_thread.run_sync(spec.arguments)
+        import_jobqueue()
+    made: Any = spec.address if isinstance(spec, Address) else await anyio.to_thread.run_sync(spec.make)
+    if isinstance(made, str):
+        return await _client_of(made, None, stack, report, insecure=insecure), text, False
+    address = getattr(made, "scheduler_address", None)
+    if not isinstance(address, str) or isinstance(spec, Address):
+        raise UsageError(
+            f"--dask {text} is neither a cluster of Dask nor an address",
+            hint="name an object, or a function that returns one, such as dask_jobqueue.PBSCluster(...)",
+        )
+    if spec.is_ours:
+        stack.push_async_callback(anyio.to_thread.run_sync, made.close)
+    client = await _client_of(address, getattr(made, "security", None), stack, report, insecure=insecure)
+    return client, text, True
+
+
+async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
+    """Start processes on this machine. Encrypted: a scheduler runs any code, and any user here could reach it."""
+    import dask
+    from distributed import Client, LocalCluster, Security
+
+    try:
+        security = await anyio.to_thread.run_sync(Security.temporary)
+    except ImportError as error:
+        raise UsageError("--dask local:N needs the package cryptography", hint=INSTALL_HINT) from error
+    stack.enter_context(_safe_path_of_children())
+    # No pages: they would show to any user of this machine what runs.
+    no_pages: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    with dask.config.set(no_pages):
+        cluster = LocalCluster(
+            n_workers=number,
+            threads_per_worker=1,
+            asynchronous=True,
+            security=security,
+            protocol="tls",
+            memory_limit=0,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=_SILENT,
+            preload=["asyncimport.cluster.local_worker"],
+        )
+        # Also if a stop comes while it starts.
+        stack.push_async_callback(_close, cluster)
+        try:
+            await cluster
+        except (OSError, RuntimeError, ImportError) as error:
+            raise UnavailableError(
+                f"the processes of local:{number} do not start: {first_line(error)}",
+                hint="try fewer; Dask's configuration counts for them too",
+            ) from error
+    client = Client(cluster, asynchronous=True, direct_to_workers=True, set_as_default=True)
+    stack.push_async_callback(_close, client)
+    return await client
+
+
+@contextmanager
+def _safe_path_of_children() -> Iterator[None]:
+    """Let the interpreters that are started meanwhile import nothing from the current directory, which may be hostile.
+
+    `multiprocessing`, by which Dask starts them, does that otherwise.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_SAFE_PATH, None)
+        else:
+            os.environ[_SAFE_PATH] = before
+
+
+async def _close(opened: Any) -> None:
+    """Close a client or a cluster, even in an operation that is cancelled."""
+    with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+        await opened.close()
+
+
+async def _client_of(
+    address: str,
+    security: "Security | None",
+    stack: AsyncExitStack,
+    report: Callable[[Event], None],
+    *,
+    insecure: bool,
+) -> "Client":
+    """Connect to a scheduler. Raises: UsageError, UnavailableError."""
+    from distributed import Client, Security
+
+    if not (is_encrypted(address) or is_here(address) or insecure):
+        raise UsageError(
+            f"--dask {address} is not encrypted: the password and patients' data could be read on the network",
+            hint="use tls://, or --insecure if you know that the network is safe",
+        )
+    if is_encrypted(address) and security is None:
+        security = Security(require_encryption=True)  # the rest is in Dask's configuration
+        if not (security.tls_ca_file and security.tls_client_cert):
+            raise UsageError(
+                f"--dask {address} needs certificates, and Dask's configuration names none",
+                hint="set distributed.comm.tls.ca-file, and .client.cert and .key: see docs/many-machines.md",
+            )
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            client = Client(
+                address,
+                security=security,
+                asynchronous=True,
+                direct_to_workers=True,
+                set_as_default=True,
+                timeout=_CONNECT_SECONDS,
+            )
+            stack.push_async_callback(_close, client)
+            await client
+    except (OSError, ValueError, TypeError) as error:
+        raise UnavailableError(
+            f"no scheduler of Dask answers at {address}: {first_line(error)}",
+            hint="start it there with `dask scheduler`",
+        ) from error
+    for one in told:
+        if "ersion" in str(one.message):
+            # Dask's table of the versions that differ.
+            report(Notice(f"Dask warns: {plain(' '.join(str(one.message).split()))}"))
+    return client
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of the text of an error, or its kind."""
+    return plain(str(error).partition("\n")[0]) or type(error).__name__
