@@ -387,13 +387,14 @@ async def test_one_path_with_two_files_is_an_error(own: DaskProcesses, servers: 
         path.write_text(text)
         os.utime(path, (1_600_000_000, 1_600_000_000))
 
-    put(1, "the same")
-    put(2, "the same")
+    same = "the same" * 10_000
+    put(1, same)
+    put(2, same)
     async with connected(own, "one", "two") as cluster:
         async with open_source(cluster, ScanSettings(places=[str(servers)])) as source:
             found = await scan(source)
             assert len(found) == 7
-        for other in ("of a size", "as large"):
+        for other in (f"{same} at the beginning", same.upper()):
             put(2, other)
             async with open_source(cluster, ScanSettings(places=[str(servers)])) as source:
                 with pytest.raises(UsageError, match="different files at"):
