@@ -22,6 +22,7 @@ from asyncimport.model.events import Event, Notice, WorkerJoined, WorkerLeft
 from asyncimport.model.record import record
 from asyncimport.model.texts import plain
 from asyncimport.pacing.shutdown import Stop, StoppedError
+from asyncimport.system.collector import run_often
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -216,6 +217,7 @@ async def connect(
         distributed: Any = await anyio.to_thread.run_sync(import_module, "distributed")
     except ImportError as error:
         raise UsageError("--dask needs Dask, which is not installed", hint=INSTALL_HINT) from error
+    run_often()
     try:
         # What Dask opens is closed last, as the end of the tasks cancels all that comes before it.
         async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:

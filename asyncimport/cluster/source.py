@@ -55,8 +55,9 @@ class ClusterSource:
 
     @property
     def ahead(self) -> int:
-        """Batches that are worth identifying at once: two for each worker."""
-        return max(1, min(2 * len(self._members.all), _MOST_AHEAD))
+        """Batches that are worth identifying at once: one for each worker, and one that comes or goes."""
+        # Each takes 2 MB here, with all that it becomes.
+        return min(1 + len(self._members.all), _MOST_AHEAD)
 
     @property
     def is_in_order(self) -> bool:
