@@ -17,6 +17,7 @@ from asyncimport.cluster.lease import GrantedLease, longest
 from asyncimport.cluster.messages import Order, Reply, Setup, unpack_outcome
 from asyncimport.cluster.peers import Peer, PeerShares, Tally, UnseenFiles
 from asyncimport.cluster.ports import WorkerLink, WorkerLostError, Workers
+from asyncimport.cluster.starting import Starter
 from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
@@ -89,6 +90,7 @@ class _Driver:
         self._tried: dict[int, set[Peer]] = {}
         """The workers that do not see a file, by its key."""
         self._unseen = UnseenFiles()
+        self._starter = Starter(setup, context, self._peers)
         self._checks = Throttle(context.options.max_finalizers)
         self._limit = context.throttle.limit
         self._generation = 0
@@ -220,7 +222,7 @@ class _Driver:
         try:
             while not self._is_ending and not self._context.stop.requested:
                 peer = Peer(link, GrantedLease(self._setup.lease_seconds))
-                peer.lease.hear(await self._start(link))
+                peer.lease.hear(await self._starter.start(link))
                 self._peers.append(peer)
                 self._unseen.note_worker()
                 notify(self._wake_feed)
@@ -247,21 +249,6 @@ class _Driver:
             if not self._serving and not self._is_ending:
                 hint = "start workers, and run the command again"
                 raise UnavailableError(f"no worker is left: {reason}", hint=hint)
-
-    async def _start(self, link: WorkerLink) -> float:
-        """Start a worker, and return its clock. Raises: WorkerLostError if it has ended, AsyncimportError.
-
-        One that is not reached is lost for good if no other is reached either for the longest outage.
-        """
-        began = anyio.current_time()
-        while True:
-            try:
-                return await link.start(self._setup)
-            except WorkerLostError as lost:
-                is_late = anyio.current_time() - began > self._context.options.outage_timeout
-                if lost.is_final or (is_late and not self._peers):
-                    raise
-                await anyio.sleep(self._setup.lease_seconds * _RENEWAL_SHARE)
 
     async def _exchange_all(self, peer: Peer) -> AsyncimportError | None:
         """Exchange orders and replies until the worker has ended, or is lost. Return the error that ended it."""

@@ -18,7 +18,7 @@ from asyncimport.cluster.ports import WorkerLostError
 from asyncimport.cluster.sending import ClusterSender
 from asyncimport.errors import LoginRefusedError, UnavailableError
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
-from asyncimport.model.events import Event, Notice, OutcomesRecorded
+from asyncimport.model.events import Event, Notice, OutcomesRecorded, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.summary import Summary
 from asyncimport.pacing.shutdown import Stop
@@ -384,3 +384,50 @@ async def test_a_run_whose_workers_are_not_reached_any_more_ends(journal_path: P
     away = [Worker(name, start_error=WorkerLostError("no connection")) for name in ("a", "b")]
     with pytest.raises(UnavailableError, match="no worker is left: no connection"):
         await run(MemorySource(study_files("1", 1)), away, journal_path)
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+@pytest.mark.parametrize("is_another", [True, False])
+async def test_a_worker_that_begins_again_waits_for_the_server(
+    journal_path: Path, is_back: bool, is_another: bool
+) -> None:
+    """It is away when the only worker has lost its lease and logs in again, or one that comes in its place."""
+    lost, gone = anyio.Event(), anyio.Event()
+    failures = 0
+
+    def lose(order: Order) -> None:
+        if order.files and not lost.is_set():
+            lost.set()
+            if is_another:
+                first.start_error = WorkerLostError("gone", is_final=True)
+            raise WorkerLostError("cut", is_final=True)
+
+    async def begin(_: Setup) -> float:
+        nonlocal failures
+        if is_another:
+            await gone.wait()
+        if lost.is_set() and (failures < 3 or not is_back):
+            failures += 1
+            raise UnavailableError("XNAT is starting")
+        return 0.0
+
+    away: list[str | None] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, ServerUnavailable):
+            away.append(event.reason)
+        elif isinstance(event, Notice) and "is lost: gone" in event.reason:
+            gone.set()
+
+    first = Worker("a", before_reply=lose)
+    last = Worker("b") if is_another else first
+    last.start = begin  # type: ignore[method-assign]
+    workers = [first, last] if is_another else [first]
+    made = run(MemorySource(study_files("1", 5)), workers, journal_path, report=note)
+    if is_back:
+        assert (await made).files.stored == 5
+        assert away.count("XNAT is starting") == 1
+        assert away[-1] is None
+    else:
+        with pytest.raises(UnavailableError, match="away for too long: XNAT is starting"):
+            await made

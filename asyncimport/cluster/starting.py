@@ -1,0 +1,65 @@
+"""Starts workers: what is tried again, and for how long."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import anyio
+
+from asyncimport.cluster.messages import Setup
+from asyncimport.cluster.peers import Peer
+from asyncimport.cluster.ports import WorkerLink, WorkerLostError
+from asyncimport.errors import TransientError, UnavailableError
+from asyncimport.model.events import ServerUnavailable
+from asyncimport.pacing.outage import Outage
+from asyncimport.pipeline.context import Context
+
+# How often one that is not reached is tried again, as a share of a lease.
+_PAUSE_SHARE = 1 / 3
+
+
+class Starter:
+    """Starts workers, which log in. `peers` are those that send now."""
+
+    def __init__(self, setup: Setup, context: Context, peers: Sequence[Peer]) -> None:
+        self._setup = setup
+        self._context = context
+        self._peers = peers
+        self._logged_in: set[str] = set()
+        """The names of workers that have reached the server."""
+
+    async def start(self, link: WorkerLink) -> float:
+        """Start a worker, and return its clock. Raises: WorkerLostError if it has ended, AsyncimportError.
+
+        If the server is away that this worker has reached before, or that nobody reaches any more, this waits as long
+        as for any outage.
+        """
+        outage = Outage(
+            self._context.options.outage_timeout,
+            first_pause=self._setup.file_policy.first_seconds,
+            report=lambda reason: self._context.report(ServerUnavailable(reason)),
+        )
+        clock = await outage.call(partial(self._log_in, link), link.name)
+        self._logged_in.add(link.name)
+        # One that was lost while it was away could not say so.
+        self._context.report(ServerUnavailable(None))
+        return clock
+
+    async def _log_in(self, link: WorkerLink) -> float:
+        try:
+            return await self._reach(link)
+        except UnavailableError as error:
+            if link.name in self._logged_in or (self._logged_in and not self._peers):
+                raise TransientError(str(error)) from error
+            raise
+
+    async def _reach(self, link: WorkerLink) -> float:
+        """Start a worker. One that is not reached is lost if no other is either for the longest outage."""
+        began = anyio.current_time()
+        while True:
+            try:
+                return await link.start(self._setup)
+            except WorkerLostError as lost:
+                is_late = anyio.current_time() - began > self._context.options.outage_timeout
+                if lost.is_final or (is_late and not self._peers):
+                    raise
+                await anyio.sleep(self._setup.lease_seconds * _PAUSE_SHARE)
