@@ -95,33 +95,6 @@ class Peer:
 
 
 @dataclass(slots=True)
-class UnseenFiles:
-    """Files that no worker sees wait for one that does. When none has joined for a while, they `go_to_others`.
-
-    These say that they cannot read them.
-    """
-
-    go_to_others: bool = False
-    _is_waiting: bool = False
-    _has_joined: bool = False
-
-    def begin_wait(self) -> bool:
-        """Begin to wait; return False if that has begun, or is over."""
-        if self._is_waiting or self.go_to_others:
-            return False
-        self._is_waiting, self._has_joined = True, False
-        return True
-
-    def note_worker(self) -> None:
-        """Note that a worker has joined."""
-        self._has_joined, self.go_to_others = True, False
-
-    def end_wait(self) -> None:
-        """Wait no more, unless a worker has joined."""
-        self._is_waiting, self.go_to_others = False, not self._has_joined
-
-
-@dataclass(slots=True)
 class Tally:
     """What the worker of a name has done in this run, and when that was told last."""
 

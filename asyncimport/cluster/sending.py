@@ -15,9 +15,10 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.cluster.lease import GrantedLease, longest
 from asyncimport.cluster.messages import Order, Reply, Setup, unpack_outcome
-from asyncimport.cluster.peers import Peer, PeerShares, Tally, UnseenFiles
+from asyncimport.cluster.peers import Peer, PeerShares, Tally
 from asyncimport.cluster.ports import WorkerLink, WorkerLostError, Workers
 from asyncimport.cluster.starting import Starter
+from asyncimport.cluster.unseen import UnseenFiles
 from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
@@ -87,9 +88,7 @@ class _Driver:
         """Workers that have not confirmed their end, and whose lease may not be over."""
         self._has_noted_leases = False
         """Whether the leases in the journal are those of this run."""
-        self._tried: dict[int, set[Peer]] = {}
-        """The workers that do not see a file, by its key."""
-        self._unseen = UnseenFiles()
+        self._unseen = UnseenFiles(self._peers)
         self._starter = Starter(setup, context, self._peers)
         self._checks = Throttle(context.options.max_finalizers)
         self._limit = context.throttle.limit
@@ -143,7 +142,9 @@ class _Driver:
             await context.call_journal(partial(queue.note_leases, longest(self._setup.lease_seconds)))
             self._has_noted_leases = True
             async for _ in wakeups:
-                while context.may_feed:
+                if self._unseen.are_kept:
+                    self._begin_wait(tasks)
+                while context.may_feed and not self._unseen.is_full:
                     shares = PeerShares(self._peers, context.throttle.limit, takes_unseen=self._unseen.go_to_others)
                     claim = partial(
                         queue.claim,
@@ -156,8 +157,8 @@ class _Driver:
                     claims = await context.call_journal(claim)
                     if claims is None:
                         return
-                    if shares.has_unseen and self._unseen.begin_wait():
-                        tasks.start_soon(self._wait_for_unseen)
+                    if shares.has_unseen:
+                        self._begin_wait(tasks)
                     if not claims:
                         break
                     for peer, files in shares.files.items():
@@ -168,26 +169,29 @@ class _Driver:
                     for first in shares.first:
                         tasks.start_soon(self._check, first)
 
+    def _begin_wait(self, tasks: TaskGroup) -> None:
+        if self._unseen.begin_wait():
+            tasks.start_soon(self._wait_for_unseen)
+
     async def _wait_for_unseen(self) -> None:
-        self._context.report(Notice("no worker is left that sees some of the files: waiting for one"))
+        self._context.report(Notice("no worker that is ready sees some of the files: waiting for one"))
         with suppress(StoppedError):
             await self._context.stop.sleep(self._context.options.outage_timeout)
             self._unseen.end_wait()
+            if self._unseen.go_to_others:
+                await self._pass_kept()
             notify(self._wake_feed)
+
+    async def _pass_kept(self) -> None:
+        """Record that nobody sees the files that have waited for other workers."""
+        for outcome in self._unseen.take_kept():
+            self._unseen.forget(outcome.claim)
+            await pass_outcome(self._outcomes, outcome, self._flush)
 
     async def _give_to_others(self, claims: Sequence[Claim]) -> None:
         """Give files of a worker that is gone to those that are left, or queue them."""
-        if left := [claim for claim in claims if not self._give_to_anyone(claim)]:
+        if left := [claim for claim in claims if not self._unseen.give(claim)]:
             await self._give_back(left, were_sent=False)
-
-    def _give_to_anyone(self, claim: Claim) -> bool:
-        """Give a file to a worker that sees it and has not failed to; return whether there is any."""
-        path, tried = claim.instance.file.path, self._tried.get(claim.key, set())
-        able = [peer for peer in self._peers if peer not in tried]
-        if not able:
-            return False
-        max(able, key=lambda peer: (peer.link.sees(path), peer.room / peer.ahead)).add([claim])
-        return True
 
     async def _check(self, claim: Claim) -> None:
         """Ask the archive before the first file of a delivery, and give the file to a worker."""
@@ -204,7 +208,7 @@ class _Driver:
 
     async def _give_back(self, claims: Sequence[Claim], *, were_sent: bool) -> None:
         for claim in claims:
-            self._tried.pop(claim.key, None)
+            self._unseen.forget(claim)
         with anyio.CancelScope(shield=True):
             call = partial(self._context.journal.queue.give_back, claims, were_sent=were_sent)
             ready = await self._context.call_journal(call)
@@ -241,6 +245,8 @@ class _Driver:
             self._serving -= 1
         if not self._serving:
             await self._wait_for_workers(reason)
+        elif self._serving == len(self._peers):
+            await self._pass_kept()
 
     async def _wait_for_workers(self, reason: str) -> None:
         """Wait for others to join. Raises: UnavailableError if none has for too long."""
@@ -348,11 +354,10 @@ class _Driver:
                 # Its lease was over, and others have the file now.
                 continue
             outcome = unpack_outcome(packed, claim)
-            if isinstance(outcome, Failed) and outcome.absent:
-                self._tried.setdefault(claim.key, set()).add(peer)
-                if self._give_to_anyone(claim):
-                    continue
-            self._tried.pop(claim.key, None)
+            others_begin = self._serving > len(self._peers)
+            if isinstance(outcome, Failed) and self._unseen.pass_on(outcome, peer, others_begin=others_begin):
+                continue
+            self._unseen.forget(claim)
             if isinstance(outcome, Stored):
                 tally.files += 1
                 tally.size += claim.instance.file.size
@@ -362,6 +367,8 @@ class _Driver:
                     throttle.record_success(outcome.seconds, outcome.sent_size, is_zip=outcome.zip_size is not None)
             await pass_outcome(self._outcomes, outcome, self._flush)
         self._note_limit()
+        if self._unseen.are_kept:
+            notify(self._wake_feed)
         if peer.is_idle:
             notify(self._flush)
         if (activity := tally.now(reply.in_flight)) is not None:

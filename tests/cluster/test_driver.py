@@ -201,6 +201,55 @@ async def test_a_file_that_a_worker_does_not_see_goes_to_another(journal_path: P
     assert both[0].paths == both[1].paths
 
 
+@pytest.mark.parametrize("sees", [True, False])
+async def test_a_file_that_a_worker_does_not_see_waits_for_those_that_begin(journal_path: Path, sees: bool) -> None:
+    """One is still logging in when the other says so. If it does not see the file either, that is unreadable."""
+    tried = anyio.Event()
+
+    def absent(claim: Claim) -> Outcome:
+        tried.set()
+        return Failed(claim, "the file cannot be read", unreadable=True, absent=True)
+
+    late = Worker("b") if sees else Worker("b", outcome=absent)
+
+    async def begin(_: Setup) -> float:
+        await tried.wait()
+        return 0.0
+
+    late.start = begin  # type: ignore[method-assign]
+    summary = await run(MemorySource(study_files("1", 1)), [Worker("a", outcome=absent), late], journal_path)
+    assert (summary.files.stored, summary.files.failed) == ((1, 0) if sees else (0, 1))
+    assert late.paths
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_file_does_not_wait_for_ever_for_a_worker_that_begins(journal_path: Path, ends: bool) -> None:
+    """It cannot log in, or hangs meanwhile: the file is unreadable."""
+    tried = anyio.Event()
+
+    def absent(claim: Claim) -> Outcome:
+        tried.set()
+        return Failed(claim, "the file cannot be read", unreadable=True, absent=True)
+
+    async def begin(_: Setup) -> float:
+        await tried.wait()
+        if ends:
+            raise UnavailableError("no way")
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    late = Worker("b")
+    late.start = begin  # type: ignore[method-assign]
+    notices: list[Event] = []
+    workers = [Worker("a", outcome=absent), late]
+    # The hour of the other case would be too long for this test.
+    options = Options(workers=4, finalizers=2, settle_seconds=0, outage_timeout=3600 if ends else 0.2)
+    source = MemorySource(study_files("1", 1))
+    summary = await run(source, workers, journal_path, options=options, report=notices.append)
+    assert summary.files.failed == 1
+    assert any(isinstance(event, Notice) and "waiting for one" in event.reason for event in notices) or ends
+
+
 @pytest.mark.parametrize("is_final", [False, True])
 async def test_files_are_given_back_when_the_lease_is_over_and_not_before(journal_path: Path, is_final: bool) -> None:
     """Whatever the cluster knows of a lost worker: its network may be cut, and it still sends."""

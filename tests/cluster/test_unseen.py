@@ -1,0 +1,31 @@
+"""Files that workers do not see: which outcomes are kept, and how many."""
+
+import pytest
+from builders import claim
+from test_driver import Worker
+
+from asyncimport.cluster.lease import GrantedLease
+from asyncimport.cluster.peers import Peer
+from asyncimport.cluster.unseen import UnseenFiles
+from asyncimport.model.deliveries import Failed
+from asyncimport.model.files import File
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_outcomes_are_kept_until_there_are_many() -> None:
+    """Then no more files are handed out, until a worker has joined that gets them all."""
+    first, other = Peer(Worker("a"), GrantedLease(1)), Peer(Worker("b"), GrantedLease(1))
+    peers = [first]
+    unseen = UnseenFiles(peers)
+    number = 0
+    while not unseen.is_full:
+        number += 1
+        absent = Failed(claim(File(f"/{number}", 1, 2), number=number), "gone", unreadable=True, absent=True)
+        assert unseen.pass_on(absent, first, others_begin=True)
+        assert number < 10_000
+    peers.append(other)
+    unseen.note_worker()
+    assert not unseen.are_kept
+    assert [one.key for one in other.waiting] == [*range(1, number + 1)]
+    assert not first.waiting
