@@ -5,6 +5,7 @@ Files and outcomes travel as plain tuples: there is one for each file, and the d
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from asyncimport.errors import AsyncimportError
@@ -18,6 +19,17 @@ from asyncimport.xnat.login import Credentials
 from asyncimport.xnat.transport import Timeouts
 
 Packed = tuple[Any, ...]
+
+_Types = tuple[type, ...]
+_NONE = type(None)
+_STORED: Iterable[Any] = product((str, _NONE), (bytes, _NONE), (bytes, _NONE), (int, _NONE), (float,))
+_OUTCOME_TYPES: Mapping[str, set[_Types]] = {
+    "S": {(str, int, int, bool, *rest) for rest in _STORED},
+    "R": {(str, int, int, bool, str, bool, str, bool)},
+    "F": {(str, int, int, bool, str, bool, bool)},
+    "W": {(str, int, int, bool, str)},
+}
+"""Of the fields of a packed outcome, by its kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +152,26 @@ def pack_outcome(outcome: Outcome) -> Packed:
     return "W", key, attempts, effect, outcome.reason
 
 
-def unpack_outcome(packed: Packed, claim: Claim) -> Outcome:
-    """Return the outcome of one of the driver's claims."""
+def unpack_outcomes(packed: Sequence[Packed], claims: Mapping[int, Claim]) -> list[Outcome]:
+    """Return what became of these claims of the driver; leave out what is of none. Raises: ValueError."""
+    try:
+        return [_unpack_outcome(one, claims[one[1]]) for one in packed if one[1] in claims]
+    except (TypeError, LookupError, ValueError) as error:
+        # Nothing of it is shown: there may be names in it.
+        raise ValueError("its reply is malformed") from error
+
+
+def _unpack_outcome(packed: Packed, claim: Claim) -> Outcome:
+    # There is one for each file: patterns of `match` would take five times as long.
+    if tuple(map(type, packed)) not in _OUTCOME_TYPES[packed[0]]:
+        raise ValueError("fields of an outcome")
     kind, _, attempts, effect, *rest = packed
     if kind == "S":
         uri, sha256, xxh3, zip_size, seconds = rest
         merges = False if claim.check_archive else None
         where = claim.delivery.uri or uri
+        if not where:
+            raise ValueError("a first file without its address")
         return Stored(claim, where, attempts, effect, sha256, merges, xxh3, zip_size, seconds)
     if kind == "R":
         reason, whole_session, refusal, second_row = rest

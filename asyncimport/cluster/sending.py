@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.cluster.lease import GrantedLease, longest
-from asyncimport.cluster.messages import Order, Reply, Setup, unpack_outcome
+from asyncimport.cluster.messages import Order, Reply, Setup, unpack_outcomes
 from asyncimport.cluster.peers import Peer, PeerShares, Tally
 from asyncimport.cluster.ports import WorkerLink, WorkerLostError, Workers
 from asyncimport.cluster.starting import Starter
@@ -256,21 +256,28 @@ class _Driver:
                 hint = "start workers, and run the command again"
                 raise UnavailableError(f"no worker is left: {reason}", hint=hint)
 
-    async def _exchange_all(self, peer: Peer) -> AsyncimportError | None:
+    async def _exchange_all(self, peer: Peer) -> AsyncimportError | WorkerLostError | None:
         """Exchange orders and replies until the worker has ended, or is lost. Return the error that ended it."""
-        while True:
+        error: AsyncimportError | WorkerLostError | None = None
+        has_ended = False
+        while not has_ended:
             await self._wait_for_work(peer)
             reply = await self._call(peer, self._order(peer))
             if reply is None:
                 self._context.report(Notice(f"the worker {peer.link.name} does not answer"))
                 break
-            await self._handle(peer, reply)
-            if reply.has_ended:
+            try:
+                # All of it before anything is done: if a part is wrong, the worker tells nothing that can be relied on.
+                outcomes = unpack_outcomes(reply.outcomes, peer.given)
+            except ValueError as malformed:
+                error = WorkerLostError(str(malformed), is_final=True)
                 break
+            await self._handle(peer, reply, outcomes)
+            has_ended, error = reply.has_ended, reply.error
         # Before it is lost: the run may end with its last worker.
         await self._tell(self._tally(peer).ended())
-        await self._lose(peer, has_ended=reply is not None)
-        return None if reply is None else reply.error
+        await self._lose(peer, has_ended=has_ended)
+        return error
 
     async def _lose(self, peer: Peer, *, has_ended: bool) -> None:
         """Give the files of a worker to others, as soon as it cannot send any more."""
@@ -328,7 +335,7 @@ class _Driver:
                     return reply
         return None
 
-    async def _handle(self, peer: Peer, reply: Reply) -> None:
+    async def _handle(self, peer: Peer, reply: Reply, outcomes: Sequence[Outcome]) -> None:
         context, throttle = self._context, self._context.throttle
         peer.in_flight, peer.reading = reply.in_flight, reply.reading
         self._note_in_flight()
@@ -348,12 +355,11 @@ class _Driver:
         if reply.zips_ended:
             # The other workers hear of it with their next orders, and so does this one if it begins anew.
             context.compression.end()
-        for packed in reply.outcomes:
-            claim = peer.given.pop(packed[1], None)
-            if claim is None:
-                # Its lease was over, and others have the file now.
+        for outcome in outcomes:
+            claim = outcome.claim
+            if peer.given.pop(claim.key, None) is None:
+                # It was told twice.
                 continue
-            outcome = unpack_outcome(packed, claim)
             others_begin = self._serving > len(self._peers)
             if isinstance(outcome, Failed) and self._unseen.pass_on(outcome, peer, others_begin=others_begin):
                 continue

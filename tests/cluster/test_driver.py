@@ -400,7 +400,9 @@ async def test_the_same_reply_twice_counts_once(journal_path: Path) -> None:
 
     def reply(order: Order, outcomes: Sequence[Packed]) -> Reply:
         seen.extend(outcomes)
-        return Reply(number=order.number, clock=now(), outcomes=[*seen], has_ended=order.stop_seconds is not None)
+        return Reply(
+            number=order.number, clock=now(), outcomes=[*seen, *outcomes], has_ended=order.stop_seconds is not None
+        )
 
     worker.reply = reply  # type: ignore[method-assign]
     summary = await run(MemorySource(study_files("1", 40)), [worker], journal_path)
@@ -480,3 +482,24 @@ async def test_a_worker_that_begins_again_waits_for_the_server(
     else:
         with pytest.raises(UnavailableError, match="away for too long: XNAT is starting"):
             await made
+
+
+async def test_a_worker_whose_reply_is_malformed_is_lost(journal_path: Path) -> None:
+    """Nothing of the reply counts, and others send the files when its lease is over."""
+    bad, good = Worker("a"), Worker("b")
+    make = bad.reply
+
+    def reply(order: Order, outcomes: Sequence[Packed]) -> Reply:
+        return make(order, [*outcomes, ("S", order.files[0][0])] if order.files else outcomes)
+
+    bad.reply = reply  # type: ignore[method-assign]
+    notices: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Notice):
+            notices.append(event.reason)
+
+    summary = await run(MemorySource(study_files("1", 40)), [bad, good], journal_path, report=note)
+    assert summary.files.stored == 40
+    assert {path for _, path in bad.got} <= {*good.paths}
+    assert "the worker a is lost: its reply is malformed" in notices

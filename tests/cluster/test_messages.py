@@ -3,14 +3,14 @@
 import pickle
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from builders import AT_ONCE, QUICK, claim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncimport.cluster.messages import Setup, pack_claims, pack_outcome, unpack_claims, unpack_outcome
+from asyncimport.cluster.messages import Setup, pack_claims, pack_outcome, unpack_claims, unpack_outcomes
 from asyncimport.errors import LoginRefusedError, UnavailableError
 from asyncimport.model.deliveries import Claim, Delivery, Failed, Outcome, Refused, Stored, Withheld
 from asyncimport.model.files import File, Instance, Session
@@ -67,9 +67,41 @@ CLAIM = claim(File("/a", 1, 2), number=7, uri="/row")
 def test_outcomes_arrive_as_they_were(outcome: Outcome) -> None:
     """The driver puts its own claim to them."""
     packed = _sent(pack_outcome(outcome))
-    there = unpack_outcome(packed, outcome.claim)
+    [there] = unpack_outcomes([packed], {outcome.claim.key: outcome.claim})
     assert there == outcome
     assert not isinstance(there, Stored) or there.seconds == outcome.seconds  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        5,
+        (),
+        ("S",),
+        ("X", 7, 1, False, "reason"),
+        ("S", [], 1, False, "/row", None, None, None, 0.5),
+        ("S", 7, 1, False, None, None, None, None, 0.5),
+        ("S", 7, 1, False, "/row", None, None, None, "soon"),
+        ("S", 7, 1, False, "/row", None, "digest", None, 0.5),
+        ("S", 7, 1, False, "/row", None, None, None),
+        ("R", 7, 1, False, "reason", False, "no reason", False),
+        ("F", 7, None, False, "reason", False, False),
+        ("W", 7, 1, False),
+    ],
+    ids=repr,
+)
+def test_a_reply_with_a_malformed_outcome_is_not_taken_in_part(packed: Any) -> None:
+    """A first file that is stored has an address, say. The error shows nothing of it."""
+    first = replace(CLAIM, delivery=replace(CLAIM.delivery, uri=None))
+    sound = pack_outcome(Stored(first, "/row"))
+    assert len(unpack_outcomes([sound], {7: first})) == 1
+    with pytest.raises(ValueError, match=r"^its reply is malformed$"):
+        unpack_outcomes([sound, packed], {7: first})
+
+
+def test_an_outcome_of_a_file_that_others_have_is_left_out() -> None:
+    """Its lease was over before it told."""
+    assert unpack_outcomes([pack_outcome(Failed(CLAIM, "gone"))], {}) == []
 
 
 @pytest.mark.parametrize("error", [UnavailableError("away", hint="wait"), LoginRefusedError("no", hint="log in")])
