@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -207,6 +208,24 @@ async def test_an_absent_worker_makes_no_file_look_deleted(
     (tmp_path / "data" / "here.txt").write_text("seen by this machine only")
     here = await commands(*words[:-2])
     assert "not taken for deleted" in here.err
+
+
+async def test_workers_with_copies_of_their_own_send_all(
+    url: str, commands: Commands, dask: DaskProcesses, tmp_path: Path
+) -> None:
+    """A file has other numbers in the copy of the worker that has not scanned it: that one leaves it to the other."""
+    if not can_mount(tmp_path / "dask"):
+        pytest.skip("nothing may be mounted here")
+    commands.login(url)
+    (tmp_path / "data").mkdir()
+    generated(tmp_path / "server 1", sessions=3, files=60, size=2_000, seed=1)
+    shutil.copytree(tmp_path / "server 1", tmp_path / "server 2")
+    for number in (1, 2):
+        dask.start_worker(f"w{number}", mounts={tmp_path / f"server {number}": tmp_path / "data"})
+    async with Client(dask.address, asynchronous=True) as client:
+        await client.wait_for_workers(2)
+    done = await commands("upload", tmp_path / "data", "-P", "demo", "-o", "json", "--dask", dask.address)
+    assert (done.code, done.json["files"]["stored"]) == (0, 60), done.err
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
