@@ -86,6 +86,7 @@ class Losses:
                     kind, nth = drawn.choice(_KINDS), drawn.randint(1, FILES // 2)
                     lose = partial(self._lose, kind, drawn.choice(alive), drawn.random(), tasks.start_soon)
                     self.xnat.faults.add(Fault("import", Tell(lose), nth=nth))
+            # The first fault that fits is the one that strikes.
             self.xnat.faults.add(Fault("any", Tell(self._look), share=1))
             command = [sys.executable, cluster_driver.__file__, self.url, str(self.tree), str(self.journal)]
             command += [self.workers.scheduler, str(LEASE_SECONDS), str(SETTLE_SECONDS)]
@@ -94,6 +95,9 @@ class Losses:
                 assert self._driver.stdout is not None
                 told = "".join([text async for text in TextReceiveStream(self._driver.stdout)])
                 code = await self._driver.wait()
+            # Workers that have lost the driver may still send, and nothing would heal what is lost then.
+            self.xnat.faults.clear()
+            self.xnat.faults.add(Fault("any", Tell(self._look), share=1))
         assert not known & {record.sop_uid for record in self.xnat.imports[before:]}, "sent again though settled"
         assert code in {0, -signal.SIGKILL}
         await self._note_unsettled(told)

@@ -60,12 +60,14 @@ def namespace() -> Iterator[Namespace]:
     # Each process takes 8 addresses of its own.
     first = _NETWORKS[mark * 8]
     ip("netns", "add", name)
+    links: list[Link] = []
+    others: list[str] = []
     try:
-        links = []
         for number in (0, 1):
             card, other = f"ai{mark}t{number}", f"ai{mark}h{number}"
             here, there = str(first + number * 4 + 1), str(first + number * 4 + 2)
             ip("link", "add", other, "type", "veth", "peer", "name", card, "netns", name)
+            others.append(other)
             ip("addr", "add", f"{here}/30", "dev", other)
             ip("link", "set", other, "up")
             ip("-n", name, "addr", "add", f"{there}/30", "dev", card)
@@ -73,7 +75,9 @@ def namespace() -> Iterator[Namespace]:
             links.append(Link(name, card, here, there))
         yield Namespace(("ip", "netns", "exec", name), *links)
     finally:
-        # The links end with it.
+        # They would end with the namespace too, but later: the next one has the same names.
+        for other in others:
+            ip("link", "del", other)
         ip("netns", "del", name)
 
 
