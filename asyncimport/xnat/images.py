@@ -232,7 +232,7 @@ class XnatDestination:
 
     async def _read_ahead(self, project: str) -> None:
         """Read what sending and archiving will ask of a project: one round trip later, not one for each."""
-        reads = self._archived.list_project, self._rules.get, self._rows.list_project
+        reads = self._archived.list_project, self._rules.get
 
         async def read(what: Callable[[str], Awaitable[object]]) -> None:
             # Who needs it asks again, and reports the error.

@@ -114,7 +114,10 @@ def test_relabel_forgets_what_was_not_sent(path: Path, disk: Disk) -> None:
         assert journal.scan.skip_reasons() != []
     rules = {"project": "P", "subject": "new"}
     with opened(path, relabel=True, rules=rules) as journal:
-        assert JournalReader.of(journal).metadata() == {
+        metadata = JournalReader.of(journal).metadata()
+        # The run before has not ended: what it had in flight may still arrive.
+        assert float(metadata.pop("forgotten")) > 0
+        assert metadata == {
             "destination": "https://xnat.test",
             "rule project": "P",
             "rule subject": "new",

@@ -77,10 +77,9 @@ async def test_a_project_and_the_right_to_edit_it_are_asked_together() -> None:
 
 
 async def test_what_the_first_file_waits_for_is_asked_together(tmp_path: Path) -> None:
-    """The archive by labels and as a whole, prearchive, filters, scripts; nothing of it is asked again."""
+    """The archive by labels and as a whole, the filters and scripts; nothing of it is asked again."""
     server = Together(
         "label=E,",
-        "/data/prearchive/projects/demo?",
         "dcmPatientId",
         "enableSitewideSeriesImportFilter",
         "/config/seriesImportFilter/",
