@@ -207,7 +207,7 @@ async def test_jobs_of_a_real_slurm(commands: Commands, tree: Path, tmp_path: Pa
     describe_cluster(tmp_path, shared, jobs=2)
     commands.directory = tmp_path
     commands.login(url)
-    with slurm_processes(tmp_path / "slurm") as env:
+    with slurm_processes() as env:
         commands.env |= env | {"DASK_CONFIG": str(tmp_path)}
         words = ("upload", tree, "-P", "demo", "--dask", "slurm:cluster.toml", "--max-duration", "7h", "-o", "json")
         done = await commands(*words)

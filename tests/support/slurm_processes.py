@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,8 +52,14 @@ def has_slurm() -> bool:
 
 
 @contextmanager
-def slurm_processes(directory: Path) -> Iterator[dict[str, str]]:
+def slurm_processes() -> Iterator[dict[str, str]]:
     """Start Slurm, and yield the environment of its commands. Jobs that are left end with it."""
+    # The directory of a test is too long for the names of sockets.
+    with tempfile.TemporaryDirectory() as directory:
+        yield from _slurm_in(Path(directory))
+
+
+def _slurm_in(directory: Path) -> Iterator[dict[str, str]]:
     for name in ("state", "spool"):
         (directory / name).mkdir(parents=True)
     key = directory / "slurm.key"
