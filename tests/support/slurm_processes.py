@@ -89,4 +89,9 @@ def _slurm_in(directory: Path) -> Iterator[dict[str, str]]:
             subprocess.run(command, env=everything, check=False, capture_output=True, timeout=_SECONDS)
         for process in reversed(started):
             process.terminate()
-            process.wait(_SECONDS)
+            try:
+                process.wait(_SECONDS)
+            except subprocess.TimeoutExpired:
+                # A step that ends at this very moment may keep it.
+                process.kill()
+                process.wait()
