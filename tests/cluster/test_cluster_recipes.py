@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import anyio.to_thread
+import anyio
 import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with Dask
 from conftest import Commands
@@ -210,7 +211,9 @@ async def test_jobs_of_a_real_slurm(commands: Commands, tree: Path, tmp_path: Pa
     with slurm_processes() as env:
         commands.env |= env | {"DASK_CONFIG": str(tmp_path)}
         words = ("upload", tree, "-P", "demo", "--dask", "slurm:cluster.toml", "--max-duration", "7h", "-o", "json")
-        done = await commands(*words)
+        # The command waits for jobs for as long as it takes, and a test that is given up would wait for the command.
+        with anyio.fail_after(90):
+            done = await commands(*words)
         assert (done.code, done.json["files"]["stored"]) == (0, 20), done.err
         workers = (await commands("status", "-P", "demo", "-o", "json")).json["workers"]
         assert {one["worker"] for one in workers} <= {"SLURMCluster-0", "SLURMCluster-1"}
