@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import anyio.to_thread
 import anyio
+import anyio.to_thread
 import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with Dask
 from conftest import Commands
