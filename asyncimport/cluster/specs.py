@@ -77,12 +77,13 @@ class Slurm:
         try:
             cluster.sync(submit)
         except (RuntimeError, ValueError, OSError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             for job in cluster.workers.values():
                 # Else it would not close: they have not begun.
                 job.status = Status.failed
             cluster.close()
             raise UsageError(
-                f"--dask {self}: no job can be started: {plain(str(error).strip().splitlines()[-1])}",
+                f"--dask {self}: no job can be started: {plain(reason)}",
                 hint="check its queue, account and limits, and that this machine can submit jobs",
             ) from error
         return cluster
