@@ -18,6 +18,8 @@ from asyncimport.model.files import File, Ignored
 from asyncimport.model.texts import plain
 
 Batch = list[File | Ignored]
+# The header is there.
+_HEAD_BYTES = 1 << 16
 
 
 class Walk:
@@ -100,16 +102,19 @@ class Walk:
                         raise _differs(file)
                 if twice and several.index(other) < several.index(view):
                     await self._compare(twice, view, other)
-                    left = [one for one in left if one not in twice]
+                    here = set(twice)
+                    left = [one for one in left if one not in here]
         return left
 
     async def _compare(self, files: Sequence[File], view: View, other: View) -> None:
         """Compare how files begin in two views: clocks and sizes may agree by chance. Raises: UsageError."""
-        paths = [file.path for file in files]
-        _, heads = await self._members.ask(has(view), view.place, "heads", paths)
-        _, others = await self._members.ask(has(other), view.place, "heads", paths)
+        # Inode and ctime are those of one view.
+        parts = [(File(file.path, file.size, file.mtime_ns), min(file.size, _HEAD_BYTES)) for file in files]
+        _, heads = await self._members.ask(has(view), view.place, "md5", parts)
+        _, others = await self._members.ask(has(other), view.place, "md5", parts)
         for file, one, two in zip(files, heads, others, strict=True):
-            if one != two and None not in {one, two}:
+            # One that cannot be read is told when it is identified.
+            if isinstance(one, str) and isinstance(two, str) and one != two:
                 raise _differs(file)
 
 

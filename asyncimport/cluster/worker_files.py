@@ -24,8 +24,6 @@ from asyncimport.source.bytes_on_disk import LARGE, read_piece
 from asyncimport.source.folder import FileSource
 from asyncimport.system.mounts import TreeIdentity, tree_identity
 
-_HEAD_BYTES = 1 << 16
-
 
 @dataclass(frozen=True, slots=True)
 class ScanSettings:
@@ -191,10 +189,6 @@ class WorkerFiles:
         """Return size and mtime of files; None for those that are not here."""
         return await anyio.to_thread.run_sync(lambda: [_state(self._files.paths.here(path)) for path in paths])
 
-    async def heads(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Return the SHA-256 of the first 64 kB of files, where the header is; None for those that cannot be read."""
-        return await anyio.to_thread.run_sync(lambda: [_head(self._files.paths.here(path)) for path in paths])
-
     async def read(self, files: Sequence[File]) -> list[bytes | SourceError | None]:
         """Return the bytes of files, or why they cannot be read; None for one that is read in pieces."""
         bodies = await self._files.read(files)
@@ -233,14 +227,6 @@ def _state(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_size, found.st_mtime_ns
-
-
-def _head(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - as above
-            return hashlib.sha256(file.read(_HEAD_BYTES)).digest()
-    except OSError:
-        return None
 
 
 def _sha256(path: str) -> bytes | None:
