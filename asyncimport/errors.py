@@ -186,16 +186,16 @@ class MergeRefusedError(RefusedError):
 
 
 class SourceError(AsyncimportError):
-    """A file is gone, has changed since the scan, or cannot be read; `is_absent` if another machine may see it.
+    """A file is gone, has changed since the scan, or cannot be read; `may_be_elsewhere`: another machine may have it.
 
     `may_have_taken_effect`: that was found out while it was sent, and the server may keep a part of it.
     """
 
     may_have_taken_effect = False
 
-    def __init__(self, message: str, *, hint: str = "", is_absent: bool = False) -> None:
+    def __init__(self, message: str, *, hint: str = "", may_be_elsewhere: bool = False) -> None:
         super().__init__(message, hint=hint)
-        self.is_absent = is_absent
+        self.may_be_elsewhere = may_be_elsewhere
 
 
 def primary_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:

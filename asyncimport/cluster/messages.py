@@ -148,7 +148,7 @@ def pack_outcome(outcome: Outcome) -> Packed:
         rest = outcome.reason, outcome.whole_session, outcome.kind.value, outcome.second_row
         return "R", key, attempts, effect, *rest
     if isinstance(outcome, Failed):
-        return "F", key, attempts, effect, outcome.reason, outcome.unreadable, outcome.absent
+        return "F", key, attempts, effect, outcome.reason, outcome.unreadable, outcome.may_be_elsewhere
     return "W", key, attempts, effect, outcome.reason
 
 
@@ -177,6 +177,6 @@ def _unpack_outcome(packed: Packed, claim: Claim) -> Outcome:
         reason, whole_session, refusal, second_row = rest
         return Refused(claim, reason, whole_session, attempts, effect, Refusal(refusal), second_row)
     if kind == "F":
-        reason, unreadable, absent = rest
-        return Failed(claim, reason, unreadable, attempts, effect, absent)
+        reason, unreadable, elsewhere = rest
+        return Failed(claim, reason, unreadable, attempts, effect, elsewhere)
     return Withheld(claim, rest[0], attempts, effect)

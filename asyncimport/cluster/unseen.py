@@ -45,8 +45,8 @@ class UnseenFiles:
         return True
 
     def pass_on(self, outcome: Failed, peer: Peer, *, others_begin: bool) -> bool:
-        """Give a file that is absent on a worker to another, or keep it; return False if nobody is left to try."""
-        if not outcome.absent:
+        """Give a file that a worker does not have to another, or keep it; return False if nobody is left to try."""
+        if not outcome.may_be_elsewhere:
             return False
         key = outcome.claim.key
         self._tried.setdefault(key, set()).add(peer)

@@ -138,7 +138,7 @@ class Refused:
 class Failed:
     """No verdict after all retries, or (`unreadable`) the file could not be read.
 
-    Another machine may see an `absent` file.
+    With `may_be_elsewhere`, another machine may have it.
     """
 
     claim: Claim
@@ -146,7 +146,7 @@ class Failed:
     unreadable: bool = False
     attempts: int = 1
     may_have_taken_effect: bool = False
-    absent: bool = False
+    may_be_elsewhere: bool = False
 
 
 @record

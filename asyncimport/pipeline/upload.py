@@ -115,7 +115,7 @@ class Uploader:
 
     async def _send(self, claim: Claim, body: Body | SourceError, digest: bytes | None, slot: Slot) -> Outcome:
         if isinstance(body, SourceError):
-            return Failed(claim, str(body), unreadable=True, absent=body.is_absent)
+            return Failed(claim, str(body), unreadable=True, may_be_elsewhere=body.may_be_elsewhere)
         context, attempts, sending = self._context, Attempts([monotonic()]), Sending(self._context, claim, body)
         # Now, while the body is in the processor's cache: later it takes five times as long.
         xxh3 = xxh3_of(body) if isinstance(body, bytes) else None

@@ -162,8 +162,10 @@ def _update_hash(file: File, size: int, digest: Hash) -> None:
 
 
 def _read_error(error: OSError) -> SourceError:
-    is_absent = isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError)
-    return SourceError(f"the file cannot be read: {(error.strerror or 'unknown error').lower()}", is_absent=is_absent)
+    may_be_elsewhere = isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError)
+    return SourceError(
+        f"the file cannot be read: {(error.strerror or 'unknown error').lower()}", may_be_elsewhere=may_be_elsewhere
+    )
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -173,7 +175,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def _check_unchanged(file: File, now: os.stat_result) -> None:
     if not file.is_unchanged(now):
         # Another machine may have the one that was scanned: its own copy, or what is in its cache.
-        raise SourceError("the file changed after it was scanned", is_absent=True)
+        raise SourceError("the file changed after it was scanned", may_be_elsewhere=True)
 
 
 def _check_unchanged_while_open(file: File, handle: int) -> None:

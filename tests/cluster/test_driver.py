@@ -190,7 +190,7 @@ async def test_a_file_that_a_worker_does_not_see_goes_to_another(journal_path: P
     """Nobody knew that before; if none sees it, it is unreadable."""
 
     def absent(claim: Claim) -> Outcome:
-        return Failed(claim, "the file cannot be read", unreadable=True, absent=True)
+        return Failed(claim, "the file cannot be read", unreadable=True, may_be_elsewhere=True)
 
     workers = [Worker("a", outcome=absent), Worker("b")]
     summary = await run(MemorySource(study_files("1", 50)), workers, journal_path)
@@ -208,7 +208,7 @@ async def test_a_file_that_a_worker_does_not_see_waits_for_those_that_begin(jour
 
     def absent(claim: Claim) -> Outcome:
         tried.set()
-        return Failed(claim, "the file cannot be read", unreadable=True, absent=True)
+        return Failed(claim, "the file cannot be read", unreadable=True, may_be_elsewhere=True)
 
     late = Worker("b") if sees else Worker("b", outcome=absent)
 
@@ -229,7 +229,7 @@ async def test_a_file_does_not_wait_for_ever_for_a_worker_that_begins(journal_pa
 
     def absent(claim: Claim) -> Outcome:
         tried.set()
-        return Failed(claim, "the file cannot be read", unreadable=True, absent=True)
+        return Failed(claim, "the file cannot be read", unreadable=True, may_be_elsewhere=True)
 
     async def begin(_: Setup) -> float:
         await tried.wait()
@@ -305,7 +305,7 @@ async def test_a_first_file_that_its_last_worker_does_not_see_has_an_outcome(jou
     lost = asyncio.Event()
 
     def absent(claim: Claim) -> Outcome:
-        return Failed(claim, "the file cannot be read", unreadable=True, absent=True)
+        return Failed(claim, "the file cannot be read", unreadable=True, may_be_elsewhere=True)
 
     def lose(order: Order) -> None:
         if order.files:
@@ -337,7 +337,7 @@ async def test_files_that_nobody_sees_any_more_fail_after_a_while(journal_path: 
         lambda claim: (
             Stored(claim, "/row/2")
             if "/2/" in claim.instance.file.path
-            else Failed(claim, "the file cannot be read", unreadable=True, absent=True)
+            else Failed(claim, "the file cannot be read", unreadable=True, may_be_elsewhere=True)
         ),
     )
     notices: list[Event] = []

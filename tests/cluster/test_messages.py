@@ -58,7 +58,7 @@ CLAIM = claim(File("/a", 1, 2), number=7, uri="/row")
         Stored(replace(CLAIM, check_archive=True), "/row", merges=False),
         Refused(CLAIM, "no", whole_session=True, attempts=2, kind=Refusal.SERVER, second_row=True),
         Refused(CLAIM, "no", kind=Refusal.DROPPED),
-        Failed(CLAIM, "gone", unreadable=True, absent=True),
+        Failed(CLAIM, "gone", unreadable=True, may_be_elsewhere=True),
         Failed(CLAIM, "no answer", attempts=8, may_have_taken_effect=True),
         Withheld(CLAIM, "another patient", 2, may_have_taken_effect=True),
     ],

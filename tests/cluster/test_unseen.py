@@ -21,7 +21,7 @@ async def test_outcomes_are_kept_until_there_are_many() -> None:
     number = 0
     while not unseen.is_full:
         number += 1
-        absent = Failed(claim(File(f"/{number}", 1, 2), number=number), "gone", unreadable=True, absent=True)
+        absent = Failed(claim(File(f"/{number}", 1, 2), number=number), "gone", unreadable=True, may_be_elsewhere=True)
         assert unseen.pass_on(absent, first, others_begin=True)
         assert number < 10_000
     peers.append(other)
