@@ -34,7 +34,7 @@ _SUBSCRIBE_SECONDS = 0.2
 
 
 @record
-class DaskWorker:
+class WorkerAddress:
     """A worker process of Dask, with the same asyncimport. `name` is for people."""
 
     address: str
@@ -45,7 +45,7 @@ class DaskWorker:
 class Change:
     """A worker has joined, or has left."""
 
-    worker: DaskWorker
+    worker: WorkerAddress
     has_joined: bool
 
 
@@ -54,7 +54,7 @@ class Cluster:
 
     def __init__(self, client: "Client", report: Callable[[Event], None], *, insecure: bool) -> None:
         self.client = client
-        self.workers: dict[str, DaskWorker] = {}
+        self.workers: dict[str, WorkerAddress] = {}
         """The workers that can be used, by address."""
         self.unusable: dict[str, str] = {}
         """Why the others cannot be used, by name."""
@@ -78,11 +78,11 @@ class Cluster:
                 put.close()
 
     @asynccontextmanager
-    async def while_there(self, worker: DaskWorker) -> AsyncIterator[anyio.CancelScope]:
+    async def while_there(self, address: str) -> AsyncIterator[anyio.CancelScope]:
         """Cancel the block when a worker leaves: a call to it would wait for ever."""
-        scopes = self._scopes.setdefault(worker.address, set())
+        scopes = self._scopes.setdefault(address, set())
         with anyio.CancelScope() as scope:
-            if worker.address not in self.workers:
+            if address not in self.workers:
                 scope.cancel()
             scopes.add(scope)
             try:
@@ -139,11 +139,11 @@ class Cluster:
 
     async def _join(self, address: str, has_joined: anyio.Event | None = None) -> None:
         if (known := (await self._known())["workers"].get(address)) is not None:
-            await self._use(DaskWorker(address, _name_of(known.get("name"), address)))
+            await self._use(WorkerAddress(address, _name_of(known.get("name"), address)))
         if has_joined is not None:
             has_joined.set()
 
-    async def _use(self, worker: DaskWorker) -> None:
+    async def _use(self, worker: WorkerAddress) -> None:
         """Use a worker, unless there is a reason not to."""
         why = self._why_not_encrypted(worker) or await self._why_other_version(worker)
         if worker.address in self.workers:
@@ -156,11 +156,11 @@ class Cluster:
         self._report(WorkerJoined(worker.name))
         self._tell(Change(worker, has_joined=True))
 
-    def _why_not_encrypted(self, worker: DaskWorker) -> str:
+    def _why_not_encrypted(self, worker: WorkerAddress) -> str:
         is_safe = self._insecure or is_encrypted(worker.address) or is_here(worker.address)
         return "" if is_safe else "its connection is not encrypted; use tls, or --insecure in a network that is safe"
 
-    async def _why_other_version(self, worker: DaskWorker) -> str:
+    async def _why_other_version(self, worker: WorkerAddress) -> str:
         pydoc: Any = await anyio.to_thread.run_sync(import_module, "pydoc")
         # A function of the standard library: one of ours could not be loaded where asyncimport is not installed.
         with self._scheduler_errors():
@@ -195,7 +195,7 @@ def _name_of(name: object, address: str) -> str:
     text = plain(str(name if name is not None else ""))
     if not text or text == address:
         return address.partition("://")[2]
-    return f"worker-{text}" if text.isdecimal() else text[:80]
+    return text[:80]
 
 
 @asynccontextmanager

@@ -49,8 +49,8 @@ class WorkerLink(Protocol):
         ...
 
 
-class Workers(Protocol):
-    """The workers of a cluster."""
+class WorkerLinks(Protocol):
+    """The workers of a cluster that can send."""
 
     @property
     def lease_seconds(self) -> float:

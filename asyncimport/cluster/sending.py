@@ -15,8 +15,8 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.cluster.lease import GrantedLease, longest
 from asyncimport.cluster.messages import Order, Reply, Setup, unpack_outcomes
-from asyncimport.cluster.peers import Peer, PeerShares, Tally
-from asyncimport.cluster.ports import WorkerLink, WorkerLostError, Workers
+from asyncimport.cluster.ports import WorkerLink, WorkerLinks, WorkerLostError
+from asyncimport.cluster.sending_workers import SendingWorker, Tally, WorkerShares
 from asyncimport.cluster.starting import Starter
 from asyncimport.cluster.unseen import UnseenFiles
 from asyncimport.errors import AsyncimportError, UnavailableError
@@ -39,32 +39,29 @@ _RETRY_SECONDS = 0.2
 _END_SECONDS = 3.0
 
 
-class ClusterSender:
-    """Sends the files of one run by workers. `setup` tells them where to send."""
+async def send_by_workers(
+    links: WorkerLinks,
+    setup: Setup,
+    context: Context,
+    wakeups: Wakeups,
+    outcomes: MemoryObjectSendStream[Outcome],
+    flush: Signal,
+    wake_feed: Signal,
+    wake_finalizers: Signal,
+) -> None:
+    """Send all files of a run by workers: the upload stage of a pipeline. `setup` tells them where to send.
 
-    def __init__(self, workers: Workers, setup: Setup) -> None:
-        self._workers = workers
-        self._setup = setup
-
-    async def send(
-        self,
-        context: Context,
-        wakeups: Wakeups,
-        outcomes: MemoryObjectSendStream[Outcome],
-        flush: Signal,
-        wake_feed: Signal,
-        wake_finalizers: Signal,
-    ) -> None:
-        """Send all files; the upload stage of a pipeline. Raises: FatalError."""
-        async with outcomes, flush, wake_feed, wake_finalizers, wakeups:
-            driver = _Driver(self._workers, self._setup, context, outcomes, flush, wake_feed, wake_finalizers)
-            await driver.run(wakeups)
+    Raises: FatalError.
+    """
+    async with outcomes, flush, wake_feed, wake_finalizers, wakeups:
+        driver = _Driver(links, setup, context, outcomes, flush, wake_feed, wake_finalizers)
+        await driver.run(wakeups)
 
 
 class _Driver:
     def __init__(
         self,
-        workers: Workers,
+        links: WorkerLinks,
         setup: Setup,
         context: Context,
         outcomes: MemoryObjectSendStream[Outcome],
@@ -72,24 +69,24 @@ class _Driver:
         wake_feed: Signal,
         wake_finalizers: Signal,
     ) -> None:
-        self._workers = workers
+        self._links = links
         self._setup = setup
         self._context = context
         self._outcomes = outcomes
         self._flush = flush
         self._wake_feed = wake_feed
         self._wake_finalizers = wake_finalizers
-        self._peers: list[Peer] = []
+        self._sending: list[SendingWorker] = []
         self._tallies: dict[str, Tally] = {}
         self._serving = 0
-        self._peer_ended = anyio.Event()
+        self._worker_ended = anyio.Event()
         self._is_ending = False
         self._unconfirmed = 0
         """Workers that have not confirmed their end, and whose lease may not be over."""
         self._has_noted_leases = False
         """Whether the leases in the journal are those of this run."""
-        self._unseen = UnseenFiles(self._peers)
-        self._starter = Starter(setup, context, self._peers)
+        self._unseen = UnseenFiles(self._sending)
+        self._starter = Starter(setup, context, self._sending)
         self._checks = Throttle(context.options.max_finalizers)
         self._limit = context.throttle.limit
         self._generation = 0
@@ -104,11 +101,11 @@ class _Driver:
                     tasks.start_soon(self._wake_at_stop)
                     await self._feed(wakeups, tasks)
                     self._is_ending = True
-                    for peer in self._peers:
-                        peer.has_work.set()
-                    while self._peers:
-                        self._peer_ended = anyio.Event()
-                        await self._peer_ended.wait()
+                    for worker in self._sending:
+                        worker.has_work.set()
+                    while self._sending:
+                        self._worker_ended = anyio.Event()
+                        await self._worker_ended.wait()
                     tasks.cancel_scope.cancel()
         finally:
             with anyio.move_on_after(_END_SECONDS, shield=True):
@@ -119,20 +116,20 @@ class _Driver:
 
     async def _end_all(self) -> None:
         async with anyio.create_task_group() as tasks:
-            for peer in self._peers:
-                tasks.start_soon(self._end_peer, peer)
+            for worker in self._sending:
+                tasks.start_soon(self._end_worker, worker)
 
-    async def _end_peer(self, peer: Peer) -> None:
+    async def _end_worker(self, worker: SendingWorker) -> None:
         self._unconfirmed += 1
         with suppress(WorkerLostError):
-            await peer.link.end()
+            await worker.link.end()
             self._unconfirmed -= 1
 
     async def _wake_at_stop(self) -> None:
         with self._context.stop.immediate_scope():
             await anyio.sleep_forever()
-        for peer in self._peers:
-            peer.has_work.set()
+        for worker in self._sending:
+            worker.has_work.set()
 
     async def _feed(self, wakeups: Wakeups, tasks: TaskGroup) -> None:
         """Claim files for workers that have room."""
@@ -145,7 +142,7 @@ class _Driver:
                 if self._unseen.are_kept:
                     self._begin_wait(tasks)
                 while context.may_feed and not self._unseen.is_full:
-                    shares = PeerShares(self._peers, context.throttle.limit, takes_unseen=self._unseen.go_to_others)
+                    shares = WorkerShares(self._sending, context.throttle.limit, takes_unseen=self._unseen.go_to_others)
                     claim = partial(
                         queue.claim,
                         shares.total,
@@ -161,9 +158,9 @@ class _Driver:
                         self._begin_wait(tasks)
                     if not claims:
                         break
-                    for peer, files in shares.files.items():
-                        if peer in self._peers:
-                            peer.add(files)
+                    for worker, files in shares.files.items():
+                        if worker in self._sending:
+                            worker.add(files)
                         else:
                             await self._give_to_others(files)
                     for first in shares.first:
@@ -216,7 +213,7 @@ class _Driver:
         notify(self._wake_finalizers, ready)
 
     async def _join(self, tasks: TaskGroup) -> None:
-        async for link in self._workers.joined():
+        async for link in self._links.joined():
             self._serving += 1
             tasks.start_soon(self._serve, link)
 
@@ -225,12 +222,12 @@ class _Driver:
         reason = "none has joined"
         try:
             while not self._is_ending and not self._context.stop.requested:
-                peer = Peer(link, GrantedLease(self._setup.lease_seconds))
-                peer.lease.hear(await self._starter.start(link))
-                self._peers.append(peer)
+                worker = SendingWorker(link, GrantedLease(self._setup.lease_seconds))
+                worker.lease.hear(await self._starter.start(link))
+                self._sending.append(worker)
                 self._unseen.note_worker()
                 notify(self._wake_feed)
-                error = await self._exchange_all(peer)
+                error = await self._exchange_all(worker)
                 if error is not None:
                     raise error
         except WorkerLostError as lost:
@@ -245,7 +242,7 @@ class _Driver:
             self._serving -= 1
         if not self._serving:
             await self._wait_for_workers(reason)
-        elif self._serving == len(self._peers):
+        elif self._serving == len(self._sending):
             await self._pass_kept()
 
     async def _wait_for_workers(self, reason: str) -> None:
@@ -256,97 +253,97 @@ class _Driver:
                 hint = "start workers, and run the command again"
                 raise UnavailableError(f"no worker is left: {reason}", hint=hint)
 
-    async def _exchange_all(self, peer: Peer) -> AsyncimportError | WorkerLostError | None:
+    async def _exchange_all(self, worker: SendingWorker) -> AsyncimportError | WorkerLostError | None:
         """Exchange orders and replies until the worker has ended, or is lost. Return the error that ended it."""
         error: AsyncimportError | WorkerLostError | None = None
         has_ended = False
         while not has_ended:
-            await self._wait_for_work(peer)
-            reply = await self._call(peer, self._order(peer))
+            await self._wait_for_work(worker)
+            reply = await self._call(worker, self._order(worker))
             if reply is None:
-                self._context.report(Notice(f"the worker {peer.link.name} does not answer"))
+                self._context.report(Notice(f"the worker {worker.link.name} does not answer"))
                 break
             try:
                 # All of it before anything is done: if a part is wrong, the worker tells nothing that can be relied on.
-                outcomes = unpack_outcomes(reply.outcomes, peer.given)
+                outcomes = unpack_outcomes(reply.outcomes, worker.given)
             except ValueError as malformed:
                 error = WorkerLostError(str(malformed), is_final=True)
                 break
-            await self._handle(peer, reply, outcomes)
+            await self._handle(worker, reply, outcomes)
             has_ended, error = reply.has_ended, reply.error
         # Before it is lost: the run may end with its last worker.
-        await self._tell(self._tally(peer).ended())
-        await self._lose(peer, has_ended=has_ended)
+        await self._tell(self._tally(worker).ended())
+        await self._lose(worker, has_ended=has_ended)
         return error
 
-    async def _lose(self, peer: Peer, *, has_ended: bool) -> None:
+    async def _lose(self, worker: SendingWorker, *, has_ended: bool) -> None:
         """Give the files of a worker to others, as soon as it cannot send any more."""
-        waiting, peer.waiting = peer.waiting, []
-        self._peers.remove(peer)
+        waiting, worker.waiting = worker.waiting, []
+        self._sending.remove(worker)
         self._note_in_flight()
         if not has_ended:
             self._unconfirmed += 1
         try:
             await self._give_to_others(waiting)
             if not has_ended:
-                await anyio.sleep(peer.lease.seconds_left)
+                await anyio.sleep(worker.lease.seconds_left)
                 self._unconfirmed -= 1
-            if peer.given and not self._context.stop.requested:
-                number = counted(len(peer.given), "file")
-                self._context.report(Notice(f"{number} of the worker {peer.link.name} are sent again by others"))
-                await self._give_back([*peer.given.values()], were_sent=True)
+            if worker.given and not self._context.stop.requested:
+                number = counted(len(worker.given), "file")
+                self._context.report(Notice(f"{number} of the worker {worker.link.name} are sent again by others"))
+                await self._give_back([*worker.given.values()], were_sent=True)
         finally:
-            self._peer_ended.set()
+            self._worker_ended.set()
 
-    async def _wait_for_work(self, peer: Peer) -> None:
+    async def _wait_for_work(self, worker: SendingWorker) -> None:
         """Wait until there is something to tell a worker, at most until its lease is to be renewed."""
-        if peer.is_idle and not self._is_ending and not self._context.stop.requested:
-            with anyio.move_on_after(peer.lease.seconds_left * _RENEWAL_SHARE):
-                await peer.has_work.wait()
+        if worker.is_idle and not self._is_ending and not self._context.stop.requested:
+            with anyio.move_on_after(worker.lease.seconds_left * _RENEWAL_SHARE):
+                await worker.has_work.wait()
 
-    def _order(self, peer: Peer) -> Order:
+    def _order(self, worker: SendingWorker) -> Order:
         context, stop = self._context, self._context.stop
         stop_seconds = stop.grace_seconds if stop.requested else 0.0 if self._is_ending else None
-        busy = [one for one in self._peers if one is peer or not one.is_idle]
+        busy = [one for one in self._sending if one is worker or not one.is_idle]
         share, extra = divmod(context.throttle.limit, len(busy))
         max_rate = context.options.max_rate
-        peer.generation = self._generation
-        return peer.order(
+        worker.generation = self._generation
+        return worker.order(
             # What it has was given to it when there was room, so it may go on.
-            limit=max(1, share + (busy.index(peer) < extra)),
+            limit=max(1, share + (busy.index(worker) < extra)),
             rate=None if max_rate is None else max_rate / len(busy),
             zips_ended=context.compression.has_ended,
             pause=context.throttle.pause_seconds,
             stop_seconds=stop_seconds,
         )
 
-    async def _call(self, peer: Peer, order: Order) -> Reply | None:
+    async def _call(self, worker: SendingWorker, order: Order) -> Reply | None:
         """Return the reply to an order; None if there is none before the worker's lease is over."""
-        with anyio.move_on_after(peer.lease.seconds_left):
+        with anyio.move_on_after(worker.lease.seconds_left):
             while True:
                 try:
-                    reply = await peer.link.exchange(order)
+                    reply = await worker.link.exchange(order)
                 except WorkerLostError as lost:
                     if lost.is_final:
                         return None
                     await anyio.sleep(_RETRY_SECONDS)
                 else:
-                    peer.lease.hear(reply.clock)
+                    worker.lease.hear(reply.clock)
                     return reply
         return None
 
-    async def _handle(self, peer: Peer, reply: Reply, outcomes: Sequence[Outcome]) -> None:
+    async def _handle(self, worker: SendingWorker, reply: Reply, outcomes: Sequence[Outcome]) -> None:
         context, throttle = self._context, self._context.throttle
-        peer.in_flight, peer.reading = reply.in_flight, reply.reading
+        worker.in_flight, worker.reading = reply.in_flight, reply.reading
         self._note_in_flight()
-        tally = self._tally(peer)
+        tally = self._tally(worker)
         tally.limited_by = reply.limited_by or tally.limited_by
         if reply.outcomes:
-            peer.note_pace(len(reply.outcomes))
+            worker.note_pace(len(reply.outcomes))
         for overload in reply.overloads:
             context.slow_down(overload)
         for reason, key, attempt in reply.retries:
-            context.report(RetryScheduled(reason, None if key is None else peer.given.get(key), attempt))
+            context.report(RetryScheduled(reason, None if key is None else worker.given.get(key), attempt))
             context.meter.record_retry()
         for text in reply.notices:
             context.report(Notice(text))
@@ -357,11 +354,11 @@ class _Driver:
             context.compression.end()
         for outcome in outcomes:
             claim = outcome.claim
-            if peer.given.pop(claim.key, None) is None:
+            if worker.given.pop(claim.key, None) is None:
                 # It was told twice.
                 continue
-            others_begin = self._serving > len(self._peers)
-            if isinstance(outcome, Failed) and self._unseen.pass_on(outcome, peer, others_begin=others_begin):
+            others_begin = self._serving > len(self._sending)
+            if isinstance(outcome, Failed) and self._unseen.pass_on(outcome, worker, others_begin=others_begin):
                 continue
             self._unseen.forget(claim)
             if isinstance(outcome, Stored):
@@ -369,19 +366,19 @@ class _Driver:
                 tally.size += claim.instance.file.size
                 context.meter.record_upload(outcome.seconds, claim.instance.file.size)
                 self._note_limit()
-                if peer.generation == self._generation:
+                if worker.generation == self._generation:
                     throttle.record_success(outcome.seconds, outcome.sent_size, is_zip=outcome.zip_size is not None)
             await pass_outcome(self._outcomes, outcome, self._flush)
         self._note_limit()
         if self._unseen.are_kept:
             notify(self._wake_feed)
-        if peer.is_idle:
+        if worker.is_idle:
             notify(self._flush)
         if (activity := tally.now(reply.in_flight)) is not None:
             await self._tell(activity)
 
-    def _tally(self, peer: Peer) -> Tally:
-        return self._tallies.setdefault(peer.link.name, Tally(peer.link.name))
+    def _tally(self, worker: SendingWorker) -> Tally:
+        return self._tallies.setdefault(worker.link.name, Tally(worker.link.name))
 
     async def _tell(self, activity: WorkerActivity) -> None:
         """Tell what a worker has done to this process, and by the journal to others."""
@@ -395,5 +392,5 @@ class _Driver:
             self._generation += 1
 
     def _note_in_flight(self) -> None:
-        self._context.throttle.note_in_flight(sum(peer.in_flight for peer in self._peers))
-        self._context.load.reading = sum(peer.reading for peer in self._peers)
+        self._context.throttle.note_in_flight(sum(worker.in_flight for worker in self._sending))
+        self._context.load.reading = sum(worker.reading for worker in self._sending)

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import anyio
 import anyio.from_thread
 
-from asyncimport.cluster.connect import Cluster, DaskWorker
-from asyncimport.cluster.members import Fits, Members, View, has
+from asyncimport.cluster.connect import Cluster
+from asyncimport.cluster.path_map import ScanSettings, below
 from asyncimport.cluster.ports import WorkerLostError
 from asyncimport.cluster.remote_body import RemoteBody
+from asyncimport.cluster.scanning_actor import pack_files, unpack_identities
+from asyncimport.cluster.scanning_workers import Fits, ScanningWorker, ScanningWorkers, View, has
 from asyncimport.cluster.walk import Walk
-from asyncimport.cluster.worker_files import ScanSettings, below, pack_files, unpack_identities
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, primary_error
 from asyncimport.model.events import Event
@@ -34,8 +35,8 @@ class ClusterSource:
 
     read_ahead = LARGE
 
-    def __init__(self, members: Members, walk: Walk, settings: ScanSettings, *, is_partial: bool) -> None:
-        self._members = members
+    def __init__(self, workers: ScanningWorkers, walk: Walk, settings: ScanSettings, *, is_partial: bool) -> None:
+        self._workers = workers
         self._walk = walk
         self.settings = settings
         self.places = settings.places
@@ -51,13 +52,13 @@ class ClusterSource:
     @property
     def trees(self) -> Mapping[str, set[str]]:
         """What the workers see at each place, for the journal."""
-        return self._members.lasting
+        return self._workers.lasting
 
     @property
     def ahead(self) -> int:
         """Batches that are worth identifying at once: one for each worker, and one that comes or goes."""
         # Each takes 2 MB here, with all that it becomes.
-        return min(1 + len(self._members.all), _MOST_AHEAD)
+        return min(1 + len(self._workers.all), _MOST_AHEAD)
 
     @property
     def is_in_order(self) -> bool:
@@ -68,13 +69,13 @@ class ClusterSource:
         """Yield what the walks of the workers find."""
         return self._walk.batches()
 
-    def joined(self) -> AsyncIterator[DaskWorker]:
+    def joined(self) -> AsyncIterator[ScanningWorker]:
         """Yield each worker once it is known what it sees; end with the source."""
-        return self._members.joined()
+        return self._workers.joined()
 
     def sees(self, address: str, path: str) -> bool:
         """Whether a worker sees the place of a file."""
-        return self._members.sees(address, path)
+        return self._workers.sees(address, path)
 
     async def identify_many(self, files: Sequence[File]) -> list[Identity | Ignored]:
         """Identify files on one of the workers that see them."""
@@ -85,21 +86,21 @@ class ClusterSource:
         return anyio.from_thread.run(self.identify_many, [file])[0]
 
     async def _identify(self, files: Sequence[File], fits: Fits) -> list[Identity | Ignored]:
-        member, packed = await self._members.ask(fits, files[0].path, "identify", pack_files(files))
+        worker, packed = await self._workers.ask(fits, files[0].path, "identify", pack_files(files))
         found = unpack_identities(files, packed)
         unreadable = [place for place, one in enumerate(found) if _is_unreadable(one)]
-        if unreadable and any(one is not member and fits(one) for one in self._members.all.values()):
+        if unreadable and any(one is not worker and fits(one) for one in self._workers.all.values()):
             # Another worker may have the right to read it, or the file in its cache.
-            other = await self._members.find(fits, files[0].path, avoid=member)
+            other = await self._workers.find(fits, files[0].path, avoid=worker)
             again = [files[place] for place in unreadable]
             try:
-                more = unpack_identities(again, await self._members.call(other, "identify", pack_files(again)))
+                more = unpack_identities(again, await self._workers.call(other, "identify", pack_files(again)))
             except WorkerLostError:
                 return found
             for place, one in zip(unreadable, more, strict=True):
                 if not _is_unreadable(one):
                     found[place] = one
-                    self._members.notice(f"worker {member.worker.name} cannot read files that {other.worker.name} can")
+                    self._workers.notice(f"worker {worker.name} cannot read files that {other.name} can")
         return found
 
     async def _by_view(
@@ -124,14 +125,14 @@ class ClusterSource:
         found: list[View | None] = []
         unsure: dict[str, list[int]] = {}
         for position, file in enumerate(files):
-            views = self._members.views.get(self._members.place_of(file.path) or "", [])
+            views = self._workers.views.get(self._workers.place_of(file.path) or "", [])
             found.append(views[0] if views else None)
             if len(views) > 1:
                 unsure.setdefault(views[0].place, []).append(position)
         for place, positions in unsure.items():
-            for view in reversed(self._members.views[place]):
+            for view in reversed(self._workers.views[place]):
                 paths = [files[position].path for position in positions]
-                _, states = await self._members.ask(has(view), place, "states", paths)
+                _, states = await self._workers.ask(has(view), place, "states", paths)
                 for position, state in zip(positions, states, strict=True):
                     if state is not None:
                         found[position] = view
@@ -141,10 +142,10 @@ class ClusterSource:
         """Read the bodies of files through the workers that see them."""
 
         async def ask(some: Sequence[File], fits: Fits) -> list[Body | SourceError]:
-            _, bodies = await self._members.ask(fits, some[0].path, "read", some)
+            _, bodies = await self._workers.ask(fits, some[0].path, "read", some)
 
             async def piece(file: File, begin: int) -> bytes | SourceError:
-                return (await self._members.ask(fits, file.path, "read_piece", file, begin))[1]  # type: ignore[no-any-return]
+                return (await self._workers.ask(fits, file.path, "read_piece", file, begin))[1]  # type: ignore[no-any-return]
 
             return [RemoteBody(file, piece) if body is None else body for file, body in zip(some, bodies, strict=True)]
 
@@ -161,7 +162,7 @@ class ClusterSource:
     def _asker(self, method: str) -> Callable[[Sequence[Any], Fits], Awaitable[Sequence[Any]]]:
         async def ask(items: Sequence[Any], fits: Fits) -> Sequence[Any]:
             path = items[0][0].path
-            return (await self._members.ask(fits, path, method, items))[1]  # type: ignore[no-any-return]
+            return (await self._workers.ask(fits, path, method, items))[1]  # type: ignore[no-any-return]
 
         return ask
 
@@ -169,10 +170,10 @@ class ClusterSource:
         """Compare two files: on a worker that sees both, else by their digests."""
         first, second = await self._views_of([File(one, 0, 0), File(other, 0, 0)])
         both = has(*(view for view in (first, second) if view is not None))
-        if any(both(member) for member in self._members.all.values()):
-            return (await self._members.ask(both, one, "same_bytes", one, other))[1]  # type: ignore[no-any-return]
+        if any(both(worker) for worker in self._workers.all.values()):
+            return (await self._workers.ask(both, one, "same_bytes", one, other))[1]  # type: ignore[no-any-return]
         digests = [
-            (await self._members.ask(has(*([view] if view else [])), path, "sha256", path))[1]
+            (await self._workers.ask(has(*([view] if view else [])), path, "sha256", path))[1]
             for view, path in ((first, one), (second, other))
         ]
         return None if None in digests else digests[0] == digests[1]
@@ -201,18 +202,18 @@ async def open_source(
 ) -> AsyncIterator[ClusterSource]:
     """Yield the source that the workers see. Raises: UsageError when nobody sees a place, StoppedError."""
     stop = stop or Stop()
-    members = Members(cluster, settings, report, patience_seconds)
+    workers = ScanningWorkers(cluster, settings, report, patience_seconds)
     try:
         async with anyio.create_task_group() as tasks:
             with stop.immediate_scope():
-                await members.begin(tasks)
+                await workers.begin(tasks)
             try:
                 if stop.requested:
                     raise StoppedError
-                walk = Walk(members, settings.places, tasks)
-                yield ClusterSource(members, walk, settings, is_partial=is_partial)
+                walk = Walk(workers, settings.places, tasks)
+                yield ClusterSource(workers, walk, settings, is_partial=is_partial)
             finally:
-                members.end()
+                workers.end()
                 tasks.cancel_scope.cancel()
     except BaseExceptionGroup as errors:
         raise primary_error(errors) from None

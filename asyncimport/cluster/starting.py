@@ -6,8 +6,8 @@ from functools import partial
 import anyio
 
 from asyncimport.cluster.messages import Setup
-from asyncimport.cluster.peers import Peer
 from asyncimport.cluster.ports import WorkerLink, WorkerLostError
+from asyncimport.cluster.sending_workers import SendingWorker
 from asyncimport.errors import TransientError, UnavailableError
 from asyncimport.model.events import ServerUnavailable
 from asyncimport.pacing.outage import Outage
@@ -18,12 +18,12 @@ _PAUSE_SHARE = 1 / 3
 
 
 class Starter:
-    """Starts workers, which log in. `peers` are those that send now."""
+    """Starts workers, which log in. `workers` are those that send now."""
 
-    def __init__(self, setup: Setup, context: Context, peers: Sequence[Peer]) -> None:
+    def __init__(self, setup: Setup, context: Context, workers: Sequence[SendingWorker]) -> None:
         self._setup = setup
         self._context = context
-        self._peers = peers
+        self._sending = workers
         self._logged_in: set[str] = set()
         """The names of workers that have reached the server."""
 
@@ -48,7 +48,7 @@ class Starter:
         try:
             return await self._reach(link)
         except UnavailableError as error:
-            if link.name in self._logged_in or (self._logged_in and not self._peers):
+            if link.name in self._logged_in or (self._logged_in and not self._sending):
                 raise TransientError(str(error)) from error
             raise
 
@@ -60,6 +60,6 @@ class Starter:
                 return await link.start(self._setup)
             except WorkerLostError as lost:
                 is_late = anyio.current_time() - began > self._context.options.outage_timeout
-                if lost.is_final or (is_late and not self._peers):
+                if lost.is_final or (is_late and not self._sending):
                     raise
                 await anyio.sleep(self._setup.lease_seconds * _PAUSE_SHARE)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from asyncimport.cluster.peers import Peer
+from asyncimport.cluster.sending_workers import SendingWorker
 from asyncimport.model.deliveries import Claim, Failed
 
 # How many outcomes are kept before nothing more is handed out: memory does not grow with the number of files.
@@ -16,9 +16,9 @@ class UnseenFiles:
     while others begin.
     """
 
-    def __init__(self, peers: Sequence[Peer]) -> None:
-        self._peers = peers
-        self._tried: dict[int, set[Peer]] = {}
+    def __init__(self, workers: Sequence[SendingWorker]) -> None:
+        self._sending = workers
+        self._tried: dict[int, set[SendingWorker]] = {}
         """The workers that do not see a file, by its key."""
         self._kept: dict[int, Failed] = {}
         self.go_to_others = False
@@ -38,18 +38,18 @@ class UnseenFiles:
     def give(self, claim: Claim) -> bool:
         """Give a file to a worker that sees it and has not failed to; return whether there is any."""
         path, tried = claim.instance.file.path, self._tried.get(claim.key, set())
-        able = [peer for peer in self._peers if peer not in tried]
+        able = [worker for worker in self._sending if worker not in tried]
         if not able:
             return False
-        max(able, key=lambda peer: (peer.link.sees(path), peer.room / peer.ahead)).add([claim])
+        max(able, key=lambda worker: (worker.link.sees(path), worker.room / worker.ahead)).add([claim])
         return True
 
-    def pass_on(self, outcome: Failed, peer: Peer, *, others_begin: bool) -> bool:
+    def pass_on(self, outcome: Failed, worker: SendingWorker, *, others_begin: bool) -> bool:
         """Give a file that a worker does not have to another, or keep it; return False if nobody is left to try."""
         if not outcome.may_be_elsewhere:
             return False
         key = outcome.claim.key
-        self._tried.setdefault(key, set()).add(peer)
+        self._tried.setdefault(key, set()).add(worker)
         if self.give(outcome.claim):
             return True
         if others_begin and not self.go_to_others:

@@ -10,9 +10,9 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectSendStream
 
-from asyncimport.cluster.members import Members, View, has
 from asyncimport.cluster.ports import WorkerLostError
-from asyncimport.cluster.worker_files import unpack_batch
+from asyncimport.cluster.scanning_actor import unpack_batch
+from asyncimport.cluster.scanning_workers import ScanningWorkers, View, has
 from asyncimport.errors import UsageError
 from asyncimport.model.files import File, Ignored
 from asyncimport.model.texts import plain
@@ -25,8 +25,8 @@ _HEAD_BYTES = 1 << 16
 class Walk:
     """Walks places by workers, in `tasks`."""
 
-    def __init__(self, members: Members, places: Sequence[str], tasks: TaskGroup) -> None:
-        self._members = members
+    def __init__(self, workers: ScanningWorkers, places: Sequence[str], tasks: TaskGroup) -> None:
+        self._workers = workers
         self._places = places
         self._tasks = tasks
         self._numbers = count()
@@ -39,8 +39,8 @@ class Walk:
         """Yield what the walks find. Places that the same workers see are walked one after the other."""
         chains: dict[frozenset[str], list[View]] = {}
         for place in self._places:
-            for view in self._members.views[place]:
-                seen_by = frozenset(address for address, one in self._members.all.items() if view in one.views)
+            for view in self._workers.views[place]:
+                seen_by = frozenset(address for address, one in self._workers.all.items() if view in one.views)
                 chains.setdefault(seen_by, []).append(view)
         self.is_in_order = len(self._places) == len(chains) == 1
         put, found = anyio.create_memory_object_stream[Batch | Exception](len(chains))
@@ -66,36 +66,36 @@ class Walk:
 
     async def _walk_once(self, views: Sequence[View], put: MemoryObjectSendStream[Batch | Exception]) -> bool:
         """Walk all views; return False if the worker is lost. Raises: UnavailableError, UsageError."""
-        members, places = self._members, [view.place for view in views]
-        member = await members.find(has(*views), places[0])
-        walk, address = next(self._numbers), member.worker.address
+        workers, places = self._workers, [view.place for view in views]
+        worker = await workers.find(has(*views), places[0])
+        walk, address = next(self._numbers), worker.address
         self.walkers.append(address)
         try:
-            await members.call(member, "start_walk", walk, places)
+            await workers.call(worker, "start_walk", walk, places)
             for number in count():
-                batch = unpack_batch(await members.call(member, "next_batch", walk, number))
+                batch = unpack_batch(await workers.call(worker, "next_batch", walk, number))
                 if not batch:
                     return True
-                if any(len(members.views[place]) > 1 for place in places):
+                if any(len(workers.views[place]) > 1 for place in places):
                     batch = await self._only_here(batch, views)
                 await put.send(batch)
         except WorkerLostError:
-            members.notice(f"worker {member.worker.name} was lost: another one walks {plain(places[0])} again")
+            workers.notice(f"worker {worker.name} was lost: another one walks {plain(places[0])} again")
         finally:
             self.walkers.remove(address)
         return False
 
     async def _only_here(self, batch: Batch, views: Sequence[View]) -> Batch:
         """Leave out files that an earlier view of their place has too. Raises: UsageError if it is another file."""
-        members, left = self._members, list(batch)
+        workers, left = self._workers, list(batch)
         for view in views:
-            several = members.views[view.place]
+            several = workers.views[view.place]
             for other in several:
-                files = [one for one in left if isinstance(one, File) and members.place_of(one.path) == view.place]
+                files = [one for one in left if isinstance(one, File) and workers.place_of(one.path) == view.place]
                 if other == view or not files:
                     continue
                 paths = [file.path for file in files]
-                _, states = await members.ask(has(other), view.place, "states", paths)
+                _, states = await workers.ask(has(other), view.place, "states", paths)
                 twice = [file for file, state in zip(files, states, strict=True) if state is not None]
                 for file, state in zip(files, states, strict=True):
                     if state not in {None, (file.size, file.mtime_ns)}:
@@ -110,8 +110,8 @@ class Walk:
         """Compare how files begin in two views: clocks and sizes may agree by chance. Raises: UsageError."""
         # Inode and ctime are those of one view.
         parts = [(File(file.path, file.size, file.mtime_ns), min(file.size, _HEAD_BYTES)) for file in files]
-        _, heads = await self._members.ask(has(view), view.place, "md5", parts)
-        _, others = await self._members.ask(has(other), view.place, "md5", parts)
+        _, heads = await self._workers.ask(has(view), view.place, "md5", parts)
+        _, others = await self._workers.ask(has(other), view.place, "md5", parts)
         for file, one, two in zip(files, heads, others, strict=True):
             # One that cannot be read is told when it is identified.
             if isinstance(one, str) and isinstance(two, str) and one != two:

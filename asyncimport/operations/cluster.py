@@ -85,8 +85,8 @@ async def open_cluster_source(
 
     Raises: UsageError when none of them sees a part of it, or a map is for a part only.
     """
+    from asyncimport.cluster.path_map import ScanSettings, below
     from asyncimport.cluster.source import open_source
-    from asyncimport.cluster.worker_files import ScanSettings, below
 
     def settings() -> ScanSettings:
         places = [os.path.abspath(source) for source in sources]  # noqa: PTH100 - Path.resolve would follow links

@@ -32,7 +32,7 @@ from asyncimport.xnat.client import Client
 
 if TYPE_CHECKING:
     from asyncimport.cluster.connect import Cluster
-    from asyncimport.cluster.ports import Workers
+    from asyncimport.cluster.ports import WorkerLinks
     from asyncimport.cluster.source import ClusterSource
 
 
@@ -41,7 +41,7 @@ async def upload(
     *,
     report: Observer | None = None,
     stop: Stop | None = None,
-    workers: "Workers | None" = None,
+    workers: "WorkerLinks | None" = None,
     dask_client: Any = None,
 ) -> UploadResult:
     """Scan, send, build, archive, verify, attach, set demographics. A source without DICOM is an error.
@@ -62,7 +62,7 @@ async def open_uploader(
     request: UploadRequest,
     observer: Observer,
     stop: Stop,
-    workers: "Workers | None" = None,
+    workers: "WorkerLinks | None" = None,
     dask_client: Any = None,
 ) -> "AsyncIterator[Uploader]":
     """Yield an uploader that stops after the longest duration, and logs out at the end.
@@ -96,7 +96,7 @@ class Uploader:
         observer: Observer,
         stop: Stop,
         stack: AsyncExitStack,
-        workers: "Workers | None" = None,
+        workers: "WorkerLinks | None" = None,
     ) -> None:
         self._request = request
         self._observer = observer
@@ -143,7 +143,7 @@ class Uploader:
         if self.cluster is None:
             await self._run(await anyio.to_thread.run_sync(request.source), self._workers, result, is_watch=is_watch)
             return
-        from asyncimport.cluster.workers import ClusterWorkers
+        from asyncimport.cluster.links import ActorLinks
 
         async with open_cluster_source(
             self.cluster,
@@ -154,10 +154,15 @@ class Uploader:
             digests=request.receipts is not None,
             is_partial=not request.study_filter.is_everything,
         ) as source:
-            await self._run(source, ClusterWorkers(self.cluster, source), result, is_watch=is_watch)
+            await self._run(source, ActorLinks(self.cluster, source), result, is_watch=is_watch)
 
     async def _run(
-        self, source: "FileSource | ClusterSource", workers: "Workers | None", result: UploadResult, *, is_watch: bool
+        self,
+        source: "FileSource | ClusterSource",
+        workers: "WorkerLinks | None",
+        result: UploadResult,
+        *,
+        is_watch: bool,
     ) -> None:
         request, stop = self._request, self._stop
         result.totals.load = self._load

@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ from asyncimport.xnat.tls import read_authorities
 # A run without --dask needs none of these at run time, and starts sooner without them.
 if TYPE_CHECKING:
     from asyncimport.cluster.messages import Setup
-    from asyncimport.cluster.ports import Workers
+    from asyncimport.cluster.ports import WorkerLinks
     from asyncimport.cluster.source import ClusterSource
 
 # The keys of `options` in the event that begins a run, and the fields of `Options`. The keys are a contract.
@@ -80,7 +81,7 @@ class Run:
     journal: Journal
     report: Callable[[Event], None]
     stop: Stop
-    workers: "Workers | None" = None
+    workers: "WorkerLinks | None" = None
 
 
 def open_journal(
@@ -163,9 +164,10 @@ async def send_images(run: Run) -> None:
         run.report(Notice(f"{plain(place)}: {text}"))
     send = None
     if run.workers is not None:
-        from asyncimport.cluster.sending import ClusterSender
+        from asyncimport.cluster.sending import send_by_workers
 
-        send = ClusterSender(run.workers, await anyio.to_thread.run_sync(setup_of, run, run.workers)).send
+        setup = await anyio.to_thread.run_sync(setup_of, run, run.workers)
+        send = partial(send_by_workers, run.workers, setup)
     await upload_images(
         run.source,
         destination,
@@ -180,7 +182,7 @@ async def send_images(run: Run) -> None:
     )
 
 
-def setup_of(run: Run, workers: "Workers") -> "Setup":
+def setup_of(run: Run, workers: "WorkerLinks") -> "Setup":
     """Return what workers need to send the images of a run. It blocks."""
     from asyncimport.cluster.messages import Setup
 

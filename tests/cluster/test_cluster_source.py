@@ -22,9 +22,9 @@ from local_cluster import local_workers
 from relay import Relay, relay
 
 from asyncimport.cluster.connect import Cluster, connect
+from asyncimport.cluster.path_map import ScanSettings
 from asyncimport.cluster.source import ClusterSource, open_source
 from asyncimport.cluster.specs import parse_spec
-from asyncimport.cluster.worker_files import ScanSettings
 from asyncimport.errors import SourceError, UnavailableError, UsageError
 from asyncimport.model.events import Event, Notice, WorkerJoined, WorkerLeft
 from asyncimport.model.files import Algorithm, Digest, File, Ignored

@@ -15,7 +15,7 @@ from memory_pipeline import MemoryDestination, MemorySource, study_files
 
 from asyncimport.cluster.messages import Order, Packed, Reply, Setup, pack_outcome, unpack_claims
 from asyncimport.cluster.ports import WorkerLostError
-from asyncimport.cluster.sending import ClusterSender
+from asyncimport.cluster.sending import send_by_workers
 from asyncimport.errors import LoginRefusedError, UnavailableError
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
 from asyncimport.model.events import Event, Notice, OutcomesRecorded, ServerUnavailable
@@ -131,7 +131,7 @@ async def run(
         open_files=partial(FileSource, []),
     )
     rules = router(session="{StudyDate}")
-    send = ClusterSender(Workers(workers), setup).send
+    send = partial(send_by_workers, Workers(workers), setup)
     target = destination or MemoryDestination()
     with anyio.fail_after(20):
         async with opened(journal_path, rules) as journal:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pytest
 
+from asyncimport.cluster.path_map import PathMap, ScanSettings, below
 from asyncimport.cluster.specs import Address, Local, Named, Slurm, Spec, is_here, parse_spec
-from asyncimport.cluster.worker_files import PathMap, ScanSettings, below
 from asyncimport.errors import UsageError
 from asyncimport.system.mounts import tree_identity
 

@@ -5,7 +5,7 @@ from builders import claim
 from test_driver import Worker
 
 from asyncimport.cluster.lease import GrantedLease
-from asyncimport.cluster.peers import Peer
+from asyncimport.cluster.sending_workers import SendingWorker
 from asyncimport.cluster.unseen import UnseenFiles
 from asyncimport.model.deliveries import Failed
 from asyncimport.model.files import File
@@ -15,16 +15,16 @@ pytestmark = pytest.mark.anyio
 
 async def test_outcomes_are_kept_until_there_are_many() -> None:
     """Then no more files are handed out, until a worker has joined that gets them all."""
-    first, other = Peer(Worker("a"), GrantedLease(1)), Peer(Worker("b"), GrantedLease(1))
-    peers = [first]
-    unseen = UnseenFiles(peers)
+    first, other = SendingWorker(Worker("a"), GrantedLease(1)), SendingWorker(Worker("b"), GrantedLease(1))
+    workers = [first]
+    unseen = UnseenFiles(workers)
     number = 0
     while not unseen.is_full:
         number += 1
         absent = Failed(claim(File(f"/{number}", 1, 2), number=number), "gone", unreadable=True, may_be_elsewhere=True)
         assert unseen.pass_on(absent, first, others_begin=True)
         assert number < 10_000
-    peers.append(other)
+    workers.append(other)
     unseen.note_worker()
     assert not unseen.are_kept
     assert [one.key for one in other.waiting] == [*range(1, number + 1)]

@@ -16,7 +16,7 @@ from aiohttp import web
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-from asyncimport.cluster.ports import Workers
+from asyncimport.cluster.ports import WorkerLinks
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.journal import Journal, JournalReader
 from asyncimport.model.choices import Overwrite
@@ -250,7 +250,7 @@ async def upload(
     settle_seconds: float = 0.0,
     overwrite: Overwrite = Overwrite.NONE,
     adopt_rows: bool = False,
-    workers: Workers | None = None,
+    workers: WorkerLinks | None = None,
     receipts: Path | None = None,
 ) -> Summary:
     """Do what the command does, with pauses that take no time. Raises: FatalError."""

@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 from namespaces import Namespace
 from relay import relay
 
-from asyncimport.cluster.actor import ActorLink
+from asyncimport.cluster.links import ActorLink
 from asyncimport.cluster.messages import Order, Reply, Setup
 from asyncimport.model.ports import FileReader
 

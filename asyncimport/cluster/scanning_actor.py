@@ -1,4 +1,4 @@
-"""What runs on workers to scan: the walk, headers, digests and bytes of the files that a worker sees.
+"""A worker that scans, as an actor of Dask: the walk, headers, digests and bytes of the files that it sees.
 
 All paths that come and go are those of the machine that runs the command. What there is one of for each file is pickled
 here, so that Dask does not look into it.
@@ -10,111 +10,19 @@ import pickle
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
+from asyncimport.cluster.path_map import ScanSettings, moved
+from asyncimport.cluster.worker_reader import WorkerReader
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
-from asyncimport.model.files import Body, Digest, File, Ignored
+from asyncimport.model.files import Digest, File, Ignored
 from asyncimport.model.states import FileKind
 from asyncimport.source.bytes_on_disk import LARGE, read_piece
-from asyncimport.source.folder import FileSource
 from asyncimport.system.mounts import TreeIdentity, tree_identity
-
-
-@dataclass(frozen=True, slots=True)
-class ScanSettings:
-    """What is scanned, and how. `path_map` has pairs: a directory of the command's machine, and one of a worker's."""
-
-    places: Sequence[str]
-    path_map: Sequence[tuple[str, str]] = ()
-    ignore_archives: bool = False
-    follow_links: bool = False
-    exclude: Sequence[str] = ()
-    digests: bool = False
-
-
-def below(directory: str, path: str) -> str | None:
-    """Return the rest of a path below a directory, with its separator; "" for the directory, None for others."""
-    if path == directory:
-        return ""
-    rest = path.removeprefix(directory.rstrip(os.sep))
-    return rest if len(rest) < len(path) + (directory == os.sep) and rest.startswith(os.sep) else None
-
-
-def moved(path: str, pairs: Iterable[tuple[str, str]]) -> str:
-    """Return a path below the first directory of a pair that it is in, as it is below the second; else as it is."""
-    for old, new in pairs:
-        if (rest := below(old, path)) is not None:
-            return f"{new.rstrip(os.sep)}{rest}" or os.sep
-    return path
-
-
-class PathMap:
-    """Paths of the command's machine, and where they are on this one: the longest directory that fits decides.
-
-    If several places are given for a directory, it is the first that this machine has.
-    """
-
-    def __init__(self, settings: ScanSettings) -> None:
-        pairs: dict[str, str] = {}
-        for there, here in settings.path_map:
-            if there not in pairs or (not os.path.lexists(pairs[there]) and os.path.lexists(here)):
-                pairs[there] = here
-        self._pairs = sorted(pairs.items(), key=lambda pair: len(pair[0]), reverse=True)
-        self.places = {place: moved(place, self._pairs) for place in settings.places}
-
-    def here(self, path: str) -> str:
-        """Return a path of this machine."""
-        # What is below a place is where the walk of the place has found it.
-        return moved(path, [*self.places.items(), *self._pairs]) if self._pairs else path
-
-    def here_file(self, file: File) -> File:
-        """Return a file with its path of this machine."""
-        if not self._pairs:
-            return file
-        return File(self.here(file.path), file.size, file.mtime_ns, file.inode, file.ctime_ns)
-
-
-class WorkerReader:
-    """Reads files for the stage that sends, on a worker. Make it with `files_of_worker`."""
-
-    def __init__(self, settings: ScanSettings) -> None:
-        self.paths = PathMap(settings)
-        self.seen = {place: here for place, here in self.paths.places.items() if os.path.lexists(here)}
-        make = partial(
-            FileSource,
-            list(self.seen.values()),
-            ignore_archives=settings.ignore_archives,
-            follow_links=settings.follow_links,
-            digests=settings.digests,
-            exclude=settings.exclude,
-        )
-        # A process reads headers from the first file on: a file that kills it must not kill this one. It would end with
-        # the walk, so the walk is that of another source.
-        self.source, self.walked = make(many=0), make()
-
-    @property
-    def read_ahead(self) -> int:
-        """Bytes of bodies that are worth reading at once; 0 for one file at a time."""
-        return self.source.read_ahead
-
-    async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
-        """Read bodies as `FileSource.read` does."""
-        return await self.source.read([self.paths.here_file(file) for file in files])
-
-    def identify(self, file: File) -> Identity | Ignored:
-        """Identify one file. It blocks."""
-        found = self.source.identify(self.paths.here_file(file))
-        return found if isinstance(found, Identity) else Ignored(file, found.kind, found.reason, damaged=found.damaged)
-
-
-def files_of_worker(settings: ScanSettings) -> WorkerReader:
-    """Return a reader of the files that this machine sees. It blocks."""
-    return WorkerReader(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +38,7 @@ def encoding_of_names() -> tuple[str, str]:
     return sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
-class WorkerFiles:
+class ScanningActor:
     """An actor of Dask: one for each worker and run. Its methods may be called again with the same arguments."""
 
     def __init__(self) -> None:
@@ -217,7 +125,7 @@ class WorkerFiles:
 
 
 def pack_files(files: Iterable[File]) -> bytes:
-    """Pickle files for `WorkerFiles.identify`: Dask would pickle them one by one, which takes thirty times as long."""
+    """Pickle files for `identify`: Dask would pickle them one by one, which takes thirty times as long."""
     return pickle.dumps([(file.path, file.size, file.mtime_ns, file.inode, file.ctime_ns) for file in files])
 
 

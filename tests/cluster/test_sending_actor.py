@@ -8,9 +8,9 @@ import anyio
 import pytest
 from builders import AT_ONCE, DEMO, QUICK, claim, image, sop, write
 
-from asyncimport.cluster.actor import SendingActor
 from asyncimport.cluster.messages import Order, Reply, Setup, pack_claims
-from asyncimport.cluster.worker import SendingThread
+from asyncimport.cluster.sending_actor import SendingActor
+from asyncimport.cluster.sending_thread import SendingThread
 from asyncimport.errors import LoginRefusedError
 from asyncimport.model.addresses import OUR_SOURCE
 from asyncimport.model.choices import Compress

@@ -7,8 +7,9 @@ import pytest
 from builders import image, sop, write
 
 from asyncimport.cluster.connect import connect
+from asyncimport.cluster.path_map import ScanSettings
+from asyncimport.cluster.scanning_actor import ScanningActor, pack_files, unpack_batch, unpack_identities
 from asyncimport.cluster.specs import parse_spec
-from asyncimport.cluster.worker_files import ScanSettings, WorkerFiles, pack_files, unpack_batch, unpack_identities
 from asyncimport.dicom import Identity
 from asyncimport.errors import UsageError
 from asyncimport.model.files import File
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.anyio
 async def test_requests_at_once_get_their_own_answers(tmp_path: Path) -> None:
     """The process that reads headers answers one at a time."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 25)]
-    worker = WorkerFiles()
+    worker = ScanningActor()
     await worker.begin(ScanSettings(places=[str(tmp_path)]))
     found: dict[int, str] = {}
 
@@ -37,7 +38,7 @@ async def test_requests_at_once_get_their_own_answers(tmp_path: Path) -> None:
 async def test_a_batch_of_a_walk_that_is_asked_for_twice_comes_twice(tmp_path: Path) -> None:
     """At once, and when it was lost on the way; nothing is left out."""
     files = {str(write(tmp_path / f"{number}.dcm", image(number)).path) for number in range(1, 60)}
-    worker = WorkerFiles()
+    worker = ScanningActor()
     await worker.begin(ScanSettings(places=[str(tmp_path)]))
     await worker.start_walk(7, [str(tmp_path)])
     found: list[str] = []

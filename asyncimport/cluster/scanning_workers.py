@@ -14,9 +14,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from asyncimport.cluster.calls import call_actor, make_actor
-from asyncimport.cluster.connect import Cluster, DaskWorker
+from asyncimport.cluster.connect import Cluster, WorkerAddress
+from asyncimport.cluster.path_map import ScanSettings
 from asyncimport.cluster.ports import WorkerLostError
-from asyncimport.cluster.worker_files import ScanSettings, WorkerFiles, encoding_of_names
+from asyncimport.cluster.scanning_actor import ScanningActor, encoding_of_names
 from asyncimport.errors import UnavailableError, UsageError
 from asyncimport.model.events import Event, Notice
 from asyncimport.model.record import record
@@ -33,11 +34,11 @@ class View:
     tree: str
 
 
-class Member:
-    """A worker, its actor, and what it sees."""
+class ScanningWorker:
+    """A worker that walks and reads: its actor, and what it sees."""
 
-    def __init__(self, worker: DaskWorker, actor: Any, views: Sequence[View], lasting: Mapping[str, str]) -> None:
-        self.worker = worker
+    def __init__(self, worker: WorkerAddress, actor: Any, views: Sequence[View], lasting: Mapping[str, str]) -> None:
+        self.address, self.name = worker.address, worker.name
         self.actor = actor
         self.views = frozenset(views)
         self.places = {view.place for view in views}
@@ -46,16 +47,16 @@ class Member:
         """Calls that it has not answered yet."""
 
 
-Fits = Callable[[Member], bool]
+Fits = Callable[[ScanningWorker], bool]
 
 
 def has(*views: View) -> Fits:
     """Return whether a worker has all of these views."""
     wanted = set(views)
-    return lambda member: wanted <= member.views
+    return lambda worker: wanted <= worker.views
 
 
-class Members:
+class ScanningWorkers:
     """The workers of a cluster that a source asks, by their address."""
 
     def __init__(
@@ -66,7 +67,7 @@ class Members:
         self._inside = {place: os.path.join(place, "") for place in settings.places}  # noqa: PTH118 - compared as text
         self._report = report
         self._patience = patience_seconds
-        self.all: dict[str, Member] = {}
+        self.all: dict[str, ScanningWorker] = {}
         self.views: dict[str, list[View]] = {}
         """Of each place: those that there were at the beginning."""
         self.lasting: Mapping[str, set[str]] = {}
@@ -87,7 +88,7 @@ class Members:
                 hint="this machine must reach the addresses and ports of the workers",
             )
         for place in self._settings.places:
-            seen = [view for member in self.all.values() for view in member.views if view.place == place]
+            seen = [view for worker in self.all.values() for view in worker.views if view.place == place]
             self.views[place] = list(dict.fromkeys(seen))
             if not seen:
                 raise UsageError(
@@ -97,7 +98,7 @@ class Members:
             if blind := len(self.all) - sum(self.sees(address, place) for address in self.all):
                 self.notice(f"{counted(blind, 'worker')} of {len(self.all)} cannot see {plain(place)}")
         self.lasting = {
-            place: {member.lasting[place] for member in self.all.values() if place in member.lasting}
+            place: {worker.lasting[place] for worker in self.all.values() if place in worker.lasting}
             for place in self._settings.places
         }
         tasks.start_soon(self._follow, tasks)
@@ -115,7 +116,7 @@ class Members:
                 self.all.pop(change.worker.address, None)
                 self._tell_change()
 
-    async def _join(self, worker: DaskWorker) -> None:
+    async def _join(self, worker: WorkerAddress) -> None:
         """Ask a worker what it sees, and use it."""
         for _ in range(_MOST_LOSSES):
             try:
@@ -127,9 +128,9 @@ class Members:
         self.notice(f"worker {worker.name} is not used: no connection to it ({self._unreachable})")
         return None
 
-    async def _ask_sight(self, worker: DaskWorker) -> None:
-        while_there = partial(self._cluster.while_there, worker)
-        actor = await make_actor(self._cluster.client, WorkerFiles, worker.address, while_there)
+    async def _ask_sight(self, worker: WorkerAddress) -> None:
+        while_there = partial(self._cluster.while_there, worker.address)
+        actor = await make_actor(self._cluster.client, ScanningActor, worker.address, while_there)
         sight = await call_actor(self._cluster.client, while_there, lambda: actor.begin(self._settings))
         if sight.encoding != encoding_of_names():
             self.notice(f"worker {worker.name} is not used: it reads names of files as {sight.encoding[0]}")
@@ -139,7 +140,7 @@ class Members:
             self.notice(f"worker {worker.name} has joined late and sees other files, which this run leaves out")
             views = [view for view in views if view in self.views[view.place]]
         lasting = {place: tree.lasting for place, tree in sight.trees.items()}
-        self.all[worker.address] = Member(worker, actor, views, lasting)
+        self.all[worker.address] = ScanningWorker(worker, actor, views, lasting)
         self._tell_change()
 
     def _tell_change(self) -> None:
@@ -152,26 +153,26 @@ class Members:
             self._notices.add(text)
             self._report(Notice(text))
 
-    async def joined(self) -> AsyncIterator[DaskWorker]:
+    async def joined(self) -> AsyncIterator[ScanningWorker]:
         """Yield each worker once it is known what it sees; end with the source."""
         known: set[str] = set()
         while not self._has_ended:
             changed = self._changed
             known &= self.all.keys()
-            for address, member in list(self.all.items()):
+            for address, worker in list(self.all.items()):
                 if address not in known:
                     known.add(address)
-                    yield member.worker
+                    yield worker
             if changed is self._changed:
                 await changed.wait()
 
     def sees(self, address: str, path: str) -> bool:
         """Whether a worker sees the place of a file."""
-        member = self.all.get(address)
-        if member is None or len(member.places) == len(self._inside):
-            return member is not None
+        worker = self.all.get(address)
+        if worker is None or len(worker.places) == len(self._inside):
+            return worker is not None
         place = self.place_of(path)
-        return place is None or place in member.places
+        return place is None or place in worker.places
 
     def place_of(self, path: str) -> str | None:
         """Return the place that a file is below."""
@@ -181,7 +182,7 @@ class Members:
                 return place
         return None
 
-    async def find(self, fits: Fits, what: str, avoid: Member | None = None) -> Member:
+    async def find(self, fits: Fits, what: str, avoid: ScanningWorker | None = None) -> ScanningWorker:
         """Return the least busy worker that fits; wait if there is none. Raises: UnavailableError."""
         with anyio.move_on_after(self._patience):
             while True:
@@ -194,28 +195,28 @@ class Members:
             f"no worker is left that sees {plain(what)}", hint="start workers again; the same command goes on"
         )
 
-    async def call(self, member: Member, method: str, *words: Any) -> Any:
+    async def call(self, worker: ScanningWorker, method: str, *words: Any) -> Any:
         """Call a worker, again if the connection breaks. Raises: WorkerLostError."""
-        client, while_there = self._cluster.client, partial(self._cluster.while_there, member.worker)
-        member.calls += 1
+        client, while_there = self._cluster.client, partial(self._cluster.while_there, worker.address)
+        worker.calls += 1
         try:
             for losses in count(1):
                 try:
-                    return await call_actor(client, while_there, lambda: getattr(member.actor, method)(*words))
+                    return await call_actor(client, while_there, lambda: getattr(worker.actor, method)(*words))
                 except WorkerLostError as lost:
                     if lost.is_final or losses == _MOST_LOSSES:
-                        self.all.pop(member.worker.address, None)
+                        self.all.pop(worker.address, None)
                         raise
         finally:
-            member.calls -= 1
+            worker.calls -= 1
 
-    async def ask(self, fits: Fits, what: str, method: str, *words: Any) -> tuple[Member, Any]:
+    async def ask(self, fits: Fits, what: str, method: str, *words: Any) -> tuple[ScanningWorker, Any]:
         """Call a worker that fits; another one if it is lost. Raises: UnavailableError."""
         reason: object = None
         for _ in range(_MOST_LOSSES):
-            member = await self.find(fits, what)
+            worker = await self.find(fits, what)
             try:
-                return member, await self.call(member, method, *words)
+                return worker, await self.call(worker, method, *words)
             except WorkerLostError as lost:
                 reason = lost
         raise UnavailableError(

@@ -24,7 +24,7 @@ _TOGETHER = 8
 
 
 @dataclass(slots=True, eq=False)
-class Peer:
+class SendingWorker:
     """A worker that sends: the files that it was given and that have no outcome yet, and those that it gets next."""
 
     link: WorkerLink
@@ -120,7 +120,7 @@ class Tally:
         return WorkerActivity(self.name, self.files, self.size, pace, 0, self.limited_by)
 
 
-class PeerShares:
+class WorkerShares:
     """Divides what the journal hands out among workers, by their room and by what they see.
 
     The journal's thread calls it: it works on the room that there was when it was made. `first` are first files of
@@ -128,11 +128,11 @@ class PeerShares:
     somebody gets them, and says so.
     """
 
-    def __init__(self, peers: Sequence[Peer], limit: int, *, takes_unseen: bool = False) -> None:
-        self._rooms = {peer: peer.room for peer in peers}
+    def __init__(self, workers: Sequence[SendingWorker], limit: int, *, takes_unseen: bool = False) -> None:
+        self._rooms = {worker: worker.room for worker in workers}
         self._limit = limit
-        self._busy = {peer for peer in peers if not peer.is_idle}
-        self.files: dict[Peer, list[Claim]] = {}
+        self._busy = {worker for worker in workers if not worker.is_idle}
+        self.files: dict[SendingWorker, list[Claim]] = {}
         self.first: list[Claim] = []
         self.has_unseen = False
         self._takes_unseen = takes_unseen
@@ -144,33 +144,33 @@ class PeerShares:
 
     def room(self, path: str) -> int:
         """Return how many files more can be sent by those who see this path."""
-        if self._rooms and not any(peer.link.sees(path) for peer in self._rooms):
+        if self._rooms and not any(worker.link.sees(path) for worker in self._rooms):
             self.has_unseen = True
             return self.total if self._takes_unseen else 0
-        return sum(room for peer, room in self._rooms.items() if room > 0 and self._may_send(peer, path))
+        return sum(room for worker, room in self._rooms.items() if room > 0 and self._may_send(worker, path))
 
     def take(self, claims: Sequence[Claim]) -> None:
         """Divide files that were handed out."""
         for start in range(0, len(claims), _TOGETHER):
             together = claims[start : start + _TOGETHER]
-            peer = self._best(together[0].instance.file.path)
+            worker = self._best(together[0].instance.file.path)
             for claim in together:
                 if claim.check_archive or claim.delivery.uri is None:
                     self.first.append(claim)
-                    self._rooms[peer] -= 1
+                    self._rooms[worker] -= 1
                     continue
                 path = claim.instance.file.path
-                seer = peer if peer.link.sees(path) else self._best(path)
+                seer = worker if worker.link.sees(path) else self._best(path)
                 self.files.setdefault(seer, []).append(claim)
                 self._rooms[seer] -= 1
 
-    def _may_send(self, peer: Peer, path: str) -> bool:
+    def _may_send(self, worker: SendingWorker, path: str) -> bool:
         # Each worker that has files sends at least one at a time: no more of them have some than may be in flight.
-        return peer.link.sees(path) and (peer in self._busy or len(self._busy) < self._limit)
+        return worker.link.sees(path) and (worker in self._busy or len(self._busy) < self._limit)
 
-    def _best(self, path: str) -> Peer:
+    def _best(self, path: str) -> SendingWorker:
         """Return who sees a path and has least to do; if nobody sees it, somebody says so."""
         # By what is left of its share: else all would go to the fastest, and a slow one would never show what it can.
-        best = max(self._rooms, key=lambda peer: (self._may_send(peer, path), self._rooms[peer] / peer.ahead))
+        best = max(self._rooms, key=lambda worker: (self._may_send(worker, path), self._rooms[worker] / worker.ahead))
         self._busy.add(best)
         return best
