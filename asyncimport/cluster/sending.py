@@ -363,8 +363,11 @@ class _Driver:
             self._unseen.forget(claim)
             if isinstance(outcome, Stored):
                 tally.files += 1
-                tally.size += claim.instance.file.size
-                context.meter.record_upload(outcome.seconds, claim.instance.file.size)
+                size = claim.instance.file.size
+                tally.size += size
+                context.meter.record_upload(outcome.seconds, size)
+                if outcome.zip_size is not None:
+                    context.compression.record_size(claim.instance.series_uid, size, outcome.zip_size)
                 self._note_limit()
                 if worker.generation == self._generation:
                     throttle.record_success(outcome.seconds, outcome.sent_size, is_zip=outcome.zip_size is not None)

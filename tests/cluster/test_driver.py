@@ -17,7 +17,7 @@ from asyncimport.cluster.messages import Order, Packed, Reply, Setup, pack_outco
 from asyncimport.cluster.ports import WorkerLostError
 from asyncimport.cluster.sending import send_by_workers
 from asyncimport.errors import LoginRefusedError, UnavailableError
-from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
+from asyncimport.model.deliveries import Claim, Failed, Incomplete, Outcome, SealedDelivery, Stored
 from asyncimport.model.events import Event, Notice, OutcomesRecorded, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.summary import Summary
@@ -164,6 +164,22 @@ async def test_zips_that_end_for_one_worker_end_for_all(journal_path: Path) -> N
     for worker in (first, other):
         assert worker.zips == sorted(worker.zips, reverse=True)
         assert not worker.zips[-1]
+
+
+async def test_zips_of_workers_that_end_are_told(journal_path: Path) -> None:
+    """The archive lacks a file that went as a zip. Only workers make them, so the driver has expected none itself."""
+    worker = Worker("a", outcome=lambda claim: Stored(claim, f"/row/{claim.delivery.key}", zip_size=3))
+    destination, events = MemoryDestination(), list[Event]()
+    source = MemorySource(study_files("1", 20))
+
+    async def lose(sealed: SealedDelivery) -> Incomplete | None:
+        is_first = sealed.delivery.number == 1
+        return Incomplete(sealed.delivery, "/archive", frozenset(["1.7"])) if is_first else None
+
+    destination.on_finalize = lose
+    await run(source, [worker], journal_path, destination=destination, report=events.append)
+    told = [event.reason for event in events if isinstance(event, Notice)]
+    assert "images are sent as they are from now on: the archive lacks files that XNAT acknowledged" in told
 
 
 async def test_files_go_to_workers_that_see_them(journal_path: Path) -> None:
