@@ -17,6 +17,7 @@ from asyncimport.pacing.shutdown import Stop
 if TYPE_CHECKING:
     from asyncimport.cluster.connect import Cluster
     from asyncimport.cluster.source import ClusterSource
+    from asyncimport.source.folder import FileSource
 
 
 class ClusterRequest(Protocol):
@@ -107,4 +108,33 @@ async def open_cluster_source(
 
     found = await anyio.to_thread.run_sync(settings)
     async with open_source(cluster, found, report, is_partial=is_partial, stop=stop) as source:
+        yield source
+
+
+@asynccontextmanager
+async def open_source(
+    request: ClusterRequest,
+    sources: Sequence[Path],
+    here: "Callable[[], FileSource]",
+    report: Callable[[Event], None],
+    *,
+    insecure: bool,
+    stop: Stop,
+    digests: bool = False,
+    is_partial: bool = False,
+    client: Any = None,
+) -> "AsyncIterator[FileSource | ClusterSource]":
+    """Yield the source of a request as workers see it, or as this machine does: `here` returns that, and blocks.
+
+    Raises: UsageError, UnavailableError, StoppedError.
+    """
+    if request.dask is None and client is None:
+        yield await anyio.to_thread.run_sync(here)
+        return
+    async with (
+        open_cluster(request, report, insecure=insecure, stop=stop, client=client) as cluster,
+        open_cluster_source(
+            cluster, request, sources, report, stop=stop, digests=digests, is_partial=is_partial
+        ) as source,
+    ):
         yield source

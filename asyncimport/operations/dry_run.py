@@ -3,37 +3,39 @@
 The run is rehearsed: the same pipeline over a copy of the journal, with nothing that changes XNAT.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
-from asyncimport.dicom import Identity
-from asyncimport.errors import SourceError, TransientError, UnavailableError, UsageError
+from asyncimport.errors import TransientError, UnavailableError, UsageError
 from asyncimport.journal import HeaderCache, Journal, JournalReader, LockWait, copy_journal
 from asyncimport.model.events import Event, Notice
-from asyncimport.model.files import Body, File, Ignored
+from asyncimport.model.ports import Source
 from asyncimport.model.summary import Summary, exit_code
 from asyncimport.operations import upload_steps
+from asyncimport.operations.cluster import open_source
+from asyncimport.operations.coverage import check_coverage
 from asyncimport.operations.decision import Decision, decide
 from asyncimport.operations.dry_run_plan import apply_rehearsal
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.planning import header_cache_path
+from asyncimport.operations.rehearsed_source import RehearsedSource
 from asyncimport.operations.result import Observer, Result, ended_in
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.pacing.shutdown import Stop
+from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.pipeline.images import upload_images
 from asyncimport.routing.drop_rules import filter_drops
 from asyncimport.routing.filters import FilteredRoutes
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.problems import PlanProblem, ProblemCode
-from asyncimport.source.folder import FileSource
 from asyncimport.system.threads import opened_in_thread
 from asyncimport.xnat.archive import ArchivedSessions
 from asyncimport.xnat.client import Client
@@ -44,6 +46,10 @@ from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.images import Row
 from asyncimport.xnat.replies.site import SeriesFilter
 from asyncimport.xnat.site import SiteRules
+
+if TYPE_CHECKING:
+    from asyncimport.cluster.source import ClusterSource
+    from asyncimport.source.folder import FileSource
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,24 +67,37 @@ class DryRunResult(Result):
         return self.expected_code
 
 
-async def dry_run(request: UploadRequest, *, report: Observer | None = None, stop: Stop | None = None) -> DryRunResult:
-    """Log in, decide as a run does, compare the plan with the server, and rehearse the run."""
+async def dry_run(
+    request: UploadRequest, *, report: Observer | None = None, stop: Stop | None = None, dask_client: Any = None
+) -> DryRunResult:
+    """Log in, decide as a run does, compare the plan with the server, and rehearse the run.
+
+    With a client of Dask (asynchronous, of this loop), its workers scan.
+    """
     stop, observer = stop or Stop(), report or Observer()
     result = DryRunResult()
-    with ended_in(result, stop):
-        if request.dask is not None:
-            raise UsageError("--dry-run reads files here, not on workers", hint="leave --dask out, or use plan --dask")
-        source = await anyio.to_thread.run_sync(request.source)
-        with stop.immediate_scope():
-            async with request.server.connect(connections=4, timeouts=request.timeouts) as client:
-                archived, site = ArchivedSessions(client, RetryPolicy()), SiteRules(client, RetryPolicy())
-                decision = await decide(
-                    request, source, client, observer, stop=stop, archived=archived, site=site, needs_plan=True
-                )
-                if decision is not None and decision.plan is not None:
-                    plan = await _compare_with_server(client, archived, site, decision.plan)
-                    found = await rehearse(request, client, archived, site, decision, plan, stop)
-                    result.plan, result.summary, result.expected_code = found
+    opened = open_source(
+        request,
+        request.sources,
+        request.source,
+        observer.note,
+        insecure=not request.server.verify_certificate,
+        stop=stop,
+        is_partial=not request.study_filter.is_everything,
+        client=dask_client,
+    )
+    with ended_in(result, stop), suppress(StoppedError):
+        async with opened as source:
+            with stop.immediate_scope():
+                async with request.server.connect(connections=4, timeouts=request.timeouts) as client:
+                    archived, site = ArchivedSessions(client, RetryPolicy()), SiteRules(client, RetryPolicy())
+                    decision = await decide(
+                        request, source, client, observer, stop=stop, archived=archived, site=site, needs_plan=True
+                    )
+                    if decision is not None and decision.plan is not None:
+                        plan = await _compare_with_server(client, archived, site, decision.plan)
+                        found = await rehearse(request, source, client, archived, site, decision, plan, stop)
+                        result.plan, result.summary, result.expected_code = found
     return result
 
 
@@ -144,40 +163,9 @@ def _dropped_series(
             yield PlanProblem(code, text, advice, row.study_uid, sum(dropped), row.source)
 
 
-class CachedSource(FileSource):
-    """A source whose headers a scan has just put into the cache. It reads no bodies."""
-
-    def __init__(self, headers: HeaderCache, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._headers = headers
-
-    async def identify_many(self, files: Sequence[File]) -> list[Identity | Ignored]:
-        """Return what the cache has, and read the headers of files that changed since."""
-        known = await anyio.to_thread.run_sync(self._headers.identities, files)
-        rest = [file for file in files if file.path not in known]
-        looks = dict(zip((file.path for file in rest), await super().identify_many(rest), strict=True)) if rest else {}
-        return [known.get(file.path) or looks[file.path] for file in files]
-
-    async def read(self, files: Sequence[File]) -> list[Body | SourceError]:
-        """Return bodies that cannot be sent."""
-        return [_NoBody(file.size) for file in files]
-
-
-class _NoBody:
-    """The body of a file that is not read."""
-
-    xxh3 = sha256 = None
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        raise SourceError("a dry run reads no bodies")
-        yield b""
-
-
 async def rehearse(
     request: UploadRequest,
+    seen: "FileSource | ClusterSource",
     client: Client,
     archived: ArchivedSessions,
     site: SiteRules,
@@ -187,18 +175,21 @@ async def rehearse(
 ) -> tuple[Plan, Summary, int]:
     """Return a plan with what the run makes of it, the summary before the run, and the run's exit code.
 
+    `seen` is the source of the run, which a scan has just read.
+
     Raises: what a run raises.
     """
-    cache_path = header_cache_path(await anyio.to_thread.run_sync(request.source), request.state_dir)
+    cache_path = header_cache_path(seen, request.state_dir)
     async with (
         opened_in_thread(partial(HeaderCache, cache_path, reuse_scan=True)) as cache,
         opened_in_thread(partial(TemporaryDirectory, prefix="asyncimport-")) as directory,
     ):
-        source = await anyio.to_thread.run_sync(request.source, partial(CachedSource, cache))
+        source = RehearsedSource(seen, cache)
         path = Path(directory) / "journal"
         await anyio.to_thread.run_sync(copy_journal, decision.journal, path)
         opened = partial(upload_steps.open_journal, request, decision, path, LockWait(), is_temporary=True)
         async with opened_in_thread(opened) as journal:
+            await anyio.to_thread.run_sync(check_coverage, seen, journal)
             options = await anyio.to_thread.run_sync(upload_steps.prepare_options, request, decision, journal)
             destination = DryRunDestination(
                 client,
@@ -229,7 +220,7 @@ async def rehearse(
 
 def _outcome(
     request: UploadRequest,
-    source: FileSource,
+    source: Source,
     decision: Decision,
     plan: Plan,
     journal: Journal,

@@ -6,8 +6,8 @@ An upload makes its plan here too, before anything is sent.
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from asyncimport.errors import UsageError
 from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
 from asyncimport.model.options import ClusterOptions, PlanOptions, ReadOptions, ScanOptions, StateOptions
 from asyncimport.model.ports import Source
-from asyncimport.operations.cluster import check_cluster, open_cluster, open_cluster_source
+from asyncimport.operations.cluster import check_cluster, open_source
 from asyncimport.operations.journals import state_directory
 from asyncimport.operations.plan import Plan, make_plan, unmatched_filter
 from asyncimport.operations.plan_draft import PlanRules, draft_plan, scan_headers
@@ -105,7 +105,17 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
         )
         observer, found = report or Observer(), None
         with suppress(StoppedError):
-            async with opened_source(request, observer, stop) as source:
+            here = partial(
+                FileSource,
+                request.sources,
+                ignore_archives=request.ignore_archives,
+                follow_links=request.follow_links,
+                exclude=request.exclude,
+            )
+            opened = open_source(
+                request, request.sources, here, observer.note, insecure=request.allow_plain_tcp, stop=stop
+            )
+            async with opened as source:
                 found = await scan_and_plan(source, rules, request.state_dir, observer, stop=stop)
         if found is not None:
             found = _completed(request, found)
@@ -114,20 +124,6 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
             await anyio.to_thread.run_sync(lambda: _write(targets, parts, force=request.force))
             result.plan, result.written = found, targets
     return result
-
-
-@asynccontextmanager
-async def opened_source(request: PlanRequest, observer: Observer, stop: Stop) -> AsyncIterator[Source]:
-    """Yield the source, which workers read with --dask. Raises: UsageError, UnavailableError, StoppedError."""
-    if request.dask is None:
-        opened = partial(FileSource, request.sources, exclude=request.exclude, follow_links=request.follow_links)
-        yield await anyio.to_thread.run_sync(partial(opened, ignore_archives=request.ignore_archives))
-        return
-    async with (
-        open_cluster(request, observer.note, insecure=request.allow_plain_tcp, stop=stop) as cluster,
-        open_cluster_source(cluster, request, request.sources, observer.note, stop=stop) as source,
-    ):
-        yield source
 
 
 def _completed(request: PlanRequest, found: Plan) -> Plan:

@@ -31,7 +31,6 @@ from asyncimport.xnat.archive import READS_AT_ONCE
 from asyncimport.xnat.client import Client
 
 if TYPE_CHECKING:
-    from asyncimport.cluster.connect import Cluster
     from asyncimport.cluster.ports import WorkerLinks
     from asyncimport.cluster.source import ClusterSource
 
@@ -65,10 +64,7 @@ async def open_uploader(
     workers: "WorkerLinks | None" = None,
     dask_client: Any = None,
 ) -> "AsyncIterator[Uploader]":
-    """Yield an uploader that stops after the longest duration, and logs out at the end.
-
-    Raises: UsageError, UnavailableError if there is no cluster.
-    """
+    """Yield an uploader that stops after the longest duration, and logs out at the end."""
 
     def end() -> None:
         if not stop.requested:
@@ -78,13 +74,7 @@ async def open_uploader(
     async with AsyncExitStack() as stack:
         if request.max_duration_seconds is not None:
             stack.callback(asyncio.get_running_loop().call_later(request.max_duration_seconds, end).cancel)
-        uploader = Uploader(request, observer, stop, stack, workers)
-        if request.dask is not None or dask_client is not None:
-            is_plain = not request.server.verify_certificate
-            opened = open_cluster(request, uploader.note_cluster, insecure=is_plain, stop=stop, client=dask_client)
-            with suppress(StoppedError):
-                uploader.cluster = await stack.enter_async_context(opened)
-        yield uploader
+        yield Uploader(request, observer, stop, stack, workers, dask_client)
 
 
 class Uploader:
@@ -97,14 +87,14 @@ class Uploader:
         stop: Stop,
         stack: AsyncExitStack,
         workers: "WorkerLinks | None" = None,
+        dask_client: Any = None,
     ) -> None:
         self._request = request
         self._observer = observer
         self._stop = stop
         self._stack = stack
         self._workers = workers
-        self.cluster: Cluster | None = None
-        """The cluster whose workers scan and send."""
+        self._dask_client = dask_client
         self._client: Client | None = None
         self._first_run: int | None = None
         self._report: Callable[[Event], None] = lambda _: None
@@ -136,25 +126,29 @@ class Uploader:
     async def _open_and_run(self, result: UploadResult, *, is_watch: bool) -> None:
         """Open the source, and run. Raises: StoppedError."""
         request = self._request
+        self._report_of_workers = self._observer.note
         if request.receipts is not None:
             await anyio.to_thread.run_sync(check_option, "--receipts", request.receipts)
-        if request.dask is not None and self.cluster is None:
-            raise StoppedError
-        if self.cluster is None:
+        if request.dask is None and self._dask_client is None:
             await self._run(await anyio.to_thread.run_sync(request.source), self._workers, result, is_watch=is_watch)
             return
-        from asyncimport.cluster.links import ActorLinks
+        is_plain = not request.server.verify_certificate
+        opened = open_cluster(request, self._note_cluster, insecure=is_plain, stop=self._stop, client=self._dask_client)
+        async with (
+            opened as cluster,
+            open_cluster_source(
+                cluster,
+                request,
+                request.sources,
+                self._note_cluster,
+                stop=self._stop,
+                digests=request.receipts is not None,
+                is_partial=not request.study_filter.is_everything,
+            ) as source,
+        ):
+            from asyncimport.cluster.links import ActorLinks
 
-        async with open_cluster_source(
-            self.cluster,
-            request,
-            request.sources,
-            self.note_cluster,
-            stop=self._stop,
-            digests=request.receipts is not None,
-            is_partial=not request.study_filter.is_everything,
-        ) as source:
-            await self._run(source, ActorLinks(self.cluster, source), result, is_watch=is_watch)
+            await self._run(source, ActorLinks(cluster, source), result, is_watch=is_watch)
 
     async def _run(
         self,
@@ -245,7 +239,7 @@ class Uploader:
             self._tell(f"cannot look for orphans in the prearchive: {error}")
             return None
 
-    def note_cluster(self, event: Event) -> None:
+    def _note_cluster(self, event: Event) -> None:
         """Report what happens in the cluster, also before the run begins."""
         self._report_of_workers(event)
 

@@ -62,10 +62,6 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions, ClusterOptions):
         ScanOptions.__post_init__(self)
         UploadOptions.__post_init__(self)
         check_cluster(self)
-        if self.dask is not None and self.watch_seconds is not None:
-            raise UsageError(
-                "--watch looks at the files from here, and --dask from workers", hint="leave one of them out"
-            )
         if self.options.resend_changed and self.overwrite == Overwrite.NONE:
             # XNAT keeps what it has, and answers the new file with a conflict.
             raise UsageError("--resend-changed replaces files in the archive", hint="add --overwrite append")

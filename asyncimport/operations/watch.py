@@ -60,7 +60,8 @@ class _Watch:
         started = monotonic()
         result = UploadResult(issues=self._request.issues)
         try:
-            await anyio.to_thread.run_sync(self._check_sources)
+            if self._request.dask is None:
+                await anyio.to_thread.run_sync(self._check_sources)
             await uploader.run(result, is_watch=True)
         except AsyncimportError as error:
             result.error = error

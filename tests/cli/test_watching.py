@@ -10,10 +10,9 @@ from pathlib import Path
 import anyio
 import filelock
 import pytest
-from anyio.abc import ByteReceiveStream
-from anyio.streams.text import TextReceiveStream
 from builders import image, sop, write
 from conftest import Commands, output
+from process_lines import Lines
 
 from asyncimport.testserver import Fault, Status, Tell, TestXnat, User, serve
 
@@ -196,26 +195,6 @@ async def test_a_missing_directory_is_waited_for(xnat: TestXnat, url: str, comma
         assert process.returncode == 143
     assert len(xnat.archived) == 2
     assert sum("is away" in line for line in err.lines) == 2
-
-
-class Lines:
-    """The lines that a process writes."""
-
-    def __init__(self, stream: ByteReceiveStream) -> None:
-        self.lines: list[str] = []
-        self._stream = TextReceiveStream(stream)
-        self._rest = ""
-
-    async def until(self, text: str) -> None:
-        """Read until there is a line with this text."""
-        with anyio.fail_after(60):
-            while True:
-                while "\n" in self._rest:
-                    line, _, self._rest = self._rest.partition("\n")
-                    self.lines.append(line)
-                    if text in line:
-                        return
-                self._rest += await self._stream.receive()
 
 
 async def test_a_server_that_is_away(xnat: TestXnat, commands: Commands, tmp_path: Path, unused_port: int) -> None:

@@ -16,9 +16,10 @@ from conftest import Commands, Ended
 from dask_processes import HOSTILE, DaskProcesses, can_mount, dask_processes
 from distributed import Client
 from forward_proxy import make_tls_context
+from process_lines import Lines
 
 from asyncimport import Credentials, Server, UploadRequest, rules_from, upload
-from asyncimport.testserver import Fault, Stall, TestXnat, serve
+from asyncimport.testserver import Fault, Stall, Tell, TestXnat, serve
 from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
@@ -175,6 +176,61 @@ async def test_a_plan_of_workers_is_that_of_this_machine(commands: Commands, tre
     assert (part.code, f"/nowhere/b={tree} is for a part of SOURCE" in part.err) == (2, True), part.err
 
 
+async def test_a_dry_run_of_workers_is_that_of_this_machine(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path, dask: DaskProcesses
+) -> None:
+    """Problem for problem, before the run and after it, and nothing is sent."""
+    commands.login(url)
+    dask.start_worker("a")
+    dask.start_worker("b")
+    words = ("upload", "-P", "demo", "-o", "json")
+    elsewhere = ("/nowhere/tree", "--dask", dask.address, "--path-map", f"/nowhere={tree.parent}")
+
+    async def compare() -> Ended:
+        here = await commands(*words, tree, "--dry-run")
+        there = await commands(*words, *elsewhere, "--dry-run")
+        assert here.code == there.code, there.err
+        assert [one["kind"] for one in here.json["problems"]] == [one["kind"] for one in there.json["problems"]]
+        assert here.json["files"] == there.json["files"]
+        return there
+
+    before = await compare()
+    assert (before.code, before.json["files"]["left"]) == (0, 80), before.err
+    assert not xnat.imports
+    done = await commands(*words, *elsewhere)
+    assert (done.code, len(xnat.archived)) == (0, 4), done.err
+    after = await commands(*words, *elsewhere, "--dry-run")
+    assert (after.code, after.json["files"]["left"]) == (0, 0), after.err
+
+
+async def test_workers_watch(xnat: TestXnat, url: str, commands: Commands, dask: DaskProcesses, tmp_path: Path) -> None:
+    """Each look asks the cluster anew: one that is away is told once, and the watch goes on under the same login."""
+    commands.login(url)
+    generated(tmp_path / "drop" / "a", sessions=1, files=10, size=2_000, seed=1)
+    words = ("upload", tmp_path / "drop", "-P", "demo", "--watch", "0.1s", "--min-age", "0s", "--dask", dask.address)
+    archived = anyio.Event()
+    xnat.faults.add(Fault("archive", Tell(archived.set), nth=2))
+    dask.start_worker("a")
+    async with commands.start(*words) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        err = Lines(process.stderr)
+        with anyio.fail_after(100):
+            await Lines(process.stdout).until("1 session")
+            assert dask.scheduler is not None
+            end(dask.scheduler)
+            await err.until("error: ")
+            generated(tmp_path / "drop" / "b", sessions=1, files=10, size=2_000, seed=2)
+            dask.begin(["--port", dask.address.rpartition(":")[2]])
+            dask.start_worker("b")
+            await archived.wait()
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 130
+    assert "cheduler" in err.lines[-1], err.lines
+    assert (len(xnat.archived), xnat.count["import"], xnat.count["login"]) == (2, 20, 3), "the driver, and each worker"
+    assert xnat.live_logins("demo") == 0
+
+
 async def test_an_absent_worker_makes_no_file_look_deleted(
     xnat: TestXnat, url: str, commands: Commands, dask: DaskProcesses, tmp_path: Path
 ) -> None:
@@ -199,6 +255,8 @@ async def test_an_absent_worker_makes_no_file_look_deleted(
     assert (alone.code, alone.json["files"]["found"]) == (0, 9), alone.err
     assert "not taken for deleted" in alone.err
     assert "no longer exist" not in alone.err
+    rehearsed = await commands(*words, "--dry-run")
+    assert (rehearsed.code, rehearsed.json["files"]["found"]) == (0, 9), rehearsed.err
     dask.start_worker("w3", mounts={tmp_path / "server 2": tmp_path / "data"})
     both = await until(lambda ended: "not taken for deleted" not in ended.err, commands, *words)
     assert "files of an earlier run that no longer exist: 1," in both.err, both.err
