@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,6 +23,7 @@ from asyncimport.cli.uploading import Display
 from asyncimport.credentials.hosts import check_host, with_scheme
 from asyncimport.credentials.profiles import Profiles, read_profiles
 from asyncimport.errors import LoginRefusedError, UsageError
+from asyncimport.model.record import record
 from asyncimport.model.texts import plain
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _Directory = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Dialogue:
     """Asks a person, and writes what was found. Without a terminal, what is known is the answer."""
 

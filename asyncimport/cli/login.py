@@ -18,6 +18,7 @@ from asyncimport.credentials.keyring_store import Token, check_keyring, delete_s
 from asyncimport.credentials.profiles import Profiles, read_profiles, remove_profile, write_profile
 from asyncimport.errors import TransientError, UnavailableError, UsageError
 from asyncimport.model.option import option
+from asyncimport.model.record import record
 from asyncimport.model.texts import plain
 from asyncimport.reporting.progress import human_seconds
 
@@ -37,7 +38,7 @@ class Secret:
     forget: str | None = option("--forget", metavar="NAME", help="Remove this profile and its secret, and do no more.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class NewLogin:
     """A login that XNAT has accepted, and the profile that it is for; `secret` is its password or token."""
 

@@ -12,6 +12,7 @@ import typer
 from asyncimport.cli.output import consoles
 from asyncimport.model.csv_table import check_encoding
 from asyncimport.model.option import rare, setting
+from asyncimport.model.record import record
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,7 @@ class Output(StrEnum):
     JSON = "json"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ChosenProfile:
     """The profile that a command runs under; `is_explicit` if the command line asks for it.
 

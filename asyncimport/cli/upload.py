@@ -26,6 +26,8 @@ from asyncimport.model.options import (
 )
 
 if TYPE_CHECKING:
+    from asyncimport.demographics.table import Demographics
+    from asyncimport.model.csv_table import TableIssue
     from asyncimport.operations.result import Result
     from asyncimport.operations.upload_request import UploadRequest
 
@@ -91,7 +93,6 @@ def upload(
     from asyncimport.cli.uploading import conclude_upload
     from asyncimport.demographics.headers import header_keywords
     from asyncimport.operations.rules import accepted_from, plan_from, rules_from, study_filter_for, study_filter_from
-    from asyncimport.operations.subjects import read_table
     from asyncimport.operations.upload_request import UploadRequest
     from asyncimport.pipeline.demographics import DemographicsRequest
     from asyncimport.routing.attachments import AttachRule
@@ -117,8 +118,7 @@ def upload(
         rows = plan_from(job.plan, project, routing.encoding)
         routes = PlannedRoutes(rows, project=project or "")
         study_filter = study_filter_for(rows, study_filter)
-    read_subjects = partial(read_table, project=project or "", encoding=routing.encoding, option="--subjects")
-    table, issues = ([], []) if job.subjects is None else read_subjects(job.subjects)
+    table, issues = ([], []) if job.subjects is None else _read_subjects(job.subjects, routing)
     header_keywords(job.header_fields)  # refuses fields that no header has
     request = UploadRequest(
         server=server,
@@ -142,6 +142,12 @@ def upload(
     if job.dry_run:
         _dry_run(screen, request)
     conclude_upload(screen, request, log)
+
+
+def _read_subjects(table: Path, routing: Routing) -> "tuple[list[Demographics], list[TableIssue]]":
+    from asyncimport.operations.subjects import read_table
+
+    return read_table(table, routing.project or "", routing.encoding, option="--subjects")
 
 
 def _dry_run(screen: ProgressScreen, request: "UploadRequest") -> NoReturn:

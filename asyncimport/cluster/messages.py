@@ -4,7 +4,7 @@ Files and outcomes travel as plain tuples: there is one for each file, and the d
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import product
 from typing import Any
 
@@ -13,6 +13,7 @@ from asyncimport.model.deliveries import Claim, Delivery, Failed, Outcome, Refus
 from asyncimport.model.files import File, Instance, Session
 from asyncimport.model.options import Options
 from asyncimport.model.ports import FileReader
+from asyncimport.model.record import record
 from asyncimport.model.states import Refusal
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.login import Credentials
@@ -32,7 +33,7 @@ _OUTCOME_TYPES: Mapping[str, set[_Types]] = {
 """Of the fields of a packed outcome, by its kind."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Setup:
     """What a worker needs to send. It holds a password: it goes from process to process only, and is never kept.
 
@@ -54,7 +55,7 @@ class Setup:
     open_files: Callable[[], FileReader] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Order:
     """What the driver tells a worker. `number` counts up; the same one again is the same order.
 
@@ -73,7 +74,7 @@ class Order:
     stop_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Reply:
     """What a worker tells the driver. `clock` is its clock when it made the reply.
 

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from asyncimport.model.files import File
+from asyncimport.model.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ScanSettings:
     """What is scanned, and how. `path_map` has pairs: a directory of the command's machine, and one of a worker's."""
 

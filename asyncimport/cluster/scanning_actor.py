@@ -9,7 +9,6 @@ import os
 import pickle
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -20,12 +19,13 @@ from asyncimport.cluster.worker_reader import WorkerReader
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
 from asyncimport.model.files import Digest, File, Ignored
+from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 from asyncimport.source.bytes_on_disk import LARGE, read_piece
 from asyncimport.system.mounts import TreeIdentity, tree_identity
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sight:
     """What a worker sees: which tree is at each place; and how it reads the names of files."""
 

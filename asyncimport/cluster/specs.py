@@ -5,20 +5,20 @@ import importlib.util
 import signal
 import socket
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from asyncimport.errors import UsageError
 from asyncimport.model.option import invalid
+from asyncimport.model.record import record
 from asyncimport.model.texts import plain
 
 _FORMS = "tcp://HOST:PORT, tls://HOST:PORT, local:N, slurm:FILE or @MODULE:NAME"
 _MOST_PROCESSES = 256
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Address:
     """A scheduler that runs."""
 
@@ -28,7 +28,7 @@ class Address:
         return self.address
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Local:
     """Processes on this machine."""
 
@@ -38,7 +38,7 @@ class Local:
         return f"local:{self.number}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Slurm:
     """A file with arguments of dask_jobqueue.SLURMCluster, and `jobs`: how many to start."""
 
@@ -101,7 +101,7 @@ class Slurm:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Named:
     """An object of a module: a cluster, its address, or a function that returns one of them."""
 

@@ -2,17 +2,18 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 from asyncimport.credentials.hosts import canonical
 from asyncimport.errors import UsageError
+from asyncimport.model.record import record
 
 _SERVICE = "asyncimport"
 _INSTEAD = "set XNAT_PASS, or put the password into ~/.netrc (chmod 600)"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Token:
     """An alias token of XNAT: it logs in as its owner until it expires."""
 

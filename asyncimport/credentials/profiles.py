@@ -3,12 +3,13 @@
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from asyncimport.credentials.hosts import check_host
 from asyncimport.errors import UsageError
+from asyncimport.model.record import record
 from asyncimport.model.texts import did_you_mean
 
 _LONGEST = 1 << 20
@@ -18,7 +19,7 @@ _KINDS = {str: "a text", bool: "true or false", dict: "a table", (str, int, floa
 Setting = str | int | float | bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Profile:
     """The server of a profile, and its defaults for other options by their long names."""
 
@@ -30,7 +31,7 @@ class Profile:
     defaults: Mapping[str, Setting] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Profiles:
     """The profiles of a file, and the name of the default one."""
 

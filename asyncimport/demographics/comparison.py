@@ -3,14 +3,15 @@
 import html
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind
+from asyncimport.model.record import record
 
 Values = Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Difference:
     """A field with another value in XNAT, or with another field in its place (`instead`). The repr shows no values."""
 
@@ -20,7 +21,7 @@ class Difference:
     instead: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Changes:
     """The values to send (NULL clears a field), and the fields that are kept, replaced and unchanged."""
 

@@ -6,13 +6,14 @@ Values are checked here, because XNAT silently takes 31/01/1970 for another day,
 import html
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import character, normalized
+from asyncimport.model.record import record
 
 # The value with which XNAT clears a field (GenericItemObject.setProperties).
 NULL = "NULL"
@@ -38,7 +39,7 @@ class Kind(StrEnum):
     TEXT = "text"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Field:
     """A field by its name in XNAT, with other names of its column, and its words or bounds.
 

@@ -4,12 +4,13 @@ Invalid rows are not sent, the others are. An empty cell, or `n/a`, does not cha
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import date
 
 from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind, canonical, field_of, local_day
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import LABELS, TableIssue, label_problem, normalized, records, text_of, unescape_cell
+from asyncimport.model.record import record
 
 _SUBJECT = ("subject_label", "subject", "label", "subject_id", "participant_id", "XNAT Subject ID")
 _PROJECT = ("project_id", "project")
@@ -21,7 +22,7 @@ _LANGUAGE = "write out the words of this column, in English"
 _NULL = "empty the cell to keep the value in XNAT, or use --null-clears to clear it"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Demographics:
     """Values of a subject by XNAT's names of fields; NULL clears a field. The repr shows no values."""
 

@@ -6,7 +6,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from asyncimport.journal.bound_rules import bind
 from asyncimport.journal.database import LockWait, create_or_open, journal_errors, locked, transaction
 from asyncimport.model.addresses import OUR_SOURCE
+from asyncimport.model.record import record
 
 # SQLite binds at least 32,766 values.
 _ROWS_AT_ONCE = 512
@@ -133,7 +133,7 @@ NOTE_FORGOTTEN = (
 """Notes that a delivery `d` is forgotten whose last upload may still take effect, in the next row of its session."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CurrentRun:
     """The run that holds the journal.
 

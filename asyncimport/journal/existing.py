@@ -1,14 +1,14 @@
 """Instances that the archive held before this journal sent anything of their sessions, as after a lost journal."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from asyncimport.journal.connection import Connection
 from asyncimport.model.deliveries import ArchivedContent, Claim
+from asyncimport.model.record import record
 from asyncimport.routing.studies import type_conflict
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AdoptedFiles:
     """How many queued files, and bytes of them, the archive holds already: they are not sent."""
 

@@ -1,12 +1,12 @@
 """The journal's record of each file: what it is, which instance it carries, and its copies."""
 
 import os
-from dataclasses import dataclass
 
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.rows import FileColumns, columns_of, columns_without_inode, digest_of, is_same_file
 from asyncimport.journal.session_state import SessionState
 from asyncimport.model.files import Digest, File, Instance
+from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 
 _CHANGED = "changed on disk after XNAT stored it; the new bytes were not sent"
@@ -16,7 +16,7 @@ _SAME_BYTES = "the same bytes as another file"
 _COPY_OF_CHANGED = "it was the copy of a file that has changed since; the next run compares them anew"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SopUidConflict:
     """A file with the UID of a known instance (`key`): compare it with the digest `sent`, or else the file `other`."""
 

@@ -9,7 +9,6 @@ import sqlite3
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -27,6 +26,7 @@ from asyncimport.journal.database import (
 )
 from asyncimport.journal.reader import JournalReader
 from asyncimport.model.files import Session
+from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 from asyncimport.model.summary import SessionReport
 from asyncimport.model.texts import did_you_mean
@@ -74,7 +74,7 @@ COMMIT;
 """  # noqa: S608 - fixed text
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PruneItem:
     """A whole session in a state, or files of one or of none, and one of their paths; `keep_reason`: why it stays."""
 

@@ -11,6 +11,7 @@ from asyncimport.journal.rows import Remaining, StudyFacts, file_of
 from asyncimport.model.addresses import with_archived_subject
 from asyncimport.model.attachments import Attachment, AttachmentBatch, Resource, ResourceOwner
 from asyncimport.model.files import File, Session
+from asyncimport.model.record import record
 from asyncimport.model.summary import NOTHING_STORED, AttachmentCounts, Files, Problem, SessionReport, SubjectCounts
 from asyncimport.routing.patients import other_study_of
 
@@ -249,7 +250,7 @@ _IN_SCOPE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AttachmentRow:
     """An attachment of a session; `settled_at` in seconds since 1970, `md5` in hexadecimal, `run` of its outcome."""
 

@@ -4,14 +4,15 @@ import json
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from asyncimport.model.files import Algorithm, Digest, File, Patient, Session
+from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Run:
     """One run in the journal; times in UTC, ISO 8601. `about`: what it was asked to do, empty if unknown."""
 
@@ -22,7 +23,7 @@ class Run:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InstanceRow:
     """One file of a session; `sop_uid` is "" if unknown, `settled_at` in seconds since 1970."""
 
@@ -34,7 +35,7 @@ class InstanceRow:
     settled_at: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Remaining:
     """What is left to send, and the seconds it takes at the rate of the last run; None if unknown."""
 
@@ -43,7 +44,7 @@ class Remaining:
     seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StoredInstance:
     """A file that XNAT acknowledged; `sha256` in hexadecimal, both digests of the file sent, `settled_at` in s.
 
@@ -63,7 +64,7 @@ class StoredInstance:
     zip_size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SentFile:
     """A file that an instance was sent from, or a copy; it is `presumed` if nothing proves the archive's version."""
 
@@ -74,7 +75,7 @@ class SentFile:
     presumed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SubjectPatient:
     """A patient of a subject, by digests (`digest_patient`), and one study there with that PatientID.
 
@@ -88,7 +89,7 @@ class SubjectPatient:
     study_uid: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeliveryRow:
     """A delivery: its address, number of acknowledged files, the first run that sent into it, and its end."""
 
@@ -105,7 +106,7 @@ class DeliveryRow:
     reason: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StudyFacts:
     """What a reader wants to know of a study: its date as in the header, its modalities, how many series it has."""
 
@@ -114,7 +115,7 @@ class StudyFacts:
     series: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Header:
     """The study fields, modality and path of a file; it stands for all files with the same header."""
 
@@ -123,7 +124,7 @@ class Header:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StudySummary:
     """How much there is of a study.
 
@@ -142,7 +143,7 @@ class StudySummary:
     position: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NonInstance:
     """Files that are no instances to send: what they are, why, how many, and one of them."""
 
@@ -152,7 +153,7 @@ class NonInstance:
     example: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Unsettled:
     """Studies that may still be written, with the reason, and the number of files with future times, by study."""
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from asyncimport.journal.connection import Connection, CurrentRun
@@ -12,6 +11,7 @@ from asyncimport.journal.rows import columns_of, is_same_file
 from asyncimport.journal.session_state import DISPUTED, SessionState
 from asyncimport.journal.sessions import NoSession, Sessions
 from asyncimport.model.files import File, Ignored, Instance
+from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 
 # Files of these kinds are read again: the reason may be gone.
@@ -23,7 +23,7 @@ _NOTHING: Mapping[str, bool] = MappingProxyType({})
 _RoutedFile = tuple[int, Instance | Ignored, int | NoSession | None]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Admission:
     """The result of a batch: files to read, conflicts to compare, and how much was queued to be sent."""
 
@@ -33,7 +33,7 @@ class Admission:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class VanishedFiles:
     """How many files of an earlier run are gone, and how many of these were never stored."""
 

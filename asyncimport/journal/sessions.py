@@ -1,12 +1,13 @@
 """Which session each instance goes to, and which patients each subject has."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from asyncimport.journal.connection import Connection
 from asyncimport.journal.session_state import SessionState
 from asyncimport.model.deliveries import Claim
 from asyncimport.model.files import ArchivedPatient, Instance, Patient, Session
+from asyncimport.model.record import record
 from asyncimport.routing.accepted_patients import AcceptedPatients
 from asyncimport.routing.existing_sessions import RoutedLabels, label_conflict, matching_session
 from asyncimport.routing.patients import (
@@ -29,7 +30,7 @@ _ALLOW = "--allow-mixed-patients allows it"
 _ACCEPT = "--accept-patients accepts this pair"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _KnownSession:
     """A session that has a row, the labels that the rules give it, and the patients that this run found to fit."""
 
@@ -39,7 +40,7 @@ class _KnownSession:
     patients: frozenset[Patient]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NoSession:
     """Why an instance has no session. `disputes` is the session of its study, which is not archived in part."""
 

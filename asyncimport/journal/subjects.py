@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncimport.demographics.fields import BIRTH
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.rows import file_of
 from asyncimport.model.files import File
+from asyncimport.model.record import record
 from asyncimport.model.summary import SubjectReport
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DueSubject:
     """A subject with archived sessions; `stored_fields` are what an earlier run brought there, without `kept`."""
 
@@ -21,7 +22,7 @@ class DueSubject:
     kept: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SessionHeaders:
     """Values in the headers of a session's `files_read` files, stored up to `run`, and its other stored `files`."""
 

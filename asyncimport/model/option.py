@@ -6,12 +6,13 @@ written. Programs make the dataclasses directly; `cli/parameters.py` makes param
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date, datetime
 from enum import Enum, StrEnum
 from typing import Any
 
 from asyncimport.errors import InvalidOptionError
+from asyncimport.model.record import record
 
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 _KEY = "option"
@@ -19,7 +20,7 @@ _LONGEST_DAYS = 3650
 _LARGEST = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TextForm:
     """How a value is written as text. `read` takes the text and the name of the option, for its error.
 
@@ -32,7 +33,7 @@ class TextForm:
     metavar: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Option:
     """What a command line needs to know of an option.
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 import anyio
@@ -14,7 +14,8 @@ from asyncimport.errors import RefusedError, SessionChangedError, TransientError
 from asyncimport.journal import JournalReader, SentFile, replaced_since
 from asyncimport.model.attachments import Attachment, AttachmentBatch
 from asyncimport.model.files import Algorithm, Digest, File, Session
-from asyncimport.model.summary import Orphan, SessionReport
+from asyncimport.model.record import record
+from asyncimport.model.summary import SessionReport
 from asyncimport.model.texts import are, counted
 from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
@@ -22,7 +23,6 @@ from asyncimport.source.bytes_on_disk import has_digest
 from asyncimport.system.mounts import DeviceCache
 from asyncimport.xnat.archive import UNKNOWN_WHICH, Archive
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.orphans import find_orphans
 from asyncimport.xnat.resource_check import Depth, FileState
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.site import SiteRules
@@ -38,7 +38,7 @@ def _missing(number: int) -> str:
     return f"{counted(number, 'instance')} {are(number)} missing, {UNKNOWN_WHICH}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SessionFinding:
     """What the archive has of a session, of which `files` instances were stored.
 
@@ -134,7 +134,7 @@ async def _finding(
     return SessionFinding(session, files, None, problem, found.missing, replaced=replaced)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ResourceFinding:
     """What a resource has of the attachments that were stored in it; `problem` is None if it has all of them.
 
@@ -178,7 +178,7 @@ async def _compare_resource(resources: Resources, batch: AttachmentBatch) -> Res
     return ResourceFinding(batch, "; ".join(problems) or None, missing, altered + unreadable, damaged)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SubjectFinding:
     """A subject of which `fields` were stored: those `differing` in the archive, and the values that it has lost."""
 
@@ -216,19 +216,6 @@ async def restore_subjects(client: Client, findings: Sequence[SubjectFinding], p
     """Store the demographics again that XNAT has lost. Other values in XNAT are kept. Raises: UnavailableError."""
     demographics = [Demographics(one.subject, one.missing, one.project) for one in findings if one.missing]
     return await update_subjects(Subjects(client, policy, event_reason=_REPAIR, only_existing=True), demographics)
-
-
-async def orphans_of(client: Client, reader: JournalReader) -> list[Orphan]:
-    """Find the prearchive rows of our sessions that are no delivery of ours. Raises: TransientError, RefusedError."""
-    deliveries = await anyio.to_thread.run_sync(reader.deliveries)
-    source = (await anyio.to_thread.run_sync(reader.metadata)).get("source")
-    # At the address of an archived or deleted delivery there is nothing, or a later row.
-    live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}
-    found: list[Orphan] = []
-    for project in sorted({one.session.project for one in deliveries}):
-        sessions = {one.session for one in deliveries if one.session.project == project}
-        found += await find_orphans(client, project, sessions, live, RetryPolicy(), source)
-    return found
 
 
 def files_to_resend(reader: JournalReader, finding: SessionFinding) -> tuple[list[SentFile], int]:

@@ -1,7 +1,7 @@
 """Decide what a run will do before its first write. A dry run shows the decision, and the run carries it out."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from asyncimport.errors import AsyncimportError, TransientError, UnavailableErro
 from asyncimport.journal import SubjectPatient
 from asyncimport.model.files import Session
 from asyncimport.model.ports import Source
+from asyncimport.model.record import record
 from asyncimport.model.texts import counted
 from asyncimport.operations.journals import readable_journal, run_journal
 from asyncimport.operations.plan import Plan
@@ -35,7 +36,7 @@ from asyncimport.xnat.site import SiteRules, check_project
 _MAX_EXAMPLES = 100
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """The rules of a run, the files that it selects, and its journal.
 

@@ -9,6 +9,7 @@ import anyio.to_thread
 
 from asyncimport.credentials.hosts import check_host
 from asyncimport.errors import FatalError, UsageError
+from asyncimport.model.record import record
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server_checks import Facts, Finding, check_connection, check_login, exit_code
 from asyncimport.operations.site_checks import check_projects, check_site
@@ -22,7 +23,7 @@ from asyncimport.xnat.public_inspection import inspect_address
 from asyncimport.xnat.transport import Timeouts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class DoctorRequest:
     """The server and projects to check. Without `credentials`, `no_login` says why there are none."""
 

@@ -7,11 +7,12 @@ It is made of the header cache and the options of a run. A dry run adds what the
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from types import MappingProxyType
 
 from asyncimport.errors import AsyncimportError, UsageError
 from asyncimport.journal import HeaderCache, StudySummary, SubjectPatient, Unsettled
+from asyncimport.model.record import record
 from asyncimport.operations.plan_draft import PlanDraft, PlanRules, StudyDraft, file_problems, study_problem
 from asyncimport.operations.plan_guards import assign_labels, check_patients, check_rows, keep_session, use_project_id
 from asyncimport.routing.attachments import name_in_resource
@@ -43,7 +44,7 @@ _FILES_LACK: Mapping[str, str] = MappingProxyType(
 _NO_IDS: Mapping[str, str | AsyncimportError] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Plan:
     """A row for each study, in the order of their dates, and all problems.
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import anyio
 import anyio.to_thread
@@ -12,6 +12,7 @@ from asyncimport.journal import HeaderCache, StudySummary
 from asyncimport.model.events import Event, Scanned
 from asyncimport.model.files import File, Ignored, Patient, Session
 from asyncimport.model.ports import Source
+from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 from asyncimport.pipeline.in_order import in_order
 from asyncimport.reporting.causes import advice_for
@@ -32,7 +33,7 @@ CONSTANT_FIELDS = "use only fields that are the same in all files of a study"
 Relative = Callable[[str], str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class PlanRules:
     """What decides the plan of a run. `min_age` is in seconds."""
 
@@ -76,7 +77,7 @@ async def scan_headers(source: Source, cache: HeaderCache, report: Callable[[Eve
     await in_order(source.batches(), read, record, ahead=source.ahead)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StudyDraft:
     """A study, its session (None: it is not sent), its date and time, and its patients, each with a file.
 
@@ -95,7 +96,7 @@ class StudyDraft:
         return replace(self, session=None, ruled_session=None)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PlanDraft:
     """The studies in the order of their dates, each routed by itself. `left_out` says why a filter leaves one out.
 

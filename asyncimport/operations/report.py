@@ -16,6 +16,7 @@ from asyncimport.errors import UsageError
 from asyncimport.journal import JournalReader
 from asyncimport.journal.rows import Run
 from asyncimport.model.activity import RunActivity
+from asyncimport.model.record import record
 from asyncimport.model.summary import Summary
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.pacing.shutdown import Stop
@@ -28,7 +29,7 @@ _MAX_CHART_RUNS = 20
 _MAX_RUN_LINES = 50
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class ReportRequest:
     """The journal to report on, or what one `run` of it settled. With `out`, the page is written there."""
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 from asyncimport.errors import AsyncimportError, ProjectMissingError, ProjectReadOnlyError
+from asyncimport.model.record import record
 from asyncimport.pacing.load import Load
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.xnat.client import Client, connect
@@ -13,7 +13,7 @@ from asyncimport.xnat.login import Credentials
 from asyncimport.xnat.transport import Timeouts
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Server:
     """An XNAT: its address with the context path, a login, and how to check its certificate.
 

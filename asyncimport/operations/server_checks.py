@@ -6,13 +6,13 @@ unknown, which is no error.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from math import ceil
 
 from asyncimport.errors import FatalError, LoginRefusedError, UsageError
 from asyncimport.model.options import AUTO_CEILING
+from asyncimport.model.record import record
 from asyncimport.system.deflate import NAME
 from asyncimport.xnat.inspection import AuthenticatedFacts, Fact, ProjectFacts, Unknown
 from asyncimport.xnat.public_inspection import BodyLimit, PublicFacts
@@ -32,7 +32,7 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Finding:
     """What a check found, what it means, and what to change; `about` is a project, or "" for the site."""
 
@@ -45,7 +45,7 @@ class Finding:
     exit_code: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Facts:
     """All facts; None if not tried."""
 

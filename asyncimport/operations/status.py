@@ -12,13 +12,14 @@ from asyncimport.journal import JournalReader
 from asyncimport.journal.reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
 from asyncimport.model.activity import WorkerActivity
+from asyncimport.model.record import record
 from asyncimport.model.summary import Summary
 from asyncimport.model.texts import did_you_mean
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.pacing.shutdown import Stop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class StatusRequest:
     """The journal to read, or one session of it."""
 
@@ -29,7 +30,7 @@ class StatusRequest:
     """A label: return its files instead of the whole journal."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SessionFiles:
     """What the journal has of the sessions with one label."""
 

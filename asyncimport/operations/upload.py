@@ -15,8 +15,8 @@ from asyncimport.model.events import Event, ServerUnavailable
 from asyncimport.model.summary import Orphan
 from asyncimport.operations import upload_steps
 from asyncimport.operations.cluster import open_cluster, open_cluster_source
-from asyncimport.operations.comparison import orphans_of
 from asyncimport.operations.decision import decide
+from asyncimport.operations.orphans import orphans_of
 from asyncimport.operations.result import Observer, ended_in
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
 from asyncimport.pacing.load import Load

@@ -9,6 +9,7 @@ import anyio
 from asyncimport.errors import UsageError
 from asyncimport.model.choices import Overwrite
 from asyncimport.model.options import ClusterOptions, JournalOptions, Options, ScanOptions, UploadOptions
+from asyncimport.model.record import record
 from asyncimport.model.summary import Orphan, Summary, exit_code
 from asyncimport.operations.cluster import check_cluster
 from asyncimport.operations.plan_draft import PlanRules
@@ -26,7 +27,7 @@ from asyncimport.source.folder import FileSource
 from asyncimport.xnat.transport import Timeouts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Retries:
     """How often a file and any other call are repeated, and how to sleep in between; no option sets them."""
 

@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from asyncimport.model.events import AttachmentsStarted, Event, Notice
 from asyncimport.model.files import Algorithm, Digest
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Source
+from asyncimport.model.record import record
 from asyncimport.model.summary import Summary
 from asyncimport.model.texts import are, counted, plain
 from asyncimport.operations.coverage import check_coverage
@@ -26,7 +27,6 @@ from asyncimport.operations.plan import Plan, unmatched_filter
 from asyncimport.operations.upload_request import UploadRequest, has_one_label
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.attachments import upload_attachments
 from asyncimport.pipeline.demographics import DemographicsRequest, rows_without_session, update_subjects
 from asyncimport.pipeline.images import FILE_POLICY, upload_images
 from asyncimport.reporting.entries import RunStarted
@@ -36,11 +36,10 @@ from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.source.folder import FileSource
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.images import XnatDestination
-from asyncimport.xnat.resources import Resources
-from asyncimport.xnat.subjects import Subjects
 from asyncimport.xnat.tls import read_authorities
 
-# A run without --dask needs none of these at run time, and starts sooner without them.
+# A run without --dask needs none of these at run time, and starts sooner without them. What attachments and
+# demographics need is imported for these only.
 if TYPE_CHECKING:
     from asyncimport.cluster.messages import Setup
     from asyncimport.cluster.ports import WorkerLinks
@@ -69,7 +68,7 @@ _EVENT_OPTIONS = {
 _MAX_LABELS = 10
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Run:
     """A run whose journal is open."""
 
@@ -220,6 +219,9 @@ async def send_attachments(run: Run) -> None:
     # A run that is to stop may not have scanned all files.
     if run.stop.requested or not (bool(request.attach) or await anyio.to_thread.run_sync(pending.has_unstored)):
         return
+    from asyncimport.pipeline.attachments import upload_attachments
+    from asyncimport.xnat.resources import Resources
+
     count = await anyio.to_thread.run_sync(assign_attachments, request, source, run.journal)
     if moves := await anyio.to_thread.run_sync(pending.possible_moves):
         # A file elsewhere under the name of a stored one is another file, unless its bytes are the same.
@@ -236,6 +238,8 @@ async def set_demographics(run: Run) -> int:
     request = run.request
     if run.stop.requested or not (request.demographics.table or request.demographics.from_headers):
         return 0
+    from asyncimport.xnat.subjects import Subjects
+
     demographics = resolve_demographics(request, run.decision)
     subjects = Subjects(
         run.client,

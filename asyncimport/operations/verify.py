@@ -18,6 +18,7 @@ from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options, VerifyOptions
 from asyncimport.model.summary import Orphan
 from asyncimport.operations import comparison
+from asyncimport.operations.orphans import orphans_of
 from asyncimport.operations.result import Result, ended_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
@@ -180,7 +181,7 @@ async def _orphans(client: Client, reader: JournalReader, result: VerifyResult, 
     """Find orphans, and delete them if asked to."""
     try:
         with stop.immediate_scope():
-            found = await comparison.orphans_of(client, reader)
+            found = await orphans_of(client, reader)
         if stop.requested:
             return
         result.orphans = []

@@ -5,19 +5,19 @@ Only `TransientError` is repeated. Sleep and randomness are parameters, so tests
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
 
 from asyncimport.errors import TransientError
+from asyncimport.model.record import record
 
 T = TypeVar("T")
 # Without budget for retries, a pause is as long as after this attempt.
 _LATE_ATTEMPT = 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RetryPolicy:
     """How often to try and how long to wait: from `first_seconds`, growing by `factor`, up to `max_seconds`.
 

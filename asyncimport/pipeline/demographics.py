@@ -1,9 +1,9 @@
 """The pipeline of demographics: set the fields of subjects with archived sessions, from a table and from headers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio.to_thread
 
@@ -15,10 +15,13 @@ from asyncimport.journal import DueSubject, Journal, SessionHeaders
 from asyncimport.model.events import Event, Notice
 from asyncimport.model.files import File, Ignored
 from asyncimport.model.options import Options
+from asyncimport.model.record import record
 from asyncimport.model.summary import SubjectReport
 from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.pipeline.workers import Done, Workers
-from asyncimport.xnat.subjects import SubjectUpdated
+
+if TYPE_CHECKING:
+    from asyncimport.xnat.subjects import SubjectUpdated
 
 _CONTRADICTION = "the headers of its files contradict each other, and it was not set"
 
@@ -33,14 +36,14 @@ class HeaderSource(Protocol):
 class SubjectStore(Protocol):
     """Where demographics go."""
 
-    async def update(self, demographics: Demographics, /) -> SubjectUpdated:
+    async def update(self, demographics: Demographics, /) -> "SubjectUpdated":
         """Give a subject these values, and check them. Raises: TransientError, RefusedError, FatalError."""
 
     async def ping(self) -> bool:
         """Return whether the server answers at all. Raises: FatalError."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DemographicsRequest:
     """Which fields of subjects to set: those of a table, and those of headers (XNAT's names) that it leaves open.
 

@@ -1,7 +1,6 @@
 """The workers of attachments and demographics: each claims an item, works on it and records it, until none is left."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
@@ -10,13 +9,14 @@ import anyio.to_thread
 from asyncimport.errors import primary_error
 from asyncimport.model.events import Event, ServerUnavailable
 from asyncimport.model.options import Options
+from asyncimport.model.record import record
 from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.shutdown import Stop, StoppedError
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Done:
     """What became of an item: `record` writes it to the journal."""
 

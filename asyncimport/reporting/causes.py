@@ -3,8 +3,9 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from asyncimport.model.record import record
 from asyncimport.model.summary import SessionReport, Summary, is_unverified
 from asyncimport.model.texts import counted
 from asyncimport.routing.patients import other_study_of
@@ -88,7 +89,7 @@ _INFO = frozenset(
 _WARNINGS = frozenset({"container", "link", "open", "not verified", "notice"})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TwoPeople:
     """Two studies whose people share a PatientID: what is told of them, and a file of each ("" if unknown)."""
 
@@ -97,7 +98,7 @@ class TwoPeople:
     other_example: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Cause:
     """A cause of problems: what it hit (numbers with their nouns), one example, and what to do.
 

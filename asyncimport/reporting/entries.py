@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from asyncimport.errors import AsyncimportError
 from asyncimport.model.events import Event
 from asyncimport.model.files import Session
+from asyncimport.model.record import record
 from asyncimport.model.summary import Orphan, Summary
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RunStarted:
     """A run has started. `settings` are public; `names` (sources, templates) may name patients."""
 
@@ -22,7 +22,7 @@ class RunStarted:
     names: Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RunEnded:
     """A run has ended. `run` is None if it failed before it started."""
 
@@ -32,7 +32,7 @@ class RunEnded:
     summary: Summary | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EventsLost:
     """Events that were not written, or not in time."""
 

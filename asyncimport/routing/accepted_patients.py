@@ -9,12 +9,13 @@ No message holds a value, as these are patients' data.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import zip_longest
 
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import normalized, records, text_of, unescape_cell
 from asyncimport.model.files import Patient
+from asyncimport.model.record import record
 from asyncimport.routing.label_map import is_shortened_number
 from asyncimport.routing.patients import differ, digest_patient, patient_difference, patient_of
 from asyncimport.routing.plan_file import day_of
@@ -26,7 +27,7 @@ _NEEDED = ("patient_id", "name_1", "name_2")
 MAX_BYTES = 16 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AcceptedPatients:
     """Pairs of patients (digests) that are one person, by PatientID."""
 

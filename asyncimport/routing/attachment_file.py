@@ -5,11 +5,11 @@ subject, or, with `level` project, the project. If a row has a `level`, its othe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from asyncimport.errors import UsageError
 from asyncimport.model.attachments import ResourceOwner
 from asyncimport.model.csv_table import TableIssue, label_problem, normalized, records, text_of, unescape_cell
+from asyncimport.model.record import record
 from asyncimport.routing.attachments import check_resource
 
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -32,7 +32,7 @@ _LEVELS = frozenset({"project", "subject", "session", "scan"})
 _WHERE = "give session_label or study_uid, or subject_label, or `project` in the column level"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AttachRow:
     """A file (`path` as in the table), its resource, and its metadata; with `name` "" it keeps its name."""
 

@@ -4,9 +4,10 @@ import fnmatch
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncimport.errors import UsageError
+from asyncimport.model.record import record
 from asyncimport.model.texts import nfc
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
@@ -15,7 +16,7 @@ _STRANGE = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST_NAME = 255
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AttachRule:
     """Files that match `pattern` in any case go into `resource`: `*.pdf=REPORTS`.
 

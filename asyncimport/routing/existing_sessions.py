@@ -1,16 +1,17 @@
 """Sessions that studies already have, by the journal or in the archive: they keep their labels."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from asyncimport.model.files import Session
+from asyncimport.model.record import record
 
 RoutedLabels = tuple[str | None, str | None]
 """Subject and label that the rules of a journal give a study file by file, None where unknown. They may differ from
 those of its session, which avoided another label, or had earlier rules."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExistingSession:
     """A session and the date of its study (YYYYMMDD, or "" where unknown).
 
@@ -45,7 +46,7 @@ def label_conflict(session: Session, owner: str | None) -> str:
     return f"the session label {session.label} {whose}"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExistingSessions:
     """Sessions by study, by label and by subject. Of two with one study or one label, the first counts."""
 

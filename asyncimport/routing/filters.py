@@ -3,10 +3,11 @@
 import fnmatch
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncimport.model.files import Session
 from asyncimport.model.ports import Routes
+from asyncimport.model.record import record
 from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import LeftOutError, UnplannedError, UnroutableError
 
@@ -19,7 +20,7 @@ def glob_pattern(globs: Sequence[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(fnmatch.translate(nfc(glob)) for glob in globs)) if globs else None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StudyFilter:
     """The files that a run selects: by modality, by study date (YYYYMMDD or later), and by path.
 

@@ -13,9 +13,10 @@ import hashlib
 import io
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncimport.errors import UsageError
+from asyncimport.model.record import record
 from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.studies import WHOLE_STUDY
@@ -30,7 +31,7 @@ _LABEL_COLUMNS = {
 _EXPONENT = re.compile(r"[+-]?\d+(?:[.,]\d*)?[eE][+-]\d+")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LookupTable:
     """A parsed table: names of key columns and of value columns, and the values and line of each key."""
 

@@ -1,10 +1,10 @@
 """`{StudyIndex}`: the number of a study among those of its subject. A number never changes, and is never reused."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
+from asyncimport.model.record import record
 from asyncimport.routing.existing_sessions import ExistingSession, ExistingSessions
 from asyncimport.routing.labels import UnroutableError
 
@@ -13,7 +13,7 @@ _MOST_TRIED = 8
 _UNKNOWN_STUDY = "its subject has sessions of unknown studies, because a script gives them new UIDs"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NumberedStudy:
     """A study of a subject: its date, time and UID, by which studies are sorted, and its fields."""
 
@@ -26,7 +26,7 @@ class NumberedStudy:
         return self.order[2]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Numbered:
     """The number of a session, and the date of its study, or ""."""
 
@@ -35,7 +35,7 @@ class _Numbered:
     label: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Numbering:
     """Numbers the studies of one project.
 

@@ -22,9 +22,10 @@ import os
 import re
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from asyncimport.errors import UsageError
+from asyncimport.model.record import record
 from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import UnroutableError
 from asyncimport.routing.patterns import BoundedPattern, SlowMatchError
@@ -35,7 +36,7 @@ _TOKEN = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<name>[^{}]*)\}|(?P<star>\*+)|(?
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PathPattern:
     """A parsed pattern. `fields` has its fields in order, `components` those of each directory and of the file's name.
 

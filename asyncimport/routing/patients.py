@@ -12,11 +12,12 @@ label is the PatientID too, the same rule has made both labels, and the PatientI
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import zip_longest
 
 from asyncimport.model.files import ArchivedPatient, Patient
+from asyncimport.model.record import record
 from asyncimport.model.texts import nfc
 from asyncimport.routing.labels import clean_label
 
@@ -67,7 +68,7 @@ def is_same_patient(one: Patient, other: Patient) -> bool:
     return one.id == other.id and not differ(one.issuer, other.issuer) and not patient_difference(one, other)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PatientConflict:
     """Why a patient cannot be in a subject. Two people with one PatientID are `other` and the patient."""
 

@@ -5,9 +5,10 @@ except a key that nearly matches, which shows a zero that a spreadsheet has drop
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
+from asyncimport.model.record import record
 from asyncimport.model.texts import counted, nfc
 from asyncimport.routing.plan_file import Key, KeyKind, PlanRow, as_written, day_of
 
@@ -30,7 +31,7 @@ class StudyHeader(NamedTuple):
         return cls(*(nfc(fields.get(name, "").strip()) for name in names))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FoundStudy:
     """A study of the source: its headers, each once, and its number of files (None: it is still being written).
 

@@ -8,11 +8,12 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import escape_controls, needs_escape, normalized
+from asyncimport.model.record import record
 
 # The columns in the order of writing, with their names in the manifests of XNAT Desktop Client, DQR and dax. Case,
 # blanks and underscores do not count, so `Study UID` and `StudyInstanceUID` cover DICOM's names too.
@@ -50,7 +51,7 @@ class KeyKind(StrEnum):
     PATIENT_ID_AND_STUDY_DATE = "PATIENT_ID_AND_STUDY_DATE"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Key:
     """What identifies a study: one value, or PatientID and StudyDate (YYYYMMDD). The repr shows no values."""
 
@@ -58,7 +59,7 @@ class Key:
     values: tuple[str, ...] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PlanRow:
     """A study and its session; with `skip` it is left out.
 

@@ -1,11 +1,11 @@
 """The problems of a plan, and the effect of each: one table for plans, dry runs and runs."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import Self
 
 from asyncimport.errors import FILES_MISSING, SESSION_HELD, UsageError
+from asyncimport.model.record import record
 
 
 class Severity(StrEnum):
@@ -100,7 +100,7 @@ class ProblemCode(StrEnum):
     SESSION_KEPT = "session-kept", Severity.INFO, Effect.TOLD
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PlanProblem:
     """A problem: its code, a sentence, an advice, and the number of `files` that it concerns.
 

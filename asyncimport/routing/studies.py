@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from asyncimport.model.record import record
 from asyncimport.routing.labels import UnroutableError
 
 WHOLE_STUDY = ("Modality", "StudyIndex")
@@ -27,7 +27,7 @@ _TYPED = frozenset({"PT", "MR", "CT", "XA", "US", "CR", "MG", "DX", "NM"})
 _FIRST = frozenset({"PT", "MR", "CT"})
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Study:
     """What one or more files say about a study.
 

@@ -20,11 +20,11 @@ match, is longer than DICOM allows, or takes too long to match. Blanks around na
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from asyncimport.errors import UsageError
 from asyncimport.model.csv_table import LONGEST_LABEL
+from asyncimport.model.record import record
 from asyncimport.model.texts import did_you_mean, nfc
 from asyncimport.routing.labels import UnroutableError, clean_label
 from asyncimport.routing.patterns import LONGEST_VALUE, BoundedPattern, SlowMatchError
@@ -42,7 +42,7 @@ _LENGTH = re.compile(r"\.([1-9]\d{0,2})", re.ASCII)
 _CHANGES = "write upper, lower, 08 (digits), .20 (length) or /pattern/ after the colon"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Field:
     """A field in braces: the names to try, the text in quotes if there is one, and the changes of a value.
 
@@ -76,7 +76,7 @@ class _Field:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Template:
     """A parsed template: texts and fields in order."""
 

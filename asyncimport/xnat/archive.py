@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from urllib.parse import quote
 
@@ -11,6 +11,7 @@ import anyio
 from asyncimport.errors import SessionChangedError
 from asyncimport.model.addresses import labels_match
 from asyncimport.model.files import Session
+from asyncimport.model.record import record
 from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
@@ -42,7 +43,7 @@ _READ_ATTEMPTS = 3
 _MR, _PET = "xnat:mrSessionData", "xnat:petSessionData"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FoundSessions:
     """The archived sessions that one has become: none, one, or several parts. With a `problem`, something else."""
 
@@ -50,7 +51,7 @@ class FoundSessions:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Comparison:
     """What the archive has, compared with what was sent.
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from urllib.parse import quote
 
 import anyio
@@ -10,6 +9,7 @@ import anyio
 from asyncimport.errors import SessionConflictError
 from asyncimport.model.addresses import labels_match
 from asyncimport.model.files import ArchivedPatient, Session
+from asyncimport.model.record import record
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.routing.patients import patient_of
 from asyncimport.xnat.archive import ArchivedSessions, parts_among
@@ -28,7 +28,7 @@ _BATCH = 50
 _Label = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Index:
     """The archived sessions of a project by subject and by study, their labels in lower case, and the forms of IDs."""
 

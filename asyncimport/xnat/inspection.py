@@ -4,11 +4,12 @@ What XNAT does not show is an `Unknown` with the reason, never an error.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias, TypeVar
 from urllib.parse import quote
 
 from asyncimport.errors import AsyncimportError, FatalError, ProjectReadOnlyError
+from asyncimport.model.record import record
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.images import Row, parse_prearchive
@@ -28,7 +29,7 @@ T = TypeVar("T")
 _POLICY = RetryPolicy(attempts=2)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Unknown:
     """What could not be found out, and why."""
 
@@ -40,7 +41,7 @@ _FILLABLE = "/data/projects?permissions=create&dataType=xnat:mrSessionData&forma
 _NOT_SHOWN = Unknown("XNAT is too old, or does not show it to this user")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AuthenticatedFacts:
     """What a login shows of a site; an anonymisation script is None if none is in force."""
 
@@ -55,7 +56,7 @@ class AuthenticatedFacts:
     rows: Fact[list[Row]]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ProjectFacts:
     """What a login shows of a project. `name` is as given, perhaps an alias; `failure` is how an upload would end."""
 

@@ -6,11 +6,11 @@ with the 401 too, and a jar would replace ours with it.
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import anyio
 
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, TransientError, UnavailableError
+from asyncimport.model.record import record
 from asyncimport.xnat.deadlines import grace_period, time_limit
 from asyncimport.xnat.replies.logins import check_login, check_user, not_accepted_error
 from asyncimport.xnat.replies.response import Reply
@@ -22,7 +22,7 @@ _END_SECONDS = 5.0
 _OUTAGE_END_SECONDS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Credentials:
     """User name and password, or alias and secret of an XNAT token."""
 

@@ -3,15 +3,16 @@
 import base64
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
 from asyncimport.errors import UnavailableError, UsageError
+from asyncimport.model.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Proxy:
     """A proxy, or none. Its user and password are only in the headers that go to it."""
 

@@ -4,7 +4,6 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from statistics import median
@@ -17,6 +16,7 @@ import anyio.to_thread
 from yarl import URL
 
 from asyncimport.errors import AsyncimportError, FatalError, TransientError, UnavailableError
+from asyncimport.model.record import record
 from asyncimport.xnat.deadlines import time_limit
 from asyncimport.xnat.inspection import Fact, Unknown
 from asyncimport.xnat.proxies import proxy_for
@@ -39,7 +39,7 @@ _LOGIN_ID = re.compile(r"[0-9A-F]{32}(?:\.[\w-]+)?")
 _EXPIRATION = re.compile(r'SESSION_EXPIRATION_TIME="?(\d+),(-?\d+)')
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BodyLimit:
     """The largest body accepted, the first refused ("": none), and the refusal's status (0: the connection closed)."""
 
@@ -48,7 +48,7 @@ class BodyLimit:
     status: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublicFacts:
     """What a guest can see. Times are in seconds.
 

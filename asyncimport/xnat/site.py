@@ -1,7 +1,7 @@
 """What a project needs before a byte is sent, and the rules of a site that drop or change files."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TypeVar
 from urllib.parse import quote
@@ -10,6 +10,7 @@ import anyio
 
 from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
 from asyncimport.model.deliveries import Dropped
+from asyncimport.model.record import record
 from asyncimport.pacing.concurrency import both, map_concurrently
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.routing.drop_rules import filter_drops, script_rejects
@@ -101,7 +102,7 @@ class _CachedVerdictError(TransientError):
         self.verdict = verdict
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DropRule:
     """A filter or script: its name, and whether it drops a file with these header fields (None: it cannot tell)."""
 
@@ -109,7 +110,7 @@ class DropRule:
     drops: Callable[[Mapping[str, str]], bool | None] = field(repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FilterInfo:
     """What drops or changes the files of a project.
 

@@ -17,6 +17,7 @@ from asyncimport.demographics.comparison import Changes, Difference, Values, com
 from asyncimport.demographics.table import Demographics
 from asyncimport.errors import RefusedError, TransientError, UnavailableError
 from asyncimport.model.csv_table import label_problem
+from asyncimport.model.record import record
 from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.xnat.client import Client
@@ -36,7 +37,7 @@ _WRONG_SUBJECT = "XNAT answered for another subject"
 _CLEANED = str.maketrans(dict.fromkeys("`~@#$%^&*()+=[]{}|\\/?:;',.<> ", "_"))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SubjectUpdated:
     """The result for a subject, or in a dry run the expected one. Fields have XNAT's names; the repr shows no values.
 
@@ -67,7 +68,7 @@ class SubjectUpdated:
         return "created" if self.created else "updated" if self.written else "unchanged"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SubjectError:
     """A subject that XNAT refused, or that failed. `reason` has no value; `no_right` holds for the whole project."""
 

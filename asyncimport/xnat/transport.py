@@ -4,7 +4,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 from ssl import SSLContext
@@ -25,6 +24,7 @@ from asyncimport.errors import (
     UnavailableError,
 )
 from asyncimport.model.options import REPLY_SECONDS
+from asyncimport.model.record import record
 from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.system.sockets import LinkMeter, Sending, sending
 from asyncimport.xnat.deadlines import timeout_error
@@ -46,7 +46,7 @@ Sockets = Callable[[tuple[Any, ...]], socket.socket]
 """Makes a socket for an entry of `getaddrinfo`."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Timeouts:
     """Seconds: to connect; for a body to make progress; for the whole reply after it. A body has no total limit."""
 

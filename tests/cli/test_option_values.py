@@ -120,3 +120,21 @@ def test_a_command_starts_without_what_it_does_not_need() -> None:
     done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, env=environment)
     assert "no server" in done.stdout
     assert done.returncode == 0, done.stderr
+
+
+def test_an_upload_starts_without_what_it_may_not_need() -> None:
+    """Attachments, demographics, comparison, unusual headers and other systems have modules of their own."""
+    unwanted = {
+        "asyncimport.operations.comparison",
+        "asyncimport.pipeline.attachments",
+        "asyncimport.xnat.resources",
+        "asyncimport.xnat.subjects",
+        "importlib.resources",
+        "pydicom",
+    }
+    script = (
+        "import sys, asyncimport.cli.upload, asyncimport.cli.uploading, asyncimport.operations.upload\n"
+        f"sys.exit(' '.join({unwanted} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

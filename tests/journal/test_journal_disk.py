@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
+import psutil
 import pytest
 from builders import folder, image, write
 
 from asyncimport.errors import JournalError
 from asyncimport.journal.database import refuse_network_disk
 from asyncimport.source.bytes_on_disk import LARGE
-from asyncimport.system.mounts import is_local, keeps_inodes, network_file_system
+from asyncimport.system.mounts import is_local, keeps_inodes, network_file_system, parse_mounts
 
 
 class Row(NamedTuple):
@@ -254,9 +255,34 @@ def test_the_disk_of_this_machine_is_local(tmp_path: Path) -> None:
     refuse_network_disk(tmp_path / "state" / "x.journal")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the table is Linux's")
+def test_mounts_are_those_that_psutil_lists() -> None:
+    """Linux's own table is read without it."""
+    expected = [(one.mountpoint, one.fstype, one.opts) for one in psutil.disk_partitions(all=True)]
+    found = parse_mounts(Path("/proc/self/mounts").read_bytes())
+    assert [(one.mountpoint, one.fstype, one.opts) for one in found] == expected
+
+
+def test_names_of_mounts_may_have_any_characters() -> None:
+    """Linux writes blanks, ends of lines and backslashes as octal numbers, and other bytes as they are."""
+    table = b"//nas/a\\040b /mnt/a\\040b\\134\\012\xff\r cifs rw,vers=3 0 0\nbroken\n"
+    (found,) = parse_mounts(table.replace(b"\\\\", b"\\"))
+    assert found == ("//nas/a b", os.fsdecode(b"/mnt/a b\\\n\xff\r"), "cifs", "rw,vers=3")
+
+
 def test_readers_write_no_journal_on_a_network_disk() -> None:
     """Commands that write no journal do not load psutil."""
     code = "import sys, asyncimport.journal, asyncimport.journal.database; sys.exit('psutil' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no table in a file")
+def test_a_journal_is_opened_without_psutil() -> None:
+    """Importing it would be a part of each start."""
+    code = (
+        "import sys, pathlib, asyncimport.journal.database as database\n"
+        "database.refuse_network_disk(pathlib.Path('x')); sys.exit('psutil' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,7 +1,7 @@
 """Replies about what the archive holds."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from xml.sax import SAXException
 from xml.sax.handler import ContentHandler
 from xml.sax.xmlreader import AttributesImpl
@@ -10,10 +10,11 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.sax import make_parser
 
 from asyncimport.errors import SessionChangedError, TransientError
+from asyncimport.model.record import record
 from asyncimport.xnat.replies.response import Reply, check, parse_child_items, parse_item, parse_rows
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Experiment:
     """An archived session in a listing. A field is "" if XNAT does not show it.
 
@@ -35,7 +36,7 @@ class Experiment:
     birth_date: str = field(default="", repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SessionItem:
     """An archived session as it is now, with the IDs of its scans. A field is "" if XNAT does not show it."""
 

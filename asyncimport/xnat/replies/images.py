@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
@@ -15,6 +15,7 @@ from asyncimport.errors import (
     ZipFailedError,
     ZipRefusedError,
 )
+from asyncimport.model.record import record
 from asyncimport.xnat.replies.response import Reply, check, page_error, parse_location, parse_rows, too_large_error
 
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
@@ -33,7 +34,7 @@ _ZONE_SECONDS = 15 * 60
 _CLOCK_SECONDS = 5
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Row:
     """A row of the prearchive (DatabaseSession), with its status as PrearcUtils.PrearcStatus spells it.
 

@@ -2,17 +2,17 @@
 
 import json
 import re
-from dataclasses import dataclass
 from urllib.parse import unquote
 
 from asyncimport.errors import RefusedError
+from asyncimport.model.record import record
 from asyncimport.xnat.replies.response import Reply, check, parse_rows, too_large_error
 
 # What precedes a file's path in its URI. A project may be named `files`, or `resources`.
 _FILES = re.compile(r"/resources/[^/]+/files/")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListedFile:
     """A file in XNAT's catalog of a resource; size None, or MD5 (hexadecimal) "", if XNAT does not show it."""
 

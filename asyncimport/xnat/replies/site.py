@@ -2,8 +2,9 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from asyncimport.model.record import record
 from asyncimport.xnat.replies.response import Reply, check, parse_item, parse_rows
 
 # How a DicomEdit script changes these UIDs: an assignment to the tag, or a function for UIDs.
@@ -22,7 +23,7 @@ _PATIENT_FIELDS = {"0010": "name", "0020": "id", "0030": "birth date"}
 _VERSION = re.compile(r"(\d+)\.(\d+)[\w.-]*")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SeriesFilter:
     """A series import filter: its mode as XNAT spells it (blacklist, whitelist, ...), and its patterns, one a line."""
 
@@ -31,7 +32,7 @@ class SeriesFilter:
     patterns: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Script:
     """An anonymisation script, and what it may do."""
 

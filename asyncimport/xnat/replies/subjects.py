@@ -3,10 +3,11 @@
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from asyncimport.errors import RefusedError, TransientError
+from asyncimport.model.record import record
 from asyncimport.xnat.replies.response import Reply, check, parse_rows
 
 # The type of XNAT's demographics; a site may have one of its own, for animals say.
@@ -17,7 +18,7 @@ _RULES = re.compile(r"must (?:match pre-defined values|be (?:a valid \w+|(?:less
 _TAKEN = ("subject already exists", "duplicate subject label")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ListedSubject:
     """A subject of a project: its accession ID, and its label there."""
 
@@ -25,7 +26,7 @@ class ListedSubject:
     label: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SubjectItem:
     """A subject as XNAT shows it. `project` owns it, and `label` is its label there. The repr shows no values."""
 
