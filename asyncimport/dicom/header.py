@@ -3,7 +3,6 @@
 import io
 import os
 import stat
-from collections.abc import Mapping
 
 from asyncimport.dicom.completeness import completeness_problem, find_data_set
 from asyncimport.dicom.encoding import PREFIX, begins_dicom, begins_shifted
@@ -66,7 +65,7 @@ def _identify(fd: int) -> Identity:
 
 def _identify_slowly(file: WindowedFile, *, prefixed: bool) -> Identity:
     data_set = find_data_set(file)
-    fields: Mapping[str, str] = {}
+    fields: dict[str, str] = {}
     reason = ""
     damaged = False
     try:
@@ -86,7 +85,7 @@ def _identify_slowly(file: WindowedFile, *, prefixed: bool) -> Identity:
     return make_identity(fields, truncated)
 
 
-def _fields_inflated(source: InflatedBytes, *, prefixed: bool) -> Mapping[str, str]:
+def _fields_inflated(source: InflatedBytes, *, prefixed: bool) -> dict[str, str]:
     """Return the fields from the head of the inflated data. Raises: NotDicom, Unreadable."""
     for longest in _HEADS:
         head = source.head(longest)

@@ -58,12 +58,14 @@ FIELDS: Mapping[str, int] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: there is one for each file, and a frozen one takes four times as long to make.
+@dataclass(slots=True)
 class Identity:
     """Identify an instance by the UIDs of its data set, which XNAT stores, not by those of the file meta information.
 
-    `fields` maps keywords of FIELDS to text without padding. An empty value is absent; several values are joined by a
-    backslash, as in the file. `truncated` says why the file is not known to be complete; it is "" for a complete one.
+    `fields` maps keywords of FIELDS, but for the SOPInstanceUID, to text without padding. An empty value is absent;
+    several values are joined by a backslash, as in the file. Files of a series may share them. `truncated` says why the
+    file is not known to be complete; it is "" for a complete one.
     """
 
     sop_uid: str
@@ -75,6 +77,11 @@ class Identity:
     def __reduce__(self) -> tuple[type["Identity"], tuple[object, ...]]:
         """Pickle at a third of the cost of a dataclass's own way."""
         return Identity, (self.sop_uid, self.study_uid, self.series_uid, self.fields, self.truncated)
+
+    @property
+    def all_fields(self) -> Mapping[str, str]:
+        """The fields with the SOPInstanceUID."""
+        return {**self.fields, "SOPInstanceUID": self.sop_uid}
 
 
 class Unidentified(Exception):  # noqa: N818 - an outcome, not a fault
@@ -122,8 +129,7 @@ def missing_uid(fields: Mapping[str, str]) -> str:
     return ""
 
 
-def make_identity(fields: Mapping[str, str], truncated: str) -> Identity:
-    """Make an identity from fields that include the UIDs."""
-    return Identity(
-        fields["SOPInstanceUID"], fields["StudyInstanceUID"], fields["SeriesInstanceUID"], fields, truncated
-    )
+def make_identity(fields: dict[str, str], truncated: str) -> Identity:
+    """Make an identity from fields that include the UIDs; it keeps them."""
+    sop_uid = fields.pop("SOPInstanceUID")
+    return Identity(sop_uid, fields["StudyInstanceUID"], fields["SeriesInstanceUID"], fields, truncated)

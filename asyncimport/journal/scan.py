@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import count
 from types import MappingProxyType
 
 from asyncimport.journal.connection import Connection, CurrentRun
@@ -165,10 +166,7 @@ class ScanWriter:
         with self._connection.transaction():
             first = self._next_key
             self._next_key += len(batch)
-            found = [
-                (key, item, self._sessions.key_of(item) if isinstance(item, Instance) else None)
-                for key, item in enumerate(batch, first)
-            ]
+            found = [*zip(count(first), batch, self._sessions.keys_of(batch))]
             entered = self._insert_new(found, first)
             queued, size = len(entered), sum(entered.values())
             for key, item, session in found:

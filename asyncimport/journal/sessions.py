@@ -1,12 +1,12 @@
 """Which session each instance goes to, and which patients each subject has."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from asyncimport.journal.connection import Connection
 from asyncimport.journal.session_state import SessionState
 from asyncimport.model.deliveries import Claim
-from asyncimport.model.files import ArchivedPatient, Instance, Patient, Session
+from asyncimport.model.files import ArchivedPatient, Ignored, Instance, Patient, Session
 from asyncimport.model.record import record
 from asyncimport.routing.accepted_patients import AcceptedPatients
 from asyncimport.routing.existing_sessions import RoutedLabels, label_conflict, matching_session
@@ -115,7 +115,20 @@ class Sessions:
             self._noticed.add(text)
             self._notices[text] = None
 
-    def key_of(self, instance: Instance) -> int | NoSession:
+    def keys_of(self, batch: Iterable[Instance | Ignored]) -> Iterator[int | NoSession | None]:
+        """Yield the key of the session of each instance, or why it has none; None for other files."""
+        last: tuple[Session, Patient, int | NoSession] | None = None
+        for item in batch:
+            if isinstance(item, Ignored):
+                yield None
+            elif last is not None and item.session is last[0] and item.patient is last[1]:
+                yield last[2]
+            else:
+                key = self._key_of(item)
+                last = (item.session, item.patient, key) if isinstance(key, int) else None
+                yield key
+
+    def _key_of(self, instance: Instance) -> int | NoSession:
         """Return the key of the session of an instance, or why it has none."""
         session, patient = instance.session, instance.patient
         known = self._sessions.get((session.project, session.study_uid)) or self._find(session)

@@ -133,6 +133,6 @@ async def _read_headers(context: SendContext, files: Sequence[tuple[str, File]])
     # The thread only reads.
     identities = await anyio.to_thread.run_sync(identify, abandon_on_cancel=True)
     return [
-        identity.fields if isinstance(identity, Identity) and identity.sop_uid == uid else None
+        identity.all_fields if isinstance(identity, Identity) and identity.sop_uid == uid else None
         for (uid, _), identity in zip(files, identities, strict=True)
     ]

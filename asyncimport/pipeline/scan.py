@@ -1,7 +1,7 @@
 """The scan stage: walk the source, identify new files, route them, and admit them to the journal."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from asyncimport.dicom import Identity
@@ -34,6 +34,8 @@ class Scanner:
         self._context = context
         self._directory = ""
         """The session directory that the walk is in."""
+        self._last: tuple[Mapping[str, str], Instance] | None = None
+        """The fields of the last file, and what it became; None if its path decided too."""
 
     async def run(self, wake_feed: Signal, wake_finalizers: Signal) -> None:
         """Scan the source. Raises: UsageError."""
@@ -118,6 +120,10 @@ class Scanner:
     def _route(self, file: File, identity: Identity | Ignored) -> Instance | Ignored:
         if isinstance(identity, Ignored):
             return identity
+        if self._last is not None and identity.fields is self._last[0] and not identity.truncated:
+            # Most files: it is routed, and its patient found, once a series.
+            one, uids = self._last[1], (identity.sop_uid, identity.series_uid)
+            return Instance(file, *uids, one.session, one.patient, one.modality, one.study_date)
         context = self._context
         truncated = identity.truncated if not context.options.send_truncated else None
         try:
@@ -138,7 +144,9 @@ class Scanner:
             return Ignored(file, FileKind.UNREADABLE, truncated, session=session, sop_uid=identity.sop_uid)
         patient, modality = patient_of(identity.fields), identity.fields.get("Modality", "")
         study_date = identity.fields.get("StudyDate", "")
-        return Instance(file, identity.sop_uid, identity.series_uid, session, patient, modality, study_date)
+        instance = Instance(file, identity.sop_uid, identity.series_uid, session, patient, modality, study_date)
+        self._last = None if context.routes.needs_path else (identity.fields, instance)
+        return instance
 
     async def _compare_all(
         self, conflicts: Sequence[SopUidConflict], proofs: dict[str, bool]

@@ -29,7 +29,15 @@ def identify_files(
     together: int,
 ) -> tuple[list[HeaderResult], int]:
     """Identify files, `together` at once; return the results, and how many to take next time. It blocks."""
-    return map_together(partial(identify_file, ignore_archives=ignore_archives), paths, together)
+    results, together = map_together(partial(identify_file, ignore_archives=ignore_archives), paths, together)
+    last: Identity | None = None
+    for one in results:
+        if isinstance(one, Identity):
+            if last is not None and one.fields == last.fields:
+                # One object: it goes through pipes once, and is routed once.
+                one.fields, one.study_uid, one.series_uid = last.fields, last.study_uid, last.series_uid
+            last = one
+    return results, together
 
 
 def map_together(do: Callable[[_Item], _Result], items: Sequence[_Item], together: int) -> tuple[list[_Result], int]:

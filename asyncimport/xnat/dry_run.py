@@ -111,7 +111,7 @@ class DryRunDestination(XnatDestination):
         session = claim.delivery.row_session
         if rules := (await self._rules.get(session.project)).import_rules:
             found = await anyio.to_thread.run_sync(self._identify, claim.instance.file)
-            dropped = explain_drop(rules, found.fields if isinstance(found, Identity) else None)
+            dropped = explain_drop(rules, found.all_fields if isinstance(found, Identity) else None)
             if dropped is not None and dropped.is_certain:
                 raise RefusedError(f"XNAT does not keep the file: {dropped.rule} rejects it", dropped=True)
         if claim.delivery.uri:

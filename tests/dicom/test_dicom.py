@@ -186,7 +186,7 @@ def test_damage_ends_in_an_identity_or_in_a_reason(
         with path.open("rb") as stream:
             prefixed = content[128:132] == b"DICM"
             raw = io.FileIO(stream.fileno(), closefd=False)
-            assert reader.fields_by_pydicom(raw, prefixed=prefixed) == fast.fields
+            assert reader.fields_by_pydicom(raw, prefixed=prefixed) == fast.all_fields
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -221,7 +221,7 @@ def test_a_header_may_hold_the_uids_alone() -> None:
     nothing = dict.fromkeys(("StudyDate", "Modality", "StudyDescription", "PatientName", "PatientID", "SeriesNumber"))
     found = by_peek(PREAMBLE + meta() + encoded(data_set(**nothing)))
     assert found is not None
-    assert found.fields.keys() == {"SOPClassUID", *UIDS}
+    assert found.all_fields.keys() == {"SOPClassUID", *UIDS}
 
 
 # What is DICOM

@@ -109,6 +109,10 @@ SEEN: dict[str, tuple[Callable[[TestXnat], None], str]] = {
         of_project("script", Script(reject=is_noise, condition='(0008,103E) = "noise"')),
         "the project's anonymisation script",
     ),
+    "site rejects one instance": (
+        of_site("script", Script(reject=is_noise, condition=f'(0008,0018) = "{sop(5)}"')),
+        "the site's anonymisation script",
+    ),
 }
 
 

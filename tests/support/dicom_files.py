@@ -88,7 +88,6 @@ EXPECTED = Identity(
     "1.2.3.9",
     {
         "SOPClassUID": CTImageStorage,
-        "SOPInstanceUID": "1.2.3.4",
         "StudyDate": "18951108",
         "Modality": "CT",
         "StudyDescription": "Hand",
@@ -164,7 +163,7 @@ def by_pydicom(content: bytes) -> Identity | None:
     fields = {keyword: value for keyword, value in fields.items() if value}
     if not fields.keys() >= set(UIDS):
         return None
-    return Identity(fields["SOPInstanceUID"], fields["StudyInstanceUID"], fields["SeriesInstanceUID"], fields)
+    return Identity(fields.pop("SOPInstanceUID"), fields["StudyInstanceUID"], fields["SeriesInstanceUID"], fields)
 
 
 WORDS = st.text(st.characters(codec="ascii", exclude_characters="\\=", categories=("L", "N", "P", "Zs")), max_size=16)
