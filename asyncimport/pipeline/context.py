@@ -21,6 +21,7 @@ from asyncimport.pacing.meter import Meter
 from asyncimport.pacing.outage import Outage
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
+from asyncimport.system.deflate import expected_rate
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class SendContext:
             self.options.max_workers, adaptive=self.options.is_adaptive, round_trip=self.destination.round_trip
         )
         self.load.throttle = self.throttle
-        self.compression = Compression(self.options.compress)
+        self.compression = Compression(self.options.compress, deflate_rate=expected_rate())
         self.outage = Outage(
             self.options.outage_timeout,
             ping=self.destination.ping,

@@ -23,6 +23,7 @@ class Upload:
     link: float
     service: float = 0.02
     ratio: float = 2.0
+    deflate_rate: float = 1e9
     zip_cost: float = 0.005
     in_flight: int = 8
     noise: float = 0.0
@@ -38,7 +39,7 @@ class Upload:
 
     def __post_init__(self) -> None:
         self.random = random.Random(4)
-        self.compression = Compression(self.mode, clock=lambda: self.now)
+        self.compression = Compression(self.mode, deflate_rate=self.deflate_rate, clock=lambda: self.now)
 
     def send(self, calls: int) -> int:
         """Send files, one round of calls after another; return how many went as zips."""
@@ -81,15 +82,37 @@ def test_no_link_is_limit_enough_that_is_faster_than_deflating(link: float, has_
     assert (upload.send(4_000) > 0) is has_zips
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize(("link", "has_zips"), [(40e6, True), (125e6, False)])
+def test_a_slow_processor_needs_a_slower_link(link: float, has_zips: bool, is_told: bool) -> None:
+    """One core and zlib: 320 Mbit/s get zips, 1 Gbit/s none."""
+    upload = Upload(link, service=0.0, zip_cost=0.0, deflate_rate=50e6, is_told=is_told)
+    assert (upload.send(4_000) > 0) is has_zips
+
+
+@pytest.mark.parametrize(("size", "has_zips"), [(1_000_000, True), (2_000_000, False)])
+def test_large_files_are_deflated_twice(size: int, has_zips: bool) -> None:
+    """At 30 MB/s, a processor that deflates 50 has no time for them."""
+    now = waited = 0.0
+    compression = Compression(Compress.AUTO, deflate_rate=50e6, clock=lambda: now)
+    for _ in range(40):
+        now += size / 30e6
+        waited += 4 * size / 30e6
+        compression.record_success(
+            "1", 4 * size / 30e6, size, is_zip=False, in_flight=4, blocked_seconds=waited, link_seconds=waited
+        )
+    assert compression.is_on is has_zips
+
+
 def test_files_that_end_together_are_no_fast_link() -> None:
-    """Four of 200 MB that took 10 s, of eight in flight, end in 0.3 s: that is not the time in which they were sent."""
+    """Four of 100 MB that took 10 s, of eight in flight, end in 0.3 s: that is not the time in which they were sent."""
     now = 0.0
     compression = Compression(Compress.AUTO, clock=lambda: now)
     for moment, waited in ((10.0, 0.0), (10.3, 40.0)):
         now = moment
         for _ in range(4):
             compression.record_success(
-                "1", 10.0, 200_000_000, is_zip=False, in_flight=8, blocked_seconds=waited, link_seconds=waited
+                "1", 10.0, 100_000_000, is_zip=False, in_flight=8, blocked_seconds=waited, link_seconds=waited
             )
     assert compression.is_on
 

@@ -74,6 +74,27 @@ def test_what_does_not_deflate_goes_as_it_is(link: Any, files: Any, phase: Phase
     assert sum(run.zips for run in runs) == 0
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("size", [131_000, 526_000, 20_000_000])
+@pytest.mark.parametrize("rate", [125e6, 62e6, 37e6, 25e6])
+def test_a_processor_that_is_slower_than_the_link_costs_nothing(rate: float, size: int, cores: int) -> None:
+    """From the first second on: zlib with large files, which it deflates twice, or on one core."""
+    given: dict[str, Any] = {
+        **FAST,
+        "rate": rate,
+        "sizes": lambda _: size,
+        "phase": INSTANT,
+        "ratio": 1.9,
+        "deflating": DEFLATING[1],
+        "cores": cores,
+        "seconds": 20.0,
+    }
+    never, _ = sent(Compress.NEVER, seeds=1, **given)
+    auto, _ = sent(Compress.AUTO, seeds=1, **given)
+    sys.stdout.write(f"auto {auto / never:.2f} times never\n")
+    assert auto >= 0.98 * never
+
+
 @pytest.mark.parametrize("phase", [INSTANT, replace(REALISTIC, spread=0.4)], ids=["instant", "realistic"])
 @pytest.mark.parametrize("files", [CT, MR], ids=["ct", "mr"])
 def test_a_full_link_stays_full(files: Any, phase: Phase) -> None:

@@ -74,7 +74,8 @@ class Link:
 class Sender:
     """Sends files over a link to a server, as `asyncimport upload` does.
 
-    A file of `size` bytes is a zip of size / `ratio`; `deflating` is the seconds of one of `cores` for a byte of it.
+    A file of `size` bytes is a zip of size / `ratio`; `deflating` is the seconds of one of `cores` for a byte of it,
+    which large files take twice.
     """
 
     clock: Clock
@@ -86,6 +87,7 @@ class Sender:
     sizes: Sizes
     ratio: float
     deflating: float = 1 / 350e6
+    cores: int = 2
     seconds: float = 0.0003
     workers: int = 64
     files: int = 0
@@ -94,7 +96,10 @@ class Sender:
     _link_seconds: float = 0.0
     _idle: list[Connection] = field(default_factory=list)
     _thread: Station = field(default_factory=lambda: Station(1))
-    _cores: Station = field(default_factory=lambda: Station(2))
+    _cores: Station = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._cores = Station(self.cores)
 
     def begin(self) -> None:
         """Start sending."""
@@ -111,7 +116,7 @@ class Sender:
         yield self._thread.wait(clock.now, self.seconds / 2)
         packed = 0
         if self.compression.is_worth_trying("series"):
-            yield self._cores.wait(clock.now, size * self.deflating)
+            yield self._cores.wait(clock.now, size * self.deflating * (1 + (size > 1 << 20)))
             packed = round(size / self.ratio) if self.ratio >= 1 / 0.9 else 0
             self.compression.record_size("series", size, packed or None)
         connection = self._idle.pop() if self._idle else Connection()
@@ -155,6 +160,7 @@ def send(
     ratio: float,
     loss: float = 0.0,
     deflating: float = 1 / 350e6,
+    cores: int = 2,
     seconds: float = 60.0,
 ) -> Sender:
     """Send files for some seconds, with a number in flight or an adaptive one."""
@@ -165,11 +171,12 @@ def send(
         Link(clock, Random(seed), rate, round_trip, loss),
         Server(clock, [phase], Random(100 + seed)),
         throttle,
-        Compression(mode, clock=clock.time),
+        Compression(mode, deflate_rate=0.8 * max(1.0, 0.75 * cores) / deflating, clock=clock.time),
         Random(200 + seed),
         sizes,
         ratio,
         deflating,
+        cores,
     )
     sender.begin()
     clock.run(seconds)
