@@ -28,6 +28,7 @@ from asyncimport.reporting.log import log_lines
 from asyncimport.reporting.metrics import Metrics
 from asyncimport.reporting.progress import Totals, human_seconds
 from asyncimport.reporting.writer import Recorder, append_lines
+from asyncimport.system.allocator import keep_freed_memory
 from asyncimport.system.collector import resume
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def run_upload(screen: ProgressScreen, request: "UploadRequest", log: LogOptions
     from asyncimport.operations.watch import watch
 
     resume()
+    keep_freed_memory()
     result = UploadResult(issues=request.issues)
     pause = request.watch_seconds
     try:
