@@ -19,6 +19,9 @@ _FIRST_SECONDS, _MAX_FIRST_LIMIT = 0.01, 16
 # As many calls that wait for the link at a time keep it busy, if that is a share of all their time too. More than the
 # other number only wait; fewer may wait for the windows of their connections, and not fill the link.
 _FULL_LINK, _LINK_SHARE, _CROWDED_LINK = 2.0, 0.2, 16.0
+# On a link, this many times as many calls are tried, or as few. The larger number stays if it carries more, by the
+# quotient of both to this power: half as many again must carry 8 % more.
+_LINK_STEP, _LINK_GAIN = 1.5, 0.2
 # Calls that are measured: while the limit grows, before small changes, and in a probe.
 _FEW_CALLS, _MANY_CALLS, _PROBE_CALLS = 8, 128, 64
 # The shortest measurement in seconds: it averages out commits and other short pauses of the client.
@@ -33,6 +36,8 @@ _HARDLY_NOTICEABLE = 1.05
 _PAUSE_FACTOR = 30
 _PAUSE_FACTOR_AFTER_CHANGE = 3
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 10.0
+# Between trials on a link that change nothing.
+_MAX_LINK_PAUSE_SECONDS = 60.0
 # The limit grows only if this share of calls found all slots in use.
 _FULL_SHARE = 0.75
 # One for each power of two of bytes on the wire, and as many for zips, which the server has to inflate.
@@ -52,9 +57,10 @@ class AdaptiveLimit:
     which only happens if calls were queueing. Probes come from time to time, and when calls have become much slower:
     that may be a queue or a slower network, which need opposite answers.
 
-    On a full link calls queue in any case, and no server waits with them: more in flight than needed take no longer,
-    and fewer leave the link idle. So while calls are seen to wait for the link, there are no probes, and few slots are
-    taken back.
+    On a full link calls queue in any case, and no server waits with them: more in flight than needed do not harm, and
+    fewer leave the link idle. A link that loses packets is another matter: there each connection gets a small share of
+    it, however many there are. Latency looks the same on both. So while calls are seen to wait for the link there are
+    no probes, but trials: of more calls, or of fewer if many wait. The larger number stays if it carries more bytes.
 
     Latency is all the time between two calls of a slot, reading included. So if the disk or the client is the
     bottleneck, that is the capacity. `max_limit` bounds the limit; the first one depends on the `round_trip` to the
@@ -74,6 +80,12 @@ class AdaptiveLimit:
         self._next_probe_at = float("-inf")
         self._pause = _MIN_PAUSE_SECONDS
         self._is_drop_suspected = False
+        self._link_trial: tuple[int, float] | None = None
+        """While more or fewer calls are tried on the link: the limit before, and the bytes a second."""
+        self._next_link_trial_at = float("-inf")
+        self._link_pause = _MIN_PAUSE_SECONDS
+        self._carries_more = False
+        """Whether the last trial has shown that the link carries more with more calls."""
         self._is_growing = True
         self._has_never_queued = True
         """Whether calls have never been slower than without a queue: the capacity may then be far above the limit."""
@@ -104,6 +116,7 @@ class AdaptiveLimit:
         self._seconds[size_class] += seconds
         self._counts[size_class] += 1
         self._full_count += is_full
+        self._bytes += size
         self._count += 1
         if self._count >= self._needed_calls:
             now = self._clock()
@@ -121,12 +134,16 @@ class AdaptiveLimit:
         if self._last_probe_step is not None:
             self._limit = self._limit_before_probe
             self._last_probe_step = None
+        if self._link_trial is not None:
+            self._limit = min(self._limit, self._link_trial[0])
+            self._link_trial = None
         self._is_growing = self._has_never_queued = False
         self._measure(self._limit)
 
     def measure_again(self) -> None:
         """Begin the current measurement again: the calls are of another kind now."""
         if self._last_probe_step is None:
+            self._link_trial = None
             self._measure(self._limit)
 
     def _measure(self, limit: int) -> None:
@@ -138,7 +155,7 @@ class AdaptiveLimit:
         self._seconds = [0.0] * 2 * _SIZE_CLASSES
         self._counts = [0] * 2 * _SIZE_CLASSES
         self._full_count = 0
-        self._count = 0
+        self._count = self._bytes = 0
         self._needed_calls = max(limit, _FEW_CALLS) if self._is_growing else max(2 * limit, _PROBE_CALLS)
 
     def _evaluate(self, now: float) -> None:
@@ -160,19 +177,21 @@ class AdaptiveLimit:
         if had_never_queued and not self._has_never_queued and limit > 2 * _MIN_LIMIT:
             # The latency without a queue has just been measured, at several limits below this one.
             self._next_probe_at = now + _MAX_PAUSE_SECONDS
+        is_used = self._full_count >= _FULL_SHARE * self._count
         calls_on_link = self._calls_on_link(now)
-        if calls_on_link:
-            target = max(target, min(limit, int(limit * _CROWDED_LINK / calls_on_link)))
-        is_far_below = _TARGET_FACTOR * target < limit and not calls_on_link
+        if calls_on_link and target <= limit:
+            self._evaluate_on_link(calls_on_link, now, is_used=is_used)
+            return
+        self._link_trial = None
+        is_far_below = _TARGET_FACTOR * target < limit
         if is_far_below and not self._is_drop_suspected:
             # This may mix calls from before a change and after it: measure again.
             self._is_drop_suspected = True
             self._measure(limit)
             return
         self._is_drop_suspected = False
-        is_used = self._full_count >= _FULL_SHARE * self._count
         is_slow = slowdown > _NOTICEABLE and mean > _TARGET_FACTOR * _QUICK_SECONDS
-        is_probe_due = is_used and is_slow and now >= self._next_probe_at and not calls_on_link
+        is_probe_due = is_used and is_slow and now >= self._next_probe_at
         if limit > 1 and (is_far_below or is_probe_due):
             self._limit_before_probe, self._probe_began = limit, now
             self._last_probe_step = limit, slowdown
@@ -212,6 +231,34 @@ class AdaptiveLimit:
             self._next_probe_at = now + max(self._pause, _PAUSE_FACTOR_AFTER_CHANGE * probe_seconds)
         # Only an evaluation that sees whether the slots are in use raises the limit.
         self._measure(min(target, self._limit_before_probe))
+
+    def _evaluate_on_link(self, calls_on_link: float, now: float, *, is_used: bool) -> None:
+        """Keep the better one of two limits, and try another one now and then."""
+        limit, rate = self._limit, self._bytes / max(now - self._began, 1e-9)
+        is_crowded = calls_on_link > _CROWDED_LINK
+        more = min(self._max_limit, int(_LINK_STEP * limit) + 1)
+        fewer = int(limit / min(_LINK_STEP, calls_on_link / _CROWDED_LINK)) if is_crowded else limit
+        other = limit
+        if self._link_trial is not None:
+            (fewest, low), (most, high) = sorted([self._link_trial, (limit, rate)])
+            before, self._link_trial = self._link_trial[0], None
+            self._carries_more = high > low * (most / fewest) ** _LINK_GAIN
+            if self._carries_more is not (limit > before):
+                self._link_pause = min(2 * self._link_pause, _MAX_LINK_PAUSE_SECONDS)
+                self._next_link_trial_at = now + self._link_pause
+                self._measure(before)
+                return
+            self._link_pause, self._next_link_trial_at = _MIN_PAUSE_SECONDS, now + _MIN_PAUSE_SECONDS
+            other = more if self._carries_more else fewer
+        elif is_used and now >= self._next_link_trial_at:
+            other = more if more > limit and (self._carries_more or not is_crowded) else fewer
+        if other != limit:
+            self._link_trial = limit, rate
+            self._measure(other)
+        elif self._count >= max(8 * limit, _MANY_CALLS):
+            self._measure(limit)
+        else:
+            self._needed_calls += max(2 * limit, _FEW_CALLS)
 
     def _calls_on_link(self, now: float) -> float:
         """Return how many calls waited for a link that they kept busy; 0 if they did not."""

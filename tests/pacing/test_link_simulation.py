@@ -107,6 +107,17 @@ def test_a_full_link_stays_full(files: Any, phase: Phase) -> None:
     assert auto >= 0.93 * FULL["rate"]
 
 
+@pytest.mark.parametrize("files", [CT, MR], ids=["ct", "mr"])
+@pytest.mark.parametrize("round_trip", [0.03, 0.15])
+def test_a_link_that_loses_packets_gets_many_calls(round_trip: float, files: Any) -> None:
+    """1 Gbit/s: each connection gets a small share, so the most that may be in flight are the best number."""
+    given = {"rate": 125e6, "round_trip": round_trip, "loss": 0.001, **files, "phase": INSTANT, "ratio": 1.0}
+    best, _ = sent(Compress.NEVER, 64, **given)
+    auto, runs = sent(Compress.AUTO, **given)
+    sys.stdout.write(f"{auto / best:.3f}, limits {[run.throttle.limit for run in runs]}\n")
+    assert auto >= 0.8 * best
+
+
 @pytest.mark.parametrize("phase", [INSTANT, REALISTIC], ids=["instant", "realistic"])
 @pytest.mark.parametrize("files", [CT, MR], ids=["ct", "mr"])
 def test_no_link_gets_no_zips(files: Any, phase: Phase) -> None:
