@@ -44,7 +44,7 @@ HOMES = {
     "psutil": {"system"},
     "xxhash": {"source"},
     "regex": {"routing"},
-    "defusedxml": {"xnat", APART},
+    "defusedxml": {APART},
     "typer": {"cli"},
     "keyring": {"credentials"},
     "tomlkit": {"credentials"},

@@ -29,7 +29,7 @@ from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import check_first
 from asyncimport.pipeline.context import Context, Signal, Wakeups, notify
 from asyncimport.pipeline.feed import backlog_of, wait_for_leases
-from asyncimport.pipeline.record import pass_outcome
+from asyncimport.pipeline.record import Outcomes, pass_outcomes
 
 # An idle worker hears of the driver after this share of its lease.
 _RENEWAL_SHARE = 1 / 3
@@ -44,7 +44,7 @@ async def send_by_workers(
     setup: Setup,
     context: Context,
     wakeups: Wakeups,
-    outcomes: MemoryObjectSendStream[Outcome],
+    outcomes: MemoryObjectSendStream[Outcomes],
     flush: Signal,
     wake_feed: Signal,
     wake_finalizers: Signal,
@@ -64,7 +64,7 @@ class _Driver:
         links: WorkerLinks,
         setup: Setup,
         context: Context,
-        outcomes: MemoryObjectSendStream[Outcome],
+        outcomes: MemoryObjectSendStream[Outcomes],
         flush: Signal,
         wake_feed: Signal,
         wake_finalizers: Signal,
@@ -181,9 +181,10 @@ class _Driver:
 
     async def _pass_kept(self) -> None:
         """Record that nobody sees the files that have waited for other workers."""
-        for outcome in self._unseen.take_kept():
+        kept = self._unseen.take_kept()
+        for outcome in kept:
             self._unseen.forget(outcome.claim)
-            await pass_outcome(self._outcomes, outcome, self._flush)
+        await pass_outcomes(self._outcomes, kept, self._flush)
 
     async def _give_to_others(self, claims: Sequence[Claim]) -> None:
         """Give files of a worker that is gone to those that are left, or queue them."""
@@ -199,7 +200,7 @@ class _Driver:
             if isinstance(outcome, SessionFound):
                 notify(self._wake_feed)
             elif outcome is not None:
-                await pass_outcome(self._outcomes, outcome, self._flush)
+                await pass_outcomes(self._outcomes, [outcome], self._flush)
             else:
                 await self._give_to_others([claim])
 
@@ -352,27 +353,27 @@ class _Driver:
         if reply.zips_ended:
             # The other workers hear of it with their next orders, and so does this one if it begins anew.
             context.compression.end()
+        self._note_limit()
+        new: list[Outcome] = []
         for outcome in outcomes:
             claim = outcome.claim
             if worker.given.pop(claim.key, None) is None:
-                # It was told twice.
-                continue
+                continue  # it was told twice
             others_begin = self._serving > len(self._sending)
             if isinstance(outcome, Failed) and self._unseen.pass_on(outcome, worker, others_begin=others_begin):
                 continue
             self._unseen.forget(claim)
             if isinstance(outcome, Stored):
-                tally.files += 1
                 size = claim.instance.file.size
-                tally.size += size
+                tally.add(size)
                 context.meter.record_upload(outcome.seconds, size)
                 if outcome.zip_size is not None:
                     context.compression.record_size(claim.instance.series_uid, size, outcome.zip_size)
-                self._note_limit()
                 if worker.generation == self._generation:
                     throttle.record_success(outcome.seconds, outcome.sent_size, is_zip=outcome.zip_size is not None)
-            await pass_outcome(self._outcomes, outcome, self._flush)
-        self._note_limit()
+                    self._note_limit()
+            new.append(outcome)
+        await pass_outcomes(self._outcomes, new, self._flush)
         if self._unseen.are_kept:
             notify(self._wake_feed)
         if worker.is_idle:

@@ -19,7 +19,7 @@ from asyncimport.cluster.messages import Order, Packed, Reply, Setup, pack_outco
 from asyncimport.cluster.sockets import LeasedSockets
 from asyncimport.errors import AsyncimportError, UnavailableError, primary_error
 from asyncimport.model.choices import Compress
-from asyncimport.model.deliveries import Claim, Outcome
+from asyncimport.model.deliveries import Claim
 from asyncimport.model.events import Event, Notice, RetryScheduled, ServerUnavailable
 from asyncimport.model.ports import FileReader
 from asyncimport.pacing.concurrency import Slot
@@ -28,6 +28,7 @@ from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.context import SendContext, make_signal
 from asyncimport.pipeline.feed import files_per_batch, split_batches
+from asyncimport.pipeline.record import Outcomes
 from asyncimport.pipeline.upload import Uploader
 from asyncimport.xnat.client import Client, connect
 from asyncimport.xnat.images import XnatDestination
@@ -36,6 +37,8 @@ T = TypeVar("T")
 
 # How long a reply waits for more to tell.
 _REPLY_SECONDS = 0.25
+# No reply comes sooner than this after its order, unless nothing is left to send: each costs the driver time.
+_SOONEST_SECONDS = 0.05
 _BATCH_BYTES = 4 << 20
 _AGAIN = "run the command again"
 
@@ -176,6 +179,8 @@ class _Sender:
         self._outages: list[str | None] = []
         self._open = self._low = 0
         """How many files have no outcome yet, and at how many the driver wants to know."""
+        self._soonest = 0.0
+        """When it may know, unless there are none."""
         self._number = 0
         self._waiting: Future[Reply] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -184,7 +189,7 @@ class _Sender:
         """Send until told to stop, or until the lease is over."""
         context, workers = self._context, self._context.options.max_workers
         uploader = Uploader(context, _checked)
-        outcomes_in, outcomes = anyio.create_memory_object_stream[Outcome](float("inf"))
+        outcomes_in, outcomes = anyio.create_memory_object_stream[Outcomes](float("inf"))
         flush, flushes = make_signal()
         async with self._batches, anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch_lease, tasks.cancel_scope)
@@ -205,19 +210,22 @@ class _Sender:
         self._sockets.reset()
         scope.cancel()
 
-    async def _collect(self, outcomes: MemoryObjectReceiveStream[Outcome]) -> None:
+    async def _collect(self, outcomes: MemoryObjectReceiveStream[Outcomes]) -> None:
         async with outcomes:
             try:
-                async for outcome in outcomes:
-                    self._outcomes.append(pack_outcome(outcome))
-                    self._open -= 1
-                    if self._open <= self._low and self._waiting is not None:
+                async for some in outcomes:
+                    self._outcomes += map(pack_outcome, some)
+                    self._open -= len(some)
+                    if self._waiting is not None and (not self._open or self._is_time_to_answer()):
                         self._answer()
             finally:
                 # XNAT has these files, even if the lease is over.
                 with suppress(anyio.WouldBlock, anyio.EndOfStream):
                     while True:
-                        self._outcomes.append(pack_outcome(outcomes.receive_nowait()))
+                        self._outcomes += map(pack_outcome, outcomes.receive_nowait())
+
+    def _is_time_to_answer(self) -> bool:
+        return self._open <= self._low and asyncio.get_running_loop().time() >= self._soonest
 
     def take(self, order: Order, reply: Future[Reply]) -> None:
         """Take an order; the reply follows."""
@@ -241,6 +249,7 @@ class _Sender:
             self._timer = asyncio.get_running_loop().call_later(_REPLY_SECONDS, self._answer)
             return
         claims = unpack_claims(order.files, order.deliveries)
+        self._soonest = asyncio.get_running_loop().time() + _SOONEST_SECONDS
         self._open += len(claims)
         self._low = self._open // 2
         files = files_per_batch(len(claims), max(1, order.limit), context.throttle.seconds_per_call)

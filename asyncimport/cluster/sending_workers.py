@@ -106,6 +106,11 @@ class Tally:
     _told_at: float = field(default_factory=anyio.current_time)
     _told_files: int = 0
 
+    def add(self, size: int) -> None:
+        """Count a file that it has sent."""
+        self.files += 1
+        self.size += size
+
     def now(self, in_flight: int) -> WorkerActivity | None:
         """Return what it does now; None if that was told a moment ago."""
         if (seconds := anyio.current_time() - self._told_at) < _TELL_SECONDS:

@@ -345,8 +345,9 @@ class UploadQueue:
         key, number, uri, project, subject, label, study_uid, study_date, *initial = row
         look = self._existing.needs_archive_check(session, uri)
         if uri is None or look:
-            in_flight = self._connection.exists("SELECT 1 FROM in_flight WHERE session = ?", (session,))
-            room = 0 if in_flight else 1
+            if self._connection.exists("SELECT 1 FROM in_flight WHERE session = ?", (session,)):
+                return
+            room = 1
         where = Session(project, subject, label, study_uid)
         delivery = Delivery(key, where, number, uri, initial_labels(where, *initial))
         rows = self._connection.json_rows(

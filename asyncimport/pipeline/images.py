@@ -20,7 +20,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.errors import primary_error
 from asyncimport.journal import Journal
-from asyncimport.model.deliveries import Claim, Outcome
+from asyncimport.model.deliveries import Claim
 from asyncimport.model.events import Event
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, Routes, Source
@@ -31,7 +31,7 @@ from asyncimport.pipeline.archive_checks import check_first
 from asyncimport.pipeline.context import Context, Signal, Wakeups, make_signal
 from asyncimport.pipeline.feed import feed
 from asyncimport.pipeline.finalize import finalize
-from asyncimport.pipeline.record import record
+from asyncimport.pipeline.record import Outcomes, record
 from asyncimport.pipeline.scan import Scanner
 from asyncimport.pipeline.upload import Uploader
 
@@ -39,7 +39,7 @@ FILE_POLICY = RetryPolicy(attempts=8)
 """How often a file is tried, if nobody says otherwise."""
 
 Sending = Callable[
-    [Context, Wakeups, MemoryObjectSendStream[Outcome], Signal, Signal, Signal], Coroutine[object, object, None]
+    [Context, Wakeups, MemoryObjectSendStream[Outcomes], Signal, Signal, Signal], Coroutine[object, object, None]
 ]
 """Claims files at each wake-up and sends them. It closes its streams: wake-ups, outcomes, and three signals.
 
@@ -80,7 +80,7 @@ async def upload_images(
     wake_finalizers, finalizer_wakeups = make_signal(options.max_finalizers)
     flush, flushes = make_signal()
     # A kill loses what is in this stream, and it is sent again. It stays short: a full one ends the recorder's pause.
-    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcome](options.max_workers)
+    outcome_in, outcome_out = anyio.create_memory_object_stream[Outcomes](options.max_workers)
     scanner = Scanner(context)
     try:
         async with anyio.create_task_group() as tasks:
@@ -99,7 +99,7 @@ async def upload_images(
 async def send_here(
     context: Context,
     wakeups: Wakeups,
-    outcomes: MemoryObjectSendStream[Outcome],
+    outcomes: MemoryObjectSendStream[Outcomes],
     flush: Signal,
     wake_feed: Signal,
     wake_finalizers: Signal,

@@ -1,5 +1,6 @@
 """The record stage: write outcomes to the journal, many in one transaction."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -10,14 +11,18 @@ from asyncimport.model.deliveries import Outcome, Stored
 from asyncimport.model.events import OutcomesRecorded
 from asyncimport.pipeline.context import Context, Signal, Wakeups, notify, wait_for
 
-# A transaction costs about the same for one outcome as for many: wait this long for more, and take this many at most.
+Outcomes = Sequence[Outcome]
+"""Some outcomes that came together: a worker of a cluster tells many at once."""
+
+# A transaction costs about the same for one outcome as for many: wait this long for more, and take no more beyond this
+# many.
 _SECONDS_BETWEEN_COMMITS = 0.02
 _MAX_OUTCOMES = 512
 
 
 async def record(
     context: Context,
-    outcomes: MemoryObjectReceiveStream[Outcome],
+    outcomes: MemoryObjectReceiveStream[Outcomes],
     flushes: Wakeups,
     wake_feed: Signal,
     wake_finalizers: Signal,
@@ -37,32 +42,34 @@ async def record(
 
     async with outcomes, flushes, wake_feed, wake_finalizers:
         try:
-            async for outcome in outcomes:
-                await commit([outcome, *_take_available(outcomes)])
+            async for some in outcomes:
+                await commit(_take_available(outcomes, some))
                 await wait_for(flushes, _SECONDS_BETWEEN_COMMITS)
         finally:
             # When another stage has failed, what XNAT has acknowledged is still recorded.
-            while rest := _take_available(outcomes):
+            while rest := _take_available(outcomes, ()):
                 await commit(rest)
 
 
-async def pass_outcome(outcomes: MemoryObjectSendStream[Outcome], outcome: Outcome, flush: Signal) -> None:
-    """Pass an outcome to the recorder, even if this stage is cancelled meanwhile: XNAT has the file."""
+async def pass_outcomes(stream: MemoryObjectSendStream[Outcomes], outcomes: Outcomes, flush: Signal) -> None:
+    """Pass outcomes to the recorder, even if this stage is cancelled meanwhile: XNAT has the files."""
+    if not outcomes:
+        return
     try:
-        outcomes.send_nowait(outcome)
+        stream.send_nowait(outcomes)
     except anyio.BrokenResourceError:
         pass
     except anyio.WouldBlock:
         notify(flush)
         with suppress(anyio.BrokenResourceError), anyio.CancelScope(shield=True):
-            await outcomes.send(outcome)
+            await stream.send(outcomes)
 
 
-def _take_available(outcomes: MemoryObjectReceiveStream[Outcome]) -> list[Outcome]:
-    taken: list[Outcome] = []
+def _take_available(stream: MemoryObjectReceiveStream[Outcomes], first: Outcomes) -> list[Outcome]:
+    taken = [*first]
     try:
         while len(taken) < _MAX_OUTCOMES:
-            taken.append(outcomes.receive_nowait())
+            taken += stream.receive_nowait()
     except (anyio.WouldBlock, anyio.EndOfStream, anyio.ClosedResourceError):
         pass
     return taken

@@ -22,7 +22,7 @@ from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import explain_empty_answer
 from asyncimport.pipeline.context import SendContext, Signal, notify
 from asyncimport.pipeline.feed import split_batches
-from asyncimport.pipeline.record import pass_outcome
+from asyncimport.pipeline.record import Outcomes, pass_outcomes
 from asyncimport.pipeline.sending import Sending
 from asyncimport.source.bytes_on_disk import xxh3_of
 
@@ -52,7 +52,7 @@ class Uploader:
     async def run(
         self,
         batches: MemoryObjectReceiveStream[list[Claim]],
-        outcomes: MemoryObjectSendStream[Outcome],
+        outcomes: MemoryObjectSendStream[Outcomes],
         flush: Signal,
         wake_feed: Signal,
     ) -> None:
@@ -82,7 +82,7 @@ class Uploader:
         self,
         batch: list[Claim],
         slot: Slot,
-        outcomes: MemoryObjectSendStream[Outcome],
+        outcomes: MemoryObjectSendStream[Outcomes],
         flush: Signal,
         wake_feed: Signal,
     ) -> None:
@@ -103,7 +103,7 @@ class Uploader:
                 if isinstance(outcome, SessionFound):
                     notify(wake_feed)
                 else:
-                    await pass_outcome(outcomes, outcome or await self._send(claim, body, digest, slot), flush)
+                    await pass_outcomes(outcomes, [outcome or await self._send(claim, body, digest, slot)], flush)
 
     async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
         """Digest what is to be sent, if there will be receipts; large bodies are digested as they are read."""

@@ -967,8 +967,9 @@ def test_malformed_json(call: str, text: str) -> None:
     [
         '<!DOCTYPE c [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;">]><c><entry UID="&c;"/></c>',
         '<!DOCTYPE c [<!ENTITY x SYSTEM "file:///etc/passwd">]><c><entry UID="1.2">&x;</entry></c>',
+        '<!DOCTYPE c SYSTEM "http://example.org/c.dtd"><c><entry UID="1.2"/></c>',
     ],
-    ids=["billion laughs", "external entity"],
+    ids=["billion laughs", "external entity", "external definitions"],
 )
 def test_catalogs_with_entities_are_refused(text: str) -> None:
     """XNAT's catalogs define no entities; one that does is an attack."""
