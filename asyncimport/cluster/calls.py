@@ -4,43 +4,61 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
-from distributed import Actor, Client, wait
+from distributed import Client, Future, wait
+from distributed.protocol import to_serialize
 
 from asyncimport.cluster.ports import WorkerLostError
 from asyncimport.errors import AsyncimportError
 
 T = TypeVar("T")
+WhileThere = Callable[[], AbstractAsyncContextManager[object]]
 
 
-async def make_actor(
-    client: Client, kind: type, address: str, while_there: Callable[[], AbstractAsyncContextManager[object]]
-) -> Any:
-    """Make an actor on a worker. Raises: WorkerLostError."""
-    # Its arguments would be kept by the scheduler, so it has none.
-    made = client.submit(kind, actor=True, workers=[address], pure=False)
-    await call_actor(client, while_there, lambda: wait(made))
-    if made.status == "error":
-        await call_actor(client, while_there, lambda: made)
-    # The result is the same, but Dask would fetch it from the worker, and for ever try again if nobody gets there.
-    with client.as_current():
-        return Actor(kind, address, made.key)
+class RemoteActor:
+    """An actor on a worker. Make it with `make_actor`.
 
-
-async def call_actor(
-    client: Client,
-    while_there: Callable[[], AbstractAsyncContextManager[object]],
-    call: Callable[[], Awaitable[T]],
-) -> T:
-    """Return what a call returns. `while_there` cancels it when Dask tells that the worker is gone.
-
-    Raises: WorkerLostError, and the errors of ours that the actor raises.
+    It is called directly. A call of Dask's own goes through the scheduler unless the client says otherwise, and never
+    ends if the worker has the actor no more.
     """
+
+    def __init__(self, client: Client, address: str, made: Future, while_there: WhileThere) -> None:
+        self._client = client
+        self._address = address
+        # As long as it is kept here, the worker keeps the actor.
+        self._made = made
+        self._while_there = while_there
+
+    async def call(self, method: str, *words: Any) -> Any:
+        """Call a method. Raises: WorkerLostError, and the errors of ours that the method raises."""
+        return await _call(self._while_there, lambda: self._execute(method, words))
+
+    async def _execute(self, method: str, words: tuple[Any, ...]) -> Any:
+        reply = await self._client.rpc(self._address).actor_execute(
+            function=method, actor=self._made.key, args=[to_serialize(word) for word in words], kwargs={}
+        )
+        if reply["status"] != "OK":
+            raise reply["exception"]
+        return reply["result"]
+
+
+async def make_actor(client: Client, kind: type, address: str, while_there: WhileThere) -> RemoteActor:
+    """Make an actor on a worker. `while_there` cancels calls when it is gone. Raises: WorkerLostError."""
+
+    async def make() -> Future:
+        # Its arguments would be kept by the scheduler, so it has none.
+        made = client.submit(kind, actor=True, workers=[address], pure=False)
+        await wait(made)
+        if made.status == "error":
+            await made
+        return made
+
+    return RemoteActor(client, address, await _call(while_there, make), while_there)
+
+
+async def _call(while_there: WhileThere, call: Callable[[], Awaitable[T]]) -> T:
     try:
-        # Dask raises before there is anything to await, too.
-        with client.as_current():
-            awaited = call()
         async with while_there():
-            return await awaited
+            return await call()
     except (WorkerLostError, AsyncimportError):
         raise
     except OSError as error:

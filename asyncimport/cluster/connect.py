@@ -4,8 +4,9 @@ Dask is imported when a cluster is asked for. It detects workers that die; this 
 """
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,9 @@ class Cluster:
         self._insecure = insecure
         self._listeners: list[MemoryObjectSendStream[Change]] = []
         self._scopes: dict[str, set[anyio.CancelScope]] = {}
+        self._tasks: TaskGroup | None = None
+        self._connection: object = None
+        """The client's connection to the scheduler, which knows what was asked for by this one only."""
 
     async def changes(self) -> AsyncIterator[Change]:
         """Yield the workers that there are, then each that joins or leaves."""
@@ -80,35 +84,55 @@ class Cluster:
     @asynccontextmanager
     async def while_there(self, address: str) -> AsyncIterator[anyio.CancelScope]:
         """Cancel the block when a worker leaves: a call to it would wait for ever."""
+        self._check_connection()
         scopes = self._scopes.setdefault(address, set())
-        with anyio.CancelScope() as scope:
-            if address not in self.workers:
-                scope.cancel()
-            scopes.add(scope)
-            try:
-                yield scope
-            finally:
-                scopes.discard(scope)
+        try:
+            with anyio.CancelScope() as scope:
+                if address not in self.workers:
+                    scope.cancel()
+                scopes.add(scope)
+                try:
+                    yield scope
+                finally:
+                    scopes.discard(scope)
+        finally:
+            self._check_connection()
+
+    def _check_connection(self) -> None:
+        """Begin anew with all workers when the client has another connection to the scheduler.
+
+        With the earlier one, the scheduler has let go of the actors, and told nobody who joined or left.
+        """
+        if self._tasks is not None and self.client.scheduler_comm is not self._connection:
+            self._report(Notice("the connection to the scheduler of Dask broke: all workers begin anew"))
+            tasks, self._tasks = self._tasks, None
+            for address in [*self.workers]:
+                self._leave(address, "the connection to the scheduler broke")
+            tasks.start_soon(self._watch, tasks)
 
     async def _watch(self, tasks: TaskGroup) -> None:
         """Listen to what Dask tells of workers; return when those that are there are known."""
-        ready, topic = anyio.Event(), f"asyncimport-{id(self)}"
+        topic = f"asyncimport-{id(self)}"
 
         def heard(event: tuple[float, Mapping[str, Any]]) -> None:
             address, action = str(event[1].get("worker")), event[1].get("action")
             if action == "add-worker":
                 tasks.start_soon(self._join, address)
             elif action == "remove-worker":
-                self._leave(address, expected=bool(event[1].get("expected")))
+                self._leave(address, "" if event[1].get("expected") else "it died, or the network did")
 
-        self.client.subscribe_topic("all", heard)
-        # The scheduler takes both in order: when an event of the second comes, no worker that joins is missed any more.
-        self.client.subscribe_topic(topic, lambda _: ready.set())
-        while not ready.is_set():
+        while True:
+            self._connection, ready = self.client.scheduler_comm, anyio.Event()
             with self._scheduler_errors():
-                await self.client.log_event(topic, "ready")
+                self.client.subscribe_topic("all", heard)
+                # The scheduler takes both in order: after an event of the second, no worker that joins is missed.
+                self.client.subscribe_topic(topic, lambda _, ready=ready: ready.set())
+            await self._ask(partial(self.client.log_event, topic, "ready"))
             with anyio.move_on_after(_SUBSCRIBE_SECONDS):
                 await ready.wait()
+            if ready.is_set() and self.client.scheduler_comm is self._connection:
+                break
+        self._tasks = tasks
         self.client.unsubscribe_topic(topic)
         there = [(address, anyio.Event()) for address in (await self._known())["workers"]]
         for address, has_joined in there:
@@ -124,18 +148,25 @@ class Cluster:
         try:
             yield
         # A client that has given up has no connection any more.
-        except (OSError, AttributeError) as error:
-            if isinstance(error, AttributeError) and self.client.status != "closed":
+        except (OSError, AttributeError, RuntimeError) as error:
+            if not isinstance(error, OSError) and self.client.status != "closed":
                 raise
             raise UnavailableError(
                 f"the connection to the scheduler of Dask broke: {first_line(error)}",
                 hint="see whether it runs and what its log says; the same command goes on",
             ) from error
 
-    async def _known(self) -> dict[str, Any]:
+    async def _ask(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask the scheduler; once more if the connection breaks. Raises: UnavailableError."""
         with self._scheduler_errors():
-            known: dict[str, Any] = await self.client.scheduler.identity(n_workers=-1)
-            return known
+            try:
+                return await call()
+            except OSError:
+                return await call()
+
+    async def _known(self) -> dict[str, Any]:
+        known: dict[str, Any] = await self._ask(lambda: self.client.scheduler.identity(n_workers=-1))
+        return known
 
     async def _join(self, address: str, has_joined: anyio.Event | None = None) -> None:
         if (known := (await self._known())["workers"].get(address)) is not None:
@@ -163,10 +194,11 @@ class Cluster:
     async def _why_other_version(self, worker: WorkerAddress) -> str:
         pydoc: Any = await anyio.to_thread.run_sync(import_module, "pydoc")
         # A function of the standard library: one of ours could not be loaded where asyncimport is not installed.
-        with self._scheduler_errors():
-            found = await self.client.run(
+        found = await self._ask(
+            lambda: self.client.run(
                 pydoc.locate, "asyncimport.__version__", workers=[worker.address], on_error="return"
             )
+        )
         version = found.get(worker.address)
         if version == __version__:
             return ""
@@ -176,11 +208,11 @@ class Cluster:
             return "asyncimport is not installed there"
         return f"asyncimport cannot be loaded there: {plain(str(version))}"
 
-    def _leave(self, address: str, *, expected: bool) -> None:
+    def _leave(self, address: str, why: str) -> None:
         worker = self.workers.pop(address, None)
         if worker is None:
             return
-        self._report(WorkerLeft(worker.name, "" if expected else "it died, or the network did"))
+        self._report(WorkerLeft(worker.name, why))
         for scope in self._scopes.pop(address, ()):
             scope.cancel()
         self._tell(Change(worker, has_joined=False))

@@ -1,16 +1,17 @@
 """The workers that send, as the driver calls them."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from distributed import Client
 
-from asyncimport.cluster.calls import call_actor, make_actor
+from asyncimport.cluster.calls import RemoteActor, WhileThere, make_actor
 from asyncimport.cluster.connect import Cluster
 from asyncimport.cluster.messages import Order, Reply, Setup
+from asyncimport.cluster.ports import WorkerLostError
 from asyncimport.cluster.sending_actor import SendingActor
 from asyncimport.cluster.source import ClusterSource
 from asyncimport.cluster.worker_reader import WorkerReader
@@ -33,12 +34,12 @@ class ActorLink:
         address: str,
         name: str,
         sees: Callable[[str], bool] = lambda _: True,
-        while_there: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
+        while_there: WhileThere = nullcontext,
     ) -> None:
         self._client = client
         self._while_there = while_there
         self._address = address
-        self._actor: Any = None
+        self._actor: RemoteActor | None = None
         self.name = name
         self.sees = sees
 
@@ -46,20 +47,30 @@ class ActorLink:
         """Start the actor, and log in there. Raises: WorkerLostError, AsyncimportError."""
         if self._actor is None:
             self._actor = await make_actor(self._client, SendingActor, self._address, self._while_there)
-        return await self._call(lambda: self._actor.start(setup, uuid4().hex))
+        clock: float = await self._call("start", setup, uuid4().hex)
+        return clock
 
     async def exchange(self, order: Order) -> Reply:
         """Bring files, and return what became of others. Raises: WorkerLostError."""
-        return await self._call(lambda: self._actor.exchange(order))
+        reply: Reply = await self._call("exchange", order)
+        return reply
 
     async def end(self) -> None:
         """End the actor. Raises: WorkerLostError."""
         if self._actor is not None:
-            await self._call(lambda: self._actor.end())
+            await self._call("end")
             self._actor = None
 
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await call_actor(self._client, self._while_there, call)
+    async def _call(self, method: str, *words: Any) -> Any:
+        if self._actor is None:
+            raise WorkerLostError("it was not started", is_final=True)
+        try:
+            return await self._actor.call(method, *words)
+        except WorkerLostError as lost:
+            if lost.is_final:
+                # It may have gone with the connection to the scheduler; then the next start makes another.
+                self._actor = None
+            raise
 
 
 class ActorLinks:

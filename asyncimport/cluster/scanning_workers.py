@@ -13,11 +13,11 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from asyncimport.cluster.calls import call_actor, make_actor
+from asyncimport.cluster.calls import RemoteActor, make_actor
 from asyncimport.cluster.connect import Cluster, WorkerAddress
 from asyncimport.cluster.path_map import ScanSettings
 from asyncimport.cluster.ports import WorkerLostError
-from asyncimport.cluster.scanning_actor import ScanningActor, encoding_of_names
+from asyncimport.cluster.scanning_actor import ScanningActor, Sight, encoding_of_names
 from asyncimport.errors import UnavailableError, UsageError
 from asyncimport.model.events import Event, Notice
 from asyncimport.model.record import record
@@ -37,7 +37,9 @@ class View:
 class ScanningWorker:
     """A worker that walks and reads: its actor, and what it sees."""
 
-    def __init__(self, worker: WorkerAddress, actor: Any, views: Sequence[View], lasting: Mapping[str, str]) -> None:
+    def __init__(
+        self, worker: WorkerAddress, actor: RemoteActor, views: Sequence[View], lasting: Mapping[str, str]
+    ) -> None:
         self.address, self.name = worker.address, worker.name
         self.actor = actor
         self.views = frozenset(views)
@@ -73,6 +75,9 @@ class ScanningWorkers:
         self.lasting: Mapping[str, set[str]] = {}
         """What the workers see at each place, by identities that last longer than a run."""
         self._unreachable = ""
+        self._tasks: TaskGroup | None = None
+        self._asked_again: set[str] = set()
+        """The addresses of workers that were lost once, and asked again what they see."""
         self._changed = anyio.Event()
         self._has_ended = False
         self._notices: set[str] = set()
@@ -101,6 +106,7 @@ class ScanningWorkers:
             place: {worker.lasting[place] for worker in self.all.values() if place in worker.lasting}
             for place in self._settings.places
         }
+        self._tasks = tasks
         tasks.start_soon(self._follow, tasks)
 
     def end(self) -> None:
@@ -114,6 +120,7 @@ class ScanningWorkers:
                 tasks.start_soon(self._join, change.worker)
             elif not change.has_joined:
                 self.all.pop(change.worker.address, None)
+                self._asked_again.discard(change.worker.address)
                 self._tell_change()
 
     async def _join(self, worker: WorkerAddress) -> None:
@@ -131,7 +138,7 @@ class ScanningWorkers:
     async def _ask_sight(self, worker: WorkerAddress) -> None:
         while_there = partial(self._cluster.while_there, worker.address)
         actor = await make_actor(self._cluster.client, ScanningActor, worker.address, while_there)
-        sight = await call_actor(self._cluster.client, while_there, lambda: actor.begin(self._settings))
+        sight: Sight = await actor.call("begin", self._settings)
         if sight.encoding != encoding_of_names():
             self.notice(f"worker {worker.name} is not used: it reads names of files as {sight.encoding[0]}")
             return
@@ -197,18 +204,26 @@ class ScanningWorkers:
 
     async def call(self, worker: ScanningWorker, method: str, *words: Any) -> Any:
         """Call a worker, again if the connection breaks. Raises: WorkerLostError."""
-        client, while_there = self._cluster.client, partial(self._cluster.while_there, worker.address)
         worker.calls += 1
         try:
             for losses in count(1):
                 try:
-                    return await call_actor(client, while_there, lambda: getattr(worker.actor, method)(*words))
+                    return await worker.actor.call(method, *words)
                 except WorkerLostError as lost:
                     if lost.is_final or losses == _MOST_LOSSES:
-                        self.all.pop(worker.address, None)
+                        self._lose(worker)
                         raise
         finally:
             worker.calls -= 1
+
+    def _lose(self, worker: ScanningWorker) -> None:
+        """Ask a worker no more, unless it begins anew: its actor may have gone with the connection to the scheduler."""
+        if self.all.get(worker.address) is worker:
+            del self.all[worker.address]
+            known = self._cluster.workers.get(worker.address)
+            if known is not None and self._tasks is not None and worker.address not in self._asked_again:
+                self._asked_again.add(worker.address)
+                self._tasks.start_soon(self._join, known)
 
     async def ask(self, fits: Fits, what: str, method: str, *words: Any) -> tuple[ScanningWorker, Any]:
         """Call a worker that fits; another one if it is lost. Raises: UnavailableError."""

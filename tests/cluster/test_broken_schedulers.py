@@ -1,0 +1,93 @@
+"""The connection to the scheduler breaks while a run is at work: it is made again, and all begins anew."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+from dask_processes import DaskProcesses, dask_processes
+from lost_workers import LEASE_SECONDS, Migration
+from relay import Relay, relay
+
+from asyncimport.cluster.connect import Cluster, connect
+from asyncimport.cluster.links import ActorLinks
+from asyncimport.cluster.path_map import ScanSettings
+from asyncimport.cluster.source import open_source
+from asyncimport.cluster.specs import parse_spec
+from asyncimport.model.events import Event, Notice
+from asyncimport.model.files import File, Ignored
+from asyncimport.testserver import Fault, Tell, TestXnat
+from asyncimport.testserver.samples import generated
+
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
+
+FILES = 400
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[DaskProcesses]:
+    """Start a scheduler and two workers."""
+    (tmp_path / "dask").mkdir()
+    with dask_processes(tmp_path / "dask") as processes:
+        processes.start_worker("a")
+        processes.start_worker("b")
+        yield processes
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Write some sessions."""
+    generated(tmp_path / "tree", sessions=8, files=FILES, size=4_000, seed=1)
+    return tmp_path / "tree"
+
+
+@asynccontextmanager
+async def connected(dask: DaskProcesses, notices: list[str]) -> AsyncIterator[tuple[Cluster, Relay]]:
+    """Connect through a relay, and wait for both workers."""
+
+    def report(event: Event) -> None:
+        if isinstance(event, Notice):
+            notices.append(event.reason)
+
+    async with relay() as way:
+        way.target = urlsplit(dask.address).port or 0
+        async with connect(parse_spec(f"tcp://127.0.0.1:{way.port}"), report=report) as cluster:
+            async for _ in cluster.changes():
+                if len(cluster.workers) == 2:
+                    break
+            yield cluster, way
+
+
+async def test_a_scan_goes_on(dask: DaskProcesses, tree: Path) -> None:
+    """Everything is found, and can be read, by the workers that were there before."""
+    notices: list[str] = []
+    async with connected(dask, notices) as (cluster, way):
+        settings = ScanSettings(places=[str(tree)])
+        async with open_source(cluster, settings, patience_seconds=20) as source:
+            found: dict[str, File] = {}
+            async for batch in source.batches():
+                if not found:
+                    way.break_connections(0)
+                found |= {item.path: item for item in batch if isinstance(item, File)}
+            assert set(found) == {str(path) for path in tree.rglob("*") if path.is_file()}
+            way.break_connections(0)
+            identities = await source.identify_many([*found.values()])
+            assert not [one for one in identities if isinstance(one, Ignored)]
+    assert any("connection to the scheduler of Dask broke" in notice for notice in notices), notices
+
+
+async def test_an_upload_goes_on(xnat: TestXnat, url: str, dask: DaskProcesses, tree: Path, tmp_path: Path) -> None:
+    """What was in flight is sent again after a lease; nothing goes into a sealed delivery."""
+    notices: list[str] = []
+    async with connected(dask, notices) as (cluster, way):
+        settings = ScanSettings(places=[str(tree)])
+        async with open_source(cluster, settings, patience_seconds=20) as source:
+            workers: Any = ActorLinks(cluster, source, lease_seconds=LEASE_SECONDS)
+            made = Migration(xnat, url, tree, tmp_path / "journal.db", workers)
+            with anyio.fail_after(60):
+                summary = await made.run(Fault("import", Tell(lambda: way.break_connections(0)), nth=60))
+            await made.check(summary)
+    assert any("connection to the scheduler of Dask broke" in notice for notice in notices), notices
