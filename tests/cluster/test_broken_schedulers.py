@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
+import anyio.to_thread
 import pytest
 from dask_processes import DaskProcesses, dask_processes
 from lost_workers import LEASE_SECONDS, Migration
@@ -91,3 +92,25 @@ async def test_an_upload_goes_on(xnat: TestXnat, url: str, dask: DaskProcesses, 
                 summary = await made.run(Fault("import", Tell(lambda: way.break_connections(0)), nth=60))
             await made.check(summary)
     assert any("connection to the scheduler of Dask broke" in notice for notice in notices), notices
+
+
+async def test_a_worker_that_loses_the_scheduler_ends(
+    xnat: TestXnat, url: str, dask: DaskProcesses, tree: Path, tmp_path: Path
+) -> None:
+    """So Dask does it. Others send what it had, and it may be started again."""
+    async with relay() as way:
+        way.target = urlsplit(dask.address).port or 0
+        direct, dask.address = dask.address, f"tcp://127.0.0.1:{way.port}"
+        far = dask.start_worker("far")
+        dask.address = direct
+        async with connect(parse_spec(direct)) as cluster:
+            async for _ in cluster.changes():
+                if len(cluster.workers) == 3:
+                    break
+            async with open_source(cluster, ScanSettings(places=[str(tree)])) as source:
+                workers: Any = ActorLinks(cluster, source, lease_seconds=LEASE_SECONDS)
+                made = Migration(xnat, url, tree, tmp_path / "journal.db", workers)
+                with anyio.fail_after(60):
+                    summary = await made.run(Fault("import", Tell(lambda: way.break_connections(0)), nth=60))
+                await made.check(summary)
+        assert await anyio.to_thread.run_sync(far.wait, 30) is not None
