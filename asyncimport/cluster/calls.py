@@ -47,7 +47,9 @@ async def make_actor(client: Client, kind: type, address: str, while_there: Whil
     async def make() -> Future:
         # Its arguments would be kept by the scheduler, so it has none.
         made = client.submit(kind, actor=True, workers=[address], pure=False)
-        await wait(made)
+        with client.as_current():
+            ended = wait(made)
+        await ended
         if made.status == "error":
             await made
         return made

@@ -23,6 +23,8 @@ _CONNECT_SECONDS = 10
 _CLOSE_SECONDS = 10.0
 _SILENT = logging.CRITICAL + 1
 _SAFE_PATH = "PYTHONSAFEPATH"
+# Passwords, tokens, proxies with a password. A worker is told by the command what it needs.
+_OURS = ("XNAT", "ASYNCIMPORT")
 
 
 async def open_client(
@@ -32,6 +34,7 @@ async def open_client(
     for name in ("distributed", "tornado.application"):
         logging.getLogger(name).setLevel(_SILENT)
     text = str(spec)
+    stack.enter_context(_environment_of_children())
     if isinstance(spec, Local):
         return await _start_local(spec.number, stack), text, True
     if isinstance(spec, Slurm):
@@ -61,7 +64,6 @@ async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
         security = await anyio.to_thread.run_sync(Security.temporary)
     except ImportError as error:
         raise UsageError("--dask local:N needs the package cryptography", hint=INSTALL_HINT) from error
-    stack.enter_context(_safe_path_of_children())
     # No pages: they would show to any user of this machine what runs.
     no_pages: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
     with dask.config.set(no_pages):
@@ -92,20 +94,22 @@ async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
 
 
 @contextmanager
-def _safe_path_of_children() -> Iterator[None]:
-    """Let the interpreters that are started meanwhile import nothing from the current directory, which may be hostile.
+def _environment_of_children() -> Iterator[None]:
+    """Keep secrets from the processes that are started meanwhile: jobs of Slurm, too, get what is in the environment.
 
-    `multiprocessing`, by which Dask starts them, does that otherwise.
+    And let interpreters import nothing from the current directory, which may be hostile. `multiprocessing`, by which
+    Dask starts them, does that otherwise.
     """
+    ours = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
     before = os.environ.get(_SAFE_PATH)
+    for name in ours:
+        del os.environ[name]
     os.environ[_SAFE_PATH] = "1"
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop(_SAFE_PATH, None)
-        else:
-            os.environ[_SAFE_PATH] = before
+        os.environ.pop(_SAFE_PATH, None)
+        os.environ.update(ours if before is None else {**ours, _SAFE_PATH: before})
 
 
 async def _close(opened: Any) -> None:

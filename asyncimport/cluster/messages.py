@@ -32,6 +32,13 @@ _OUTCOME_TYPES: Mapping[str, set[_Types]] = {
 }
 """Of the fields of a packed outcome, by its kind."""
 
+# More than a sound worker tells: of files or attempts, seconds, letters.
+MOST_COUNT = 1_000_000
+MOST_SECONDS = 1e12
+MOST_LETTERS = 100_000
+_MOST_BYTES = 1 << 60
+MALFORMED = "its reply is malformed"
+
 
 @record(kw_only=True)
 class Setup:
@@ -159,7 +166,7 @@ def unpack_outcomes(packed: Sequence[Packed], claims: Mapping[int, Claim]) -> li
         return [_unpack_outcome(one, claims[one[1]]) for one in packed if one[1] in claims]
     except (TypeError, LookupError, ValueError) as error:
         # Nothing of it is shown: there may be names in it.
-        raise ValueError("its reply is malformed") from error
+        raise ValueError(MALFORMED) from error
 
 
 def _unpack_outcome(packed: Packed, claim: Claim) -> Outcome:
@@ -167,13 +174,21 @@ def _unpack_outcome(packed: Packed, claim: Claim) -> Outcome:
     if tuple(map(type, packed)) not in _OUTCOME_TYPES[packed[0]]:
         raise ValueError("fields of an outcome")
     kind, _, attempts, effect, *rest = packed
+    if not 0 <= attempts <= MOST_COUNT:
+        raise ValueError("attempts")
     if kind == "S":
         uri, sha256, xxh3, zip_size, seconds = rest
+        if not (0 <= seconds <= MOST_SECONDS and 0 < (zip_size or 1) <= _MOST_BYTES):
+            raise ValueError("time or size")
+        if len(uri or "") > MOST_LETTERS or len(sha256 or b"") > 32 or len(xxh3 or b"") > 32:
+            raise ValueError("address or digest")
         merges = False if claim.check_archive else None
         where = claim.delivery.uri or uri
         if not where:
             raise ValueError("a first file without its address")
         return Stored(claim, where, attempts, effect, sha256, merges, xxh3, zip_size, seconds)
+    if len(rest[0]) > MOST_LETTERS:
+        raise ValueError("reason")
     if kind == "R":
         reason, whole_session, refusal, second_row = rest
         return Refused(claim, reason, whole_session, attempts, effect, Refusal(refusal), second_row)

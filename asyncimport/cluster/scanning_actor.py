@@ -145,19 +145,47 @@ def _sha256(path: str) -> bytes | None:
         return None
 
 
+_FILE = [str, int, int]
+_IGNORED = [str, str, bool]
+
+
 def unpack_batch(packed: bytes) -> list[File | Ignored]:
-    """Return a batch of a walk."""
-    rows: list[tuple[Any, ...]] = pickle.loads(packed)  # noqa: S301 - of our worker, whom Dask trusts with any code
-    return [
-        File(*row) if len(row) == 5 else Ignored(File(*row[:5]), FileKind(row[5]), row[6], damaged=row[7])
-        for row in rows
-    ]
+    """Return a batch of a walk. Raises: ValueError."""
+    return [_batch_item(row) for row in _rows(packed)]
+
+
+def _batch_item(row: tuple[Any, ...]) -> File | Ignored:
+    path, size, mtime, inode, ctime, *rest = row
+    _check([path, size, mtime], _FILE)
+    _check([number for number in (inode, ctime) if number is not None], [int, int])
+    file = File(path, size, mtime, inode, ctime)
+    return _ignored(file, rest) if rest else file
 
 
 def unpack_identities(files: Sequence[File], packed: bytes) -> list[Identity | Ignored]:
-    """Return what was identified of these files."""
-    found: list[Any] = pickle.loads(packed)  # noqa: S301 - as above
+    """Return what was identified of these files. Raises: ValueError."""
     return [
-        one if isinstance(one, Identity) else Ignored(file, FileKind(one[0]), one[1], damaged=one[2])
-        for file, one in zip(files, found, strict=True)
+        one if type(one) is Identity else _ignored(file, one) for file, one in zip(files, _rows(packed), strict=True)
     ]
+
+
+def _ignored(file: File, row: Sequence[Any]) -> Ignored:
+    kind, reason, damaged = row
+    _check([kind, reason, damaged], _IGNORED)
+    return Ignored(file, FileKind(kind), reason, damaged=damaged)
+
+
+def _rows(packed: bytes) -> list[Any]:
+    """Unpickle. Raises: ValueError."""
+    try:
+        rows = pickle.loads(packed)  # noqa: S301 - of our worker, whom Dask trusts with any code
+    except Exception as error:
+        raise ValueError("no pickle") from error
+    if type(rows) is not list:
+        raise ValueError("no list")
+    return rows
+
+
+def _check(values: Sequence[Any], types: Sequence[type]) -> None:
+    if any(type(value) is not kind for value, kind in zip(values, types, strict=False)):
+        raise ValueError("fields of a file")

@@ -14,7 +14,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from asyncimport.cluster.calls import RemoteActor, make_actor
+from asyncimport.cluster.checks import check_answer
 from asyncimport.cluster.connect import Cluster, WorkerAddress
+from asyncimport.cluster.messages import MALFORMED
 from asyncimport.cluster.path_map import ScanSettings
 from asyncimport.cluster.ports import WorkerLostError
 from asyncimport.cluster.scanning_actor import ScanningActor, Sight, encoding_of_names
@@ -50,6 +52,7 @@ class ScanningWorker:
 
 
 Fits = Callable[[ScanningWorker], bool]
+Read = Callable[[Any], Any]
 
 
 def has(*views: View) -> Fits:
@@ -138,7 +141,7 @@ class ScanningWorkers:
     async def _ask_sight(self, worker: WorkerAddress) -> None:
         while_there = partial(self._cluster.while_there, worker.address)
         actor = await make_actor(self._cluster.client, ScanningActor, worker.address, while_there)
-        sight: Sight = await actor.call("begin", self._settings)
+        sight: Sight = _read(partial(check_answer, "begin", ()), await actor.call("begin", self._settings))
         if sight.encoding != encoding_of_names():
             self.notice(f"worker {worker.name} is not used: it reads names of files as {sight.encoding[0]}")
             return
@@ -202,13 +205,17 @@ class ScanningWorkers:
             f"no worker is left that sees {plain(what)}", hint="start workers again; the same command goes on"
         )
 
-    async def call(self, worker: ScanningWorker, method: str, *words: Any) -> Any:
-        """Call a worker, again if the connection breaks. Raises: WorkerLostError."""
+    async def call(self, worker: ScanningWorker, method: str, *words: Any, read: Read | None = None) -> Any:
+        """Call a worker, again if the connection breaks. `read` makes of the answer what is returned.
+
+        Raises: WorkerLostError.
+        """
+        read = read or partial(check_answer, method, words)
         worker.calls += 1
         try:
             for losses in count(1):
                 try:
-                    return await worker.actor.call(method, *words)
+                    return _read(read, await worker.actor.call(method, *words))
                 except WorkerLostError as lost:
                     if lost.is_final or losses == _MOST_LOSSES:
                         self._lose(worker)
@@ -225,16 +232,27 @@ class ScanningWorkers:
                 self._asked_again.add(worker.address)
                 self._tasks.start_soon(self._join, known)
 
-    async def ask(self, fits: Fits, what: str, method: str, *words: Any) -> tuple[ScanningWorker, Any]:
+    async def ask(
+        self, fits: Fits, what: str, method: str, *words: Any, read: Read | None = None
+    ) -> tuple[ScanningWorker, Any]:
         """Call a worker that fits; another one if it is lost. Raises: UnavailableError."""
         reason: object = None
         for _ in range(_MOST_LOSSES):
             worker = await self.find(fits, what)
             try:
-                return worker, await self.call(worker, method, *words)
+                return worker, await self.call(worker, method, *words, read=read)
             except WorkerLostError as lost:
                 reason = lost
         raise UnavailableError(
             f"{_MOST_LOSSES} workers were lost while they read {plain(what)}: {plain(str(reason))}",
             hint="the logs of the workers may say why; the same command goes on",
         )
+
+
+def _read(read: Read, answer: Any) -> Any:
+    """Read an answer. Raises: WorkerLostError if it is malformed."""
+    try:
+        return read(answer)
+    except (ValueError, TypeError) as error:
+        # Nothing of it is shown: there may be names in it.
+        raise WorkerLostError(MALFORMED, is_final=True) from error

@@ -13,8 +13,9 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectSendStream
 
+from asyncimport.cluster.checks import read_reply
 from asyncimport.cluster.lease import GrantedLease, longest
-from asyncimport.cluster.messages import Order, Reply, Setup, unpack_outcomes
+from asyncimport.cluster.messages import Order, Reply, Setup
 from asyncimport.cluster.ports import WorkerLink, WorkerLinks, WorkerLostError
 from asyncimport.cluster.sending_workers import SendingWorker, Tally, WorkerShares
 from asyncimport.cluster.starting import Starter
@@ -35,8 +36,8 @@ from asyncimport.pipeline.record import Outcomes, pass_outcomes
 _RENEWAL_SHARE = 1 / 3
 # After a call that did not get through, the next one comes after this long (seconds).
 _RETRY_SECONDS = 0.2
-# How long to wait for workers to confirm that they have ended, when the run ends early.
-_END_SECONDS = 3.0
+# How long to wait for workers to confirm that they have ended, when the run ends early. A logout may take 5 s.
+_END_SECONDS = 6.0
 
 
 async def send_by_workers(
@@ -266,10 +267,11 @@ class _Driver:
                 break
             try:
                 # All of it before anything is done: if a part is wrong, the worker tells nothing that can be relied on.
-                outcomes = unpack_outcomes(reply.outcomes, worker.given)
+                outcomes = read_reply(reply, worker.number, worker.given)
             except ValueError as malformed:
                 error = WorkerLostError(str(malformed), is_final=True)
                 break
+            worker.lease.hear(reply.clock)
             await self._handle(worker, reply, outcomes)
             has_ended, error = reply.has_ended, reply.error
         # Before it is lost: the run may end with its last worker.
@@ -323,14 +325,11 @@ class _Driver:
         with anyio.move_on_after(worker.lease.seconds_left):
             while True:
                 try:
-                    reply = await worker.link.exchange(order)
+                    return await worker.link.exchange(order)
                 except WorkerLostError as lost:
                     if lost.is_final:
                         return None
                     await anyio.sleep(_RETRY_SECONDS)
-                else:
-                    worker.lease.hear(reply.clock)
-                    return reply
         return None
 
     async def _handle(self, worker: SendingWorker, reply: Reply, outcomes: Sequence[Outcome]) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -86,15 +87,17 @@ class ClusterSource:
         return anyio.from_thread.run(self.identify_many, [file])[0]
 
     async def _identify(self, files: Sequence[File], fits: Fits) -> list[Identity | Ignored]:
-        worker, packed = await self._workers.ask(fits, files[0].path, "identify", pack_files(files))
-        found = unpack_identities(files, packed)
+        words = ("identify", pack_files(files))
+        found: list[Identity | Ignored]
+        worker, found = await self._workers.ask(fits, files[0].path, *words, read=partial(unpack_identities, files))
         unreadable = [place for place, one in enumerate(found) if _is_unreadable(one)]
         if unreadable and any(one is not worker and fits(one) for one in self._workers.all.values()):
             # Another worker may have the right to read it, or the file in its cache.
             other = await self._workers.find(fits, files[0].path, avoid=worker)
             again = [files[place] for place in unreadable]
             try:
-                more = unpack_identities(again, await self._workers.call(other, "identify", pack_files(again)))
+                read = partial(unpack_identities, again)
+                more = await self._workers.call(other, "identify", pack_files(again), read=read)
             except WorkerLostError:
                 return found
             for place, one in zip(unreadable, more, strict=True):

@@ -5,6 +5,7 @@ from functools import partial
 
 import anyio
 
+from asyncimport.cluster.checks import check_clock
 from asyncimport.cluster.messages import Setup
 from asyncimport.cluster.ports import WorkerLink, WorkerLostError
 from asyncimport.cluster.sending_workers import SendingWorker
@@ -57,7 +58,9 @@ class Starter:
         began = anyio.current_time()
         while True:
             try:
-                return await link.start(self._setup)
+                return check_clock(await link.start(self._setup))
+            except ValueError as malformed:
+                raise WorkerLostError(str(malformed), is_final=True) from malformed
             except WorkerLostError as lost:
                 is_late = anyio.current_time() - began > self._context.options.outage_timeout
                 if lost.is_final or (is_late and not self._sending):

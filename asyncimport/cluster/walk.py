@@ -73,7 +73,7 @@ class Walk:
         try:
             await workers.call(worker, "start_walk", walk, places)
             for number in count():
-                batch = unpack_batch(await workers.call(worker, "next_batch", walk, number))
+                batch = await workers.call(worker, "next_batch", walk, number, read=unpack_batch)
                 if not batch:
                     return True
                 if any(len(workers.views[place]) > 1 for place in places):

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -227,29 +228,29 @@ async def connect(
     `connections` limits the open connections, `max_rate` the bytes of bodies that are sent in a second; `times_link`
     notes how long bodies wait for the link. The environment names a proxy, and a bundle if neither `ca_bundle` nor
     `authorities` (see `tls_context`) is given. `load` shows what limits the speed. `sockets` makes
-    the sockets of calls.
+    the sockets of calls, but for the logout.
     Raises: LoginRefusedError, UnavailableError, UsageError.
     """
     timeouts = timeouts or Timeouts()
     server = URL(host.rstrip("/"))
     proxy = await anyio.to_thread.run_sync(proxy_for, server)  # Windows may ask its name server
     waiting: set[asyncio.Transport | None] = set()
-    async with open_session(
+    open_http = partial(
+        open_session,
         server,
         proxy,
         tls=tls_context(ca_bundle, proxy, verify=verify, authorities=authorities),
         connections=connections,
         connect_seconds=timeouts.connect,
         cookies=aiohttp.DummyCookieJar(),
-        waiting=waiting,
-        times_link=times_link,
-        sockets=sockets,
-    ) as http:
+    )
+    async with open_http(waiting=waiting, times_link=times_link, sockets=sockets) as http:
         load = load or Load()
         load.rate = rate = None if max_rate is None else RateLimit(max_rate)
         load.monitor = monitor
         load.count_sending = lambda: count_sending(waiting)
-        client = Client(Transport(http, server, proxy, monitor), credentials, timeouts, rate, load)
+        transport = Transport(http, server, proxy, monitor)
+        client = Client(transport, credentials, timeouts, rate, load)
         try:
             await call_with_retries(client.login.open, policy or RetryPolicy(attempts=3))
         except TransientError as error:
@@ -258,4 +259,7 @@ async def connect(
         try:
             yield client
         finally:
-            await client.login.close()
+            # All calls have ended. Those sockets may send nothing any more; a logout stores nothing.
+            async with nullcontext(http) if sockets is None else open_http() as last:
+                transport.go_on_with(last)
+                await client.login.close()

@@ -172,6 +172,10 @@ class Transport:
         self.round_trip = 0.0
         """The shortest round trip of a connection, in seconds; 0 if it is unknown."""
 
+    def go_on_with(self, http: aiohttp.ClientSession) -> None:
+        """Send from now on by other connections."""
+        self._http = http
+
     def url(self, path: str) -> URL:
         """Return the address of an encoded path below XNAT's, such as `/data/projects`."""
         if path.startswith("/data/"):

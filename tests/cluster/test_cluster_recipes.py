@@ -31,6 +31,7 @@ PAGE = (DOCS / "many-machines.md").read_text("utf-8")
 # Slurm's commands, as far as dask-jobqueue uses them: a job is a process group, and its number that of the group.
 # The script is read at once, as `sbatch` does: dask-jobqueue deletes it afterwards.
 SBATCH = """#!/bin/sh
+env > "{log}.env"
 script=$(cat "$1")
 setsid sh -c "$script" > "{log}" 2>&1 < /dev/null &
 echo "Submitted batch job $!"
@@ -162,10 +163,14 @@ async def test_jobs_of_slurm(commands: Commands, tree: Path, tmp_path: Path) -> 
     # Jobs begin there too, and must not execute what lies there.
     (tmp_path / "multiprocessing.py").write_text(HOSTILE)
     commands.env |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "DASK_CONFIG": str(tmp_path)}
+    # Slurm keeps the environment for the job.
+    commands.env["XNAT_PASS"] = "tell-nobody-4711"
     done = await commands("plan", tree, "-P", "demo", "--dask", "slurm:cluster.toml")
     assert done.code == 0, f"{done.err}\n{log.read_text() if log.exists() else ''}"
     assert "20 files" in done.out
     assert not (tmp_path / "executed").exists()
+    environment = Path(f"{log}.env").read_text()
+    assert ("PATH=" in environment, "XNAT" in environment) == (True, False)
     assert "waiting for the first worker" in done.err
     assert cancelled.read_text().strip().isdecimal()
     assert [path for path in shared.rglob("*") if path.is_file()] == []

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,47 @@ async def test_each_worker_has_a_line(xnat: TestXnat, url: str, commands: Comman
     assert (await commands("report", "-P", "demo", "--out", report, "--anonymous")).code == 0
     assert re.search(r"<td>worker-[0-9a-f]{12}</td>", report.read_text("utf-8"))
     assert not re.search(r"<td>worker-[01]<", report.read_text("utf-8"))
+
+
+async def test_processes_of_this_machine_inherit_no_secret(
+    xnat: TestXnat, url: str, commands: Commands, tree: Path
+) -> None:
+    """The password is in the environment of the command, and not in that of any process that it starts."""
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("only Linux shows the environment of a process")
+    commands.login(url)
+    secret = "tell-nobody-4711"
+    xnat.users["demo"] = replace(xnat.users["demo"], password=secret)
+    commands.env["XNAT_PASS"] = secret
+    is_sending = anyio.Event()
+    xnat.faults.add(Fault("import", Tell(is_sending.set), nth=40))
+    held = xnat.faults.add(Fault("import", Stall(), nth=41, times=1000))
+    async with commands.start("upload", tree, "-P", "demo", "-q", "--dask", "local:2") as process:
+        with anyio.fail_after(60):
+            await is_sending.wait()
+            environments = await anyio.to_thread.run_sync(environments_below, process.pid)
+            xnat.faults.clear()
+            held.release()
+            assert await process.wait() == 0
+    # The workers and their readers of headers.
+    assert len(environments) >= 4
+    assert not any(b"XNAT" in environment for environment in environments.values())
+
+
+def environments_below(parent: int) -> dict[int, bytes]:
+    """Return the environments of all processes that a process has started, and those that they have."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    below = {parent}
+    while more := {child for child, of in parents.items() if of in below} - below:
+        below |= more
+    found = {}
+    for one in below - {parent}:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found[one] = Path(f"/proc/{one}/environ").read_bytes()
+    return found
 
 
 async def test_workers_trust_whom_the_command_trusts(

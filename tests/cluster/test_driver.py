@@ -3,8 +3,9 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -509,6 +510,83 @@ async def test_a_worker_whose_reply_is_malformed_is_lost(journal_path: Path) -> 
         return make(order, [*outcomes, ("S", order.files[0][0])] if order.files else outcomes)
 
     bad.reply = reply  # type: ignore[method-assign]
+    await run_with_a_lost_one(journal_path, bad, good)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"clock": nan},
+        {"clock": inf},
+        {"clock": "soon"},
+        {"clock": None},
+        {"number": 0},
+        {"in_flight": -1},
+        {"in_flight": 10**30},
+        {"reading": None},
+        {"limited_by": 7},
+        {"limited_by": "x" * 1_000_000},
+        {"outcomes": 7},
+        {"outcomes": [("F", 1, 10**30, False, "no", False, False)]},
+        {"outcomes": [("S", 1, 1, False, "/row", None, None, None, nan)]},
+        {"outcomes": [("S", 1, 1, False, "/row", None, None, None, -1.0)]},
+        {"outcomes": [("S", 1, 1, False, "/row", None, None, -5, 0.5)]},
+        {"outcomes": [("S", 1, 1, False, "/row", b"x" * 1000, None, None, 0.5)]},
+        {"overloads": [nan]},
+        {"overloads": ["soon"]},
+        {"overloads": [-1.0]},
+        {"retries": [("no", [], 1)]},
+        {"retries": [("no", None)]},
+        {"retries": ["no"]},
+        {"notices": [None]},
+        {"outages": [5]},
+        {"zips_ended": "yes"},
+        {"has_ended": 1},
+        {"error": ValueError("no")},
+    ],
+    ids=lambda wrong: f"{wrong!r:.50}",
+)
+async def test_a_worker_whose_reply_cannot_be_is_lost(journal_path: Path, wrong: dict[str, Any]) -> None:
+    """Whatever is wrong in it: others send its files, and one line says why."""
+    bad, good = Worker("a"), Worker("b")
+    make = bad.reply
+
+    def reply(order: Order, outcomes: Sequence[Packed]) -> Reply:
+        # Outcomes are of files that it has.
+        changed: dict[str, Any] = {
+            name: [(one[0], key, *one[2:]) for one in value for key, *_ in order.files]
+            if name == "outcomes" and value != 7
+            else value
+            for name, value in wrong.items()
+        }
+        return replace(make(order, outcomes), **changed)
+
+    bad.reply = reply  # type: ignore[method-assign]
+    await run_with_a_lost_one(journal_path, bad, good)
+
+
+@pytest.mark.parametrize("reply", [5, (), {"clock": 1.0}], ids=repr)
+async def test_a_worker_that_replies_something_else_is_lost(journal_path: Path, reply: Any) -> None:
+    """It has another version, say, though it said that it has not."""
+    bad = Worker("a")
+    bad.reply = lambda *_: reply  # type: ignore[method-assign]
+    await run_with_a_lost_one(journal_path, bad, Worker("b"))
+
+
+@pytest.mark.parametrize("clock", [nan, inf, "soon", None], ids=repr)
+async def test_a_worker_that_begins_without_a_clock_is_lost(journal_path: Path, clock: Any) -> None:
+    """No lease can be given to it."""
+    bad = Worker("a")
+
+    async def begin(_: Setup) -> Any:
+        return clock
+
+    bad.start = begin  # type: ignore[method-assign]
+    await run_with_a_lost_one(journal_path, bad, Worker("b"))
+
+
+async def run_with_a_lost_one(journal_path: Path, bad: Worker, good: Worker) -> None:
+    """Run, and check that the bad worker was lost with its reason, and all files were sent."""
     notices: list[str] = []
 
     def note(event: Event) -> None:

@@ -1,6 +1,8 @@
 """Leases: by two clocks that know nothing of each other, a worker never sends when others may have its files."""
 
+import select
 import socket
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -142,6 +144,25 @@ def test_a_socket_sends_nothing_without_a_lease() -> None:
                 while data := receiver.recv(10):
                     received += data
                 assert received == b"abc"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits what the kernel holds back")
+def test_what_is_not_taken_within_a_lease_is_dropped() -> None:
+    """A process that was stopped cannot drop it, and its server may begin to read when the delivery is sealed."""
+    lease = Lease()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with LeasedSockets(lease, 0.2)((socket.AF_INET, socket.SOCK_STREAM, 0, "", ())) as sender:
+            sender.connect(server.getsockname())
+            receiver, _ = server.accept()
+            sender.settimeout(0)
+            with suppress(BlockingIOError):
+                while sender.send(bytes(65536)):
+                    pass
+            with receiver:
+                select.select([sender], [], [], 60)
+                with pytest.raises(TimeoutError):
+                    sender.send(b"more")
 
 
 def test_a_closed_socket_drops_what_has_not_gone_out() -> None:

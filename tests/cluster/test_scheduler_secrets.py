@@ -18,6 +18,7 @@ from conftest import Commands
 from dask_processes import DaskProcesses, dask_processes
 from distributed import Client
 
+from asyncimport import Credentials, Server, UploadRequest, rules_from, upload
 from asyncimport.testserver import Fault, Stall, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
@@ -74,6 +75,43 @@ async def test_the_scheduler_knows_no_secret(
     assert done.code == 0, done.err
     assert await anyio.to_thread.run_sync(found_in_memory, scheduler, secrets) == []
     assert await anyio.to_thread.run_sync(found_in_memory, scheduler, {b"SendingActor"}) == [b"SendingActor"]
+
+
+async def test_a_client_that_asks_through_the_scheduler_tells_it_no_secret(
+    xnat: TestXnat, url: str, dask: DaskProcesses, tmp_path: Path
+) -> None:
+    """Dask's own clients of that kind send it all that a worker is told: ours goes to the worker directly."""
+    tree = tmp_path / "tree"
+    generated(tree, sessions=1, files=20, size=2_000, seed=1)
+    xnat.users["demo"] = replace(xnat.users["demo"], password=SECRET)
+    assert dask.scheduler is not None
+    secrets, scheduler = {SECRET.encode(), str(tree).encode()}, dask.scheduler.pid
+    is_sending = anyio.Event()
+    xnat.faults.add(Fault("import", Tell(is_sending.set), nth=10))
+    held = xnat.faults.add(Fault("import", Stall(), nth=11, times=1000))
+
+    async def look() -> None:
+        await is_sending.wait()
+        found.extend(await anyio.to_thread.run_sync(found_in_memory, scheduler, secrets))
+        xnat.faults.clear()
+        held.release()
+
+    found: list[bytes] = []
+    request = UploadRequest(
+        server=Server(url, Credentials("demo", SECRET)),
+        sources=[tree],
+        project="demo",
+        routes=rules_from("demo"),
+        state_dir=tmp_path / "state",
+    )
+    async with (
+        Client(dask.address, asynchronous=True, direct_to_workers=False, set_as_default=False) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(look)
+        (await upload(request, dask_client=client)).raise_for_error()
+    assert (is_sending.is_set(), found) == (True, [])
+    assert await anyio.to_thread.run_sync(found_in_memory, scheduler, secrets) == []
 
 
 def patients_in(tree: Path) -> set[bytes]:

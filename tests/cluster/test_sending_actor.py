@@ -106,6 +106,23 @@ async def test_a_worker_that_gets_no_order_ends_too(xnat: TestXnat, url: str, tm
     assert not xnat.imports
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_worker_without_a_lease_logs_out(xnat: TestXnat, url: str, tmp_path: Path, is_told: bool) -> None:
+    """Else its login would count against the site's limit until it expires. A logout stores nothing."""
+    file = write(tmp_path / "in" / "1", image(1))
+    thread = SendingThread(setup(url, tmp_path / "in", lease_seconds=5.0 if is_told else 0.5))
+    clock = await thread.start()
+    xnat.faults.add(Fault("import", Stall()))
+    files, deliveries = pack_claims([claim(file)])
+    order = Order(number=1, lease_until=clock + (60 if is_told else 0.5), limit=1, files=files, deliveries=deliveries)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(thread.exchange, order)
+        with anyio.fail_after(20):
+            await (thread.end() if is_told else thread.ended())
+    assert not xnat.imports
+    assert (xnat.count["login"], xnat.count["logout"], xnat.live_logins("demo")) == (1, 1, 0)
+
+
 async def test_an_order_that_comes_late_sends_nothing(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """A connection broke, the call was made again, and its first copy arrives after the next order."""
     (tmp_path / "in").mkdir()
