@@ -171,11 +171,14 @@ _TABLE = (
         "ct", "CT images", "transfer", (_CT,), ("instant", "realistic"), _RIVALS, _against_all(0.65),
         reference="ceiling 16", quick=(AUTO,), quick_models=(),
     ),
-    Scenario(
-        "far", "100 ms away", "transfer", (_shape("131 kB x 2,000", Part(2_000, 131_000, 4)),), ("far",),
-        (*_PARALLEL, "curl -T 16", "xnatctl 16"),
-        tuple(Target("rate", f"asyncimport {n}", ">=", 1.0, over=f"curl data {n}") for n in (4, 16)),
-        rounds=3, reference="ceiling 16", quick=("asyncimport 16",),
+    *(
+        Scenario(
+            name, what, "transfer", (_shape(f"131 kB x {files:,}", Part(files, 131_000, 4)),), ("far",),
+            (*_PARALLEL, "curl -T 16", "xnatctl 16"),
+            tuple(Target("rate", f"asyncimport {n}", ">=", 1.0, over=f"curl data {n}") for n in (4, 16)),
+            rounds=3, reference="ceiling 16", quick=("asyncimport 16",), quick_models=None if files < 5_000 else (),
+        )
+        for name, what, files in (("far", "100 ms away", 2_000), ("far-long", "the same for a minute", 8_000))
     ),
     Scenario(
         "tls", "over TLS", "transfer", (_MR,), ("tls",), _PARALLEL,
