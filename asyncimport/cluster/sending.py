@@ -28,8 +28,8 @@ from asyncimport.model.texts import counted
 from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import check_first
-from asyncimport.pipeline.context import Context, Signal, Wakeups, notify
-from asyncimport.pipeline.feed import backlog_of, wait_for_leases
+from asyncimport.pipeline.context import Context, Signal, Wakeups, notify, wait_for
+from asyncimport.pipeline.feed import backlog_of, demand_of, wait_for_leases
 from asyncimport.pipeline.record import Outcomes, pass_outcomes
 
 # An idle worker hears of the driver after this share of its lease.
@@ -139,16 +139,17 @@ class _Driver:
             await wait_for_leases(context)
             await context.call_journal(partial(queue.note_leases, longest(self._setup.lease_seconds)))
             self._has_noted_leases = True
-            async for _ in wakeups:
+            while await wait_for(wakeups, queue.seconds_to_late):
                 if self._unseen.are_kept:
                     self._begin_wait(tasks)
                 while context.may_feed and not self._unseen.is_full:
                     shares = WorkerShares(self._sending, context.throttle.limit, takes_unseen=self._unseen.go_to_others)
+                    first, held = queue.first_files.usual_seconds, sum(worker.files for worker in self._sending)
                     claim = partial(
                         queue.claim,
                         shares.total,
                         max_active=context.options.max_open_sessions,
-                        max_new=context.throttle.limit,
+                        demand=demand_of(context.throttle, first, held),
                         max_backlog=backlog_of(context),
                         shares=shares,
                     )
@@ -164,8 +165,8 @@ class _Driver:
                             worker.add(files)
                         else:
                             await self._give_to_others(files)
-                    for first in shares.first:
-                        tasks.start_soon(self._check, first)
+                    for alone in shares.first:
+                        tasks.start_soon(self._check, alone)
 
     def _begin_wait(self, tasks: TaskGroup) -> None:
         if self._unseen.begin_wait():

@@ -251,6 +251,7 @@ class _Sender:
         claims = unpack_claims(order.files, order.deliveries)
         self._soonest = asyncio.get_running_loop().time() + _SOONEST_SECONDS
         self._open += len(claims)
+        context.waiting_files += len(claims)
         self._low = self._open // 2
         files = files_per_batch(len(claims), max(1, order.limit), context.throttle.seconds_per_call)
         first = [[claim] for claim in claims if claim.delivery.uri is None]

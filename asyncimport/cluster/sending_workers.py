@@ -48,6 +48,11 @@ class SendingWorker:
         return not self.given and not self.waiting
 
     @property
+    def files(self) -> int:
+        """How many files it has."""
+        return len(self.given) + len(self.waiting)
+
+    @property
     def ahead(self) -> int:
         """How many files it may have."""
         return min(_MAX_AHEAD, max(_AHEAD_PER_SLOT * self.limit, int(self.files_per_second * _AHEAD_SECONDS)))
@@ -55,7 +60,7 @@ class SendingWorker:
     @property
     def room(self) -> int:
         """How many files more it may have."""
-        return max(0, self.ahead - len(self.given) - len(self.waiting))
+        return max(0, self.ahead - self.files)
 
     def note_pace(self, files: int) -> None:
         """Note that it has told the outcomes of this many files."""

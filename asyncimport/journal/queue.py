@@ -3,30 +3,18 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from asyncimport.journal.activity import ActivityWriter
 from asyncimport.journal.connection import Connection, CurrentRun
+from asyncimport.journal.demand import ANY, Demand, OpenSessions, Shares
 from asyncimport.journal.existing import ExistingInstances
 from asyncimport.journal.files import FileRecords
+from asyncimport.journal.first_files import FirstFiles
 from asyncimport.journal.rows import file_of, initial_labels
 from asyncimport.journal.session_state import DISPUTED, SessionState
 from asyncimport.model.activity import Activity, WorkerActivity
 from asyncimport.model.deliveries import Claim, Delivery, Failed, Outcome, Refused, Stored, Withheld
 from asyncimport.model.files import Instance, Session
-
-
-class Shares(Protocol):
-    """Which files can be sent now, and by whom, where several machines send."""
-
-    def room(self, path: str) -> int:
-        """Return how many files more can be sent by those who see this path."""
-        ...
-
-    def take(self, claims: Sequence[Claim]) -> None:
-        """Take files that were handed out."""
-        ...
-
 
 # Deliveries of one subject are archived one by one. While this many wait for their turn, sessions of others begin; at
 # most the other number are looked at for one that may (7 ms).
@@ -56,13 +44,16 @@ class UploadQueue:
         self._files = files
         self._activity = ActivityWriter(connection, run)
         self._synced_at = run.began_at
+        self.first_files = FirstFiles(connection.ticks)
+        self.seconds_to_late: float | None = None
+        """How long after the last claim another first file is late; None if none can be."""
 
     def claim(
         self,
         limit: int,
         *,
         max_active: int,
-        max_new: int = 1_000,
+        demand: Demand = ANY,
         max_backlog: int = 1_000,
         shares: Shares | None = None,
     ) -> list[Claim] | None:
@@ -70,38 +61,48 @@ class UploadQueue:
 
         The first instance of a delivery without a URI goes alone: its answer shows where the others go. So does one
         with `Claim.check_archive` (the answer goes to `ExistingInstances.adopt`). A new delivery begins only while
-        fewer than `max_active` sessions occupy the server's prearchive, and those of fewer than `max_backlog` subjects
-        wait to be archived; one call begins `max_new` at most, so that sessions end before others begin. Subjects take
-        turns: no session begins of one that has enough to be archived. `shares` says which files can be sent now. An
-        empty list means: ask again after the next change.
+        fewer than `max_active` sessions occupy the server's prearchive, those of fewer than `max_backlog` subjects
+        wait to be archived, and open ones do not meet the `demand`: they end before others begin. Files that wait for a
+        late first file do not count. Subjects take turns: no session begins of one that has enough to be archived.
+        `shares` says which files can be sent now. An empty list means: ask again after the next change, or after
+        `seconds_to_late`.
         """
         claims: list[Claim] = []
         with self._connection.transaction():
-            for (session,) in self._db.execute(
+            active = self._db.execute(
                 "SELECT session FROM active_session b WHERE EXISTS (SELECT 1 FROM queued w "  # noqa: S608 - fixed text
                 "WHERE w.session = b.session) AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.session = b.session) "
                 f"AND NOT {DISPUTED.format('b.session')} ORDER BY session"
-            ).fetchall():
-                if len(claims) < limit:
-                    self._hand_out_shares(session, limit - len(claims), claims, shares)
+            ).fetchall()
+            open_sessions = OpenSessions()
+            for (session,) in active:
+                left = self._count_queued(session, demand.files, shares)
+                open_sessions.add(left, waits=self.first_files.is_under_way(session))
             (before,) = self._connection.one("SELECT count(*) FROM active_session")
             waiting = self._count_waiting()
-            begun, max_active = before, min(max_active, before + (max_new if len(waiting) < max_backlog else 0))
+            begun, max_active = before, max_active if len(waiting) < max_backlog else 0
             full = [subject for subject, deliveries in waiting.items() if deliveries >= _MAX_WAITING]
             session = -1
             while len(claims) < limit and begun < max_active:
+                if open_sessions.meet(demand, self.first_files.count_in_time(), len(claims)):
+                    break
                 session = self._next_session(session, full)
                 if session is None:
                     break
                 is_new = not self._connection.exists("SELECT 1 FROM active_session WHERE session = ?", (session,))
                 if is_new and self._room(session, limit, shares) and self._begin_delivery(session):
                     begun += 1
+                    open_sessions.add(self._count_queued(session, demand.files, shares), waits=True)
+                    self._hand_out_shares(session, limit - len(claims), claims, shares)
+            for (session,) in active:
+                if len(claims) < limit:
                     self._hand_out_shares(session, limit - len(claims), claims, shares)
             (left,) = self._connection.one(
                 "SELECT EXISTS (SELECT 1 FROM queued) OR EXISTS (SELECT 1 FROM in_flight) "
                 # Finalising may show that files have to be sent again.
                 "OR EXISTS (SELECT 1 FROM ready) OR EXISTS (SELECT 1 FROM busy_subject)"
             )
+            self.seconds_to_late = self.first_files.seconds_to_next_late()
         if begun > before:
             # The next run must know that something may be in flight into the new delivery.
             self._connection.sync()
@@ -122,6 +123,9 @@ class UploadQueue:
                 how = claim.key, self._run, outcome.attempts, now
                 if outcome.may_have_taken_effect:
                     self._note_interruption([delivery.key])
+                if claim.check_archive or delivery.uri is None:
+                    (session,) = self._connection.one("SELECT session FROM delivery WHERE key = ?", (delivery.key,))
+                    self.first_files.end(session, is_stored=isinstance(outcome, Stored))
                 if isinstance(outcome, Stored):
                     stored.append((*how, delivery.key, outcome.sha256, outcome.xxh3, outcome.zip_size))
                     if delivery.uri is None:
@@ -300,6 +304,7 @@ class UploadQueue:
             self._end_blocked(session, problem)
             return False
         self._db.execute("INSERT INTO active_session VALUES (?)", (session,))
+        self.first_files.end(session, is_stored=False)
         return True
 
     def _inherit_interruption(self, session: int, number: int, key: int) -> None:
@@ -326,6 +331,17 @@ class UploadQueue:
         )
         return min(limit, shares.room(os.fsdecode(path)))
 
+    def _count_queued(self, session: int, limit: int, shares: Shares | None) -> int:
+        """Return how many queued files of a session can be sent now or after its first one, `limit` at most.
+
+        None can while its first file is late.
+        """
+        room = 0 if self.first_files.is_late(session) else self._room(session, max(1, limit), shares)
+        if not room:
+            return 0
+        query = "SELECT count(*) FROM (SELECT 1 FROM queued WHERE session = ? LIMIT ?)"
+        return int(self._connection.one(query, (session, room))[0])
+
     def _hand_out_shares(self, session: int, limit: int, claims: list[Claim], shares: Shares | None) -> None:
         before = len(claims)
         if room := self._room(session, limit, shares):
@@ -348,6 +364,9 @@ class UploadQueue:
             if self._connection.exists("SELECT 1 FROM in_flight WHERE session = ?", (session,)):
                 return
             room = 1
+            self.first_files.begin(session)
+        else:
+            self.first_files.end(session, is_stored=False)
         where = Session(project, subject, label, study_uid)
         delivery = Delivery(key, where, number, uri, initial_labels(where, *initial))
         rows = self._connection.json_rows(

@@ -44,6 +44,10 @@ class SendContext:
     on_overload: Callable[[float | None], None] = lambda _: None
     is_drained: bool = False
     """Whether the scan has ended and every pending file is handed out."""
+    waiting_files: int = 0
+    """Files that are handed out and that no worker has taken yet."""
+    low_files: int = 0
+    """When no more than this many wait, there may be others to hand out."""
 
     def __post_init__(self) -> None:
         """Make what all uploads share."""

@@ -3,18 +3,27 @@
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
 
+from asyncimport.journal.demand import Demand
 from asyncimport.model.deliveries import Claim
 from asyncimport.model.events import Notice
-from asyncimport.pipeline.context import Context, Wakeups
+from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pipeline.context import Context, Wakeups, wait_for
 
 # A worker sends a batch file after file, because handing over costs time where files are small and the server is fast.
 # Larger batches would leave workers idle at the end.
 _BATCH_FILES = 8
 _BATCH_BYTES = 4 << 20
 _BATCH_SECONDS = 0.05
-# Claim what is sent in this time, within bounds: a call of the journal costs the same for one file as for many.
-_CLAIM_SECONDS = 0.15
-_MIN_CLAIMED, _MAX_CLAIMED = 128, 512
+# Files that wait for a worker: what is sent in this time, within bounds, as a call of the journal costs about the same
+# for one file as for many. Below half of them, others are handed out. More would keep files of open sessions waiting
+# behind those of others.
+_WAITING_SECONDS = 0.1
+_MIN_WAITING, _MAX_WAITING = 4, 512
+# A first file takes as long as so many others, until it is known how long it takes, as the archive is asked before.
+# Then this many times as long, as it varies, and the time until the next files of its session are handed out.
+_FIRST_ROUNDS, _FIRST_MARGIN, _HAND_OUT_SECONDS = 4.0, 1.2, 0.05
+# So many first files may be under way to hide their time; more only to fill the slots.
+_MIN_FIRSTS, _SLOTS_PER_FIRST = 3, 8
 # XNAT reads all rows of its prearchive for each file, so what cannot be archived yet is not sent yet. This many
 # subjects a finalizer keep all finalizers busy.
 _BACKLOG_PER_FINALIZER = 2
@@ -22,37 +31,59 @@ _BACKLOG_PER_FINALIZER = 2
 
 async def feed(context: Context, wakeups: Wakeups, batches: MemoryObjectSendStream[list[Claim]]) -> None:
     """Hand out pending files until the journal says that none will come any more."""
-    throttle, options = context.throttle, context.options
+    throttle, options, queue = context.throttle, context.options, context.journal.queue
 
     def claim_files() -> list[Claim] | None:
-        # No more deliveries can begin at a time than there are slots.
-        limit, pace = throttle.limit, throttle.seconds_per_call
-        in_time = min(int(_CLAIM_SECONDS * limit / pace), _MAX_CLAIMED) if pace else 0
-        files = max(_BATCH_FILES * limit, _MIN_CLAIMED, in_time)
-        return context.journal.queue.claim(
-            files,
+        return queue.claim(
+            most_waiting(throttle) - context.waiting_files,
             max_active=options.max_open_sessions,
-            max_new=limit,
+            demand=demand_of(throttle, queue.first_files.usual_seconds, throttle.in_flight + context.waiting_files),
             max_backlog=backlog_of(context),
         )
 
     async with wakeups, batches:
         with context.stop.immediate_scope():
             await wait_for_leases(context)
-            async for _ in wakeups:
-                if not context.may_feed:
-                    continue
-                while claims := await context.call_journal(claim_files):
+            while await wait_for(wakeups, queue.seconds_to_late):
+                while context.may_feed and context.waiting_files <= (low := most_waiting(throttle) // 2):
+                    claims = await context.call_journal(claim_files)
+                    if claims is None:
+                        return
+                    # Where there are none, only a change can bring others.
+                    context.low_files = low if claims else -1
+                    if not claims:
+                        context.is_drained = context.has_scanned
+                        break
                     context.is_drained = False
+                    context.waiting_files += len(claims)
                     files = files_per_batch(len(claims), throttle.limit, throttle.seconds_per_call)
-                    # The first file of a delivery waits for several answers: meanwhile the others send the rest.
+                    # The first file of a delivery waits for several answers: meanwhile others are sent.
                     first = [[claim] for claim in claims if claim.delivery.uri is None]
                     rest = [claim for claim in claims if claim.delivery.uri is not None]
                     for batch in [*first, *split_batches(rest, files, _BATCH_BYTES)]:
                         await batches.send(batch)
-                if claims is None:
-                    return
-                context.is_drained = context.has_scanned
+
+
+def most_waiting(throttle: Throttle) -> int:
+    """Return how many files may wait for a worker."""
+    pace = throttle.seconds_per_call
+    in_time = int(_WAITING_SECONDS * throttle.limit / pace) if pace else 0
+    return min(max(in_time, throttle.limit, _MIN_WAITING), _MAX_WAITING)
+
+
+def demand_of(throttle: Throttle, first_seconds: float | None, under_way: int) -> Demand:
+    """Return what keeps all slots in use, beside the files that are handed out already.
+
+    `first_seconds` is how long a first file takes until it is recorded, None if unknown. No slot is idle while the
+    open sessions have files for that time, whatever is under way.
+    """
+    pace, limit = throttle.seconds_per_call, throttle.limit
+    rounds = (_FIRST_MARGIN * first_seconds + _HAND_OUT_SECONDS) / pace if first_seconds and pace else _FIRST_ROUNDS
+    return Demand(
+        files=int(limit * (1 + rounds)) - under_way,
+        now=limit + min(limit, most_waiting(throttle) // 2) - under_way,
+        firsts=max(_MIN_FIRSTS, limit // _SLOTS_PER_FIRST),
+    )
 
 
 def backlog_of(context: Context) -> int:

@@ -12,6 +12,7 @@ stage that may now go on. The stage that writes into a stream closes it. A stage
 journal says that nothing will come any more.
 """
 
+import math
 from collections.abc import Callable, Coroutine
 from functools import partial
 
@@ -107,7 +108,8 @@ async def send_here(
     """Send all files from this process."""
     wake_finalizers.close()
     workers = context.options.max_workers
-    batch_in, batch_out = anyio.create_memory_object_stream[list[Claim]](workers)
+    # The feed bounds what waits there.
+    batch_in, batch_out = anyio.create_memory_object_stream[list[Claim]](math.inf)
     uploader = Uploader(context, partial(check_first, context))
     async with outcomes, flush, wake_feed, batch_out, anyio.create_task_group() as tasks:
         tasks.start_soon(feed, context, wakeups, batch_in)

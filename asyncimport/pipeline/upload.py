@@ -64,19 +64,26 @@ class Uploader:
                     with context.throttle.slot() as slot:
                         # At most one worker holds a batch while it waits for a slot.
                         async with self._batch_lock:
-                            batch = await self._next_batch(batches, flush)
+                            batch = await self._next_batch(batches, flush, wake_feed)
                             await slot.wait_turn()
                         await self._send_batch(batch, slot, outcomes, flush, wake_feed)
 
-    async def _next_batch(self, batches: MemoryObjectReceiveStream[list[Claim]], flush: Signal) -> list[Claim]:
+    async def _next_batch(
+        self, batches: MemoryObjectReceiveStream[list[Claim]], flush: Signal, wake_feed: Signal
+    ) -> list[Claim]:
         """Take a batch. Raises: anyio.EndOfStream."""
+        context = self._context
         try:
-            return batches.receive_nowait()
+            batch = batches.receive_nowait()
         except anyio.WouldBlock:
-            if self._context.is_drained:
+            if context.is_drained:
                 # The last outcomes are recorded at once: their sessions wait for nothing else.
                 notify(flush)
-            return await batches.receive()
+            batch = await batches.receive()
+        context.waiting_files -= len(batch)
+        if context.waiting_files <= context.low_files:
+            notify(wake_feed)
+        return batch
 
     async def _send_batch(
         self,

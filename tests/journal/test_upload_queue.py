@@ -30,6 +30,7 @@ from journals import (
 )
 
 from asyncimport.journal import Journal, JournalReader
+from asyncimport.journal.demand import Demand
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Refused, Stored
 from asyncimport.model.files import File, Ignored, Instance
 from asyncimport.model.states import FileKind
@@ -87,20 +88,30 @@ def test_a_claim_has_at_most_the_limit(journal: Journal) -> None:
     assert names(first) == ["E1-0", "E2-0"]
     journal.queue.record_outcomes([stored(claim) for claim in first])
     taken = [journal.queue.claim(3, max_active=9) for _ in range(2)]
-    assert [names(claims or []) for claims in taken] == [["E1-1", "E1-2", "E2-1"], ["E2-2", "E3-0"]]
+    assert [names(claims or []) for claims in taken] == [["E3-0", "E1-1", "E1-2"], ["E2-1", "E2-2"]]
     journal.queue.record_outcomes([stored(claim) for claims in taken for claim in claims or []])
     journal.scan.admit([instance(f"{of.label}-9", of) for of in (E1, E2, E3)])
     assert names(journal.queue.claim(1, max_active=9) or []) == ["E1-9"]
     assert names(journal.queue.claim(9, max_active=9) or []) == ["E2-9", "E3-1", "E3-2", "E3-9"]
 
 
-def test_few_sessions_begin_at_a_time(journal: Journal) -> None:
-    """Active sessions end before others begin."""
-    journal.scan.admit([instance(f"{label}-{name}", session(label)) for label in ("A", "B", "C") for name in "12"])
-    first = journal.queue.claim(9, max_active=9, max_new=2)
-    assert names(first or []) == ["A-1", "B-1"]
+def test_no_session_begins_while_open_ones_have_enough_files(journal: Journal) -> None:
+    """Active sessions end before others begin; three are open in any case."""
+    labels = ("A", "B", "C", "D", "E")
+    journal.scan.admit([instance(f"{label}-{name}", session(label)) for label in labels for name in "1234"])
+
+    def claim(**demand: int) -> list[str]:
+        return names(journal.queue.claim(9, max_active=9, demand=Demand(**demand)) or [])
+
+    first = journal.queue.claim(9, max_active=9, demand=Demand(files=1))
+    assert names(first or []) == ["A-1", "B-1", "C-1"]
+    assert claim(files=9) == []
+    # There are first files enough, unless slots are free.
+    assert claim(files=10, now=0, firsts=3) == []
+    assert claim(files=10, now=1, firsts=3) == ["D-1"]
     journal.queue.record_outcomes([stored(claim) for claim in first or []])
-    assert names(journal.queue.claim(9, max_active=9, max_new=2) or []) == ["A-2", "B-2", "C-1"]
+    rest = journal.queue.claim(9, max_active=9, demand=Demand(files=1))
+    assert names(rest or []) == ["A-2", "A-3", "A-4", "B-2", "B-3", "B-4", "C-2", "C-3", "C-4"]
 
 
 def test_the_number_of_begun_sessions_is_bounded(journal: Journal, disk: Disk) -> None:

@@ -94,6 +94,23 @@ async def test_the_next_session_begins_while_the_one_before_is_sent(journal_path
     assert len(destination.stored) == 1_020
 
 
+async def test_first_files_that_get_no_answer_keep_no_slot_idle(journal_path: Path) -> None:
+    """When they are late, other sessions begin, though nothing else happens that could wake the feed."""
+    destination = MemoryDestination()
+    others_stored = anyio.Event()
+
+    async def store(claim: Claim) -> None:
+        if claim.instance.session.study_uid in {"1", "2", "3"}:
+            await others_stored.wait()
+        elif len(destination.stored) == 59:
+            others_stored.set()
+
+    destination.on_store = store
+    files = {path: key for number in range(1, 7) for path, key in study_files(f"{number}", 20).items()}
+    await run_pipeline(MemorySource(files, batch=120), destination, journal_path, options=replace(FEW, workers=5))
+    assert len(destination.stored) == 120
+
+
 async def test_no_session_begins_while_enough_wait_to_be_archived(journal_path: Path) -> None:
     """XNAT reads all rows of its prearchive for each file, so sessions do not run ahead of the finalizers."""
     destination = MemoryDestination()

@@ -1,0 +1,62 @@
+"""What those who send files need of the queue."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from asyncimport.model.deliveries import Claim
+from asyncimport.model.record import record
+
+# So many sessions are open in any case: while the first file of one is under way, another is sent.
+_MIN_OPEN = 3
+
+
+@record
+class Demand:
+    """When other sessions begin, so that no slot is idle and no more are open than that takes.
+
+    None begins while open sessions have `files` for this claim and later ones: they last for the time of a first file.
+    With `firsts` first files under way, none begins either while `now` files can be sent at once.
+    """
+
+    files: int = 1_000_000
+    now: int = 1_000_000
+    firsts: int = 3
+
+
+ANY = Demand()
+"""Sessions begin as long as the claim has room."""
+
+
+@dataclass(slots=True)
+class OpenSessions:
+    """The `files` that open sessions have left, and those of `sessions` that can be sent at once."""
+
+    files: int = 0
+    now: int = 0
+    sessions: int = 0
+
+    def add(self, files: int, *, waits: bool) -> None:
+        """Add a session of which so many files can be sent, now or (`waits`) after its first one."""
+        self.files += files
+        if files and not waits:
+            self.now += files
+            self.sessions += 1
+
+    def meet(self, demand: Demand, firsts: int, claimed: int) -> bool:
+        """Whether no other session need begin, with so many first files under way, and files in the claim already."""
+        if firsts + self.sessions < _MIN_OPEN:
+            return False
+        return self.files >= demand.files or (firsts >= demand.firsts and self.now + claimed >= demand.now)
+
+
+class Shares(Protocol):
+    """Which files can be sent now, and by whom, where several machines send."""
+
+    def room(self, path: str) -> int:
+        """Return how many files more can be sent by those who see this path."""
+        ...
+
+    def take(self, claims: Sequence[Claim]) -> None:
+        """Take files that were handed out."""
+        ...
