@@ -9,6 +9,7 @@ import anyio
 
 from asyncimport.errors import primary_error
 from asyncimport.pacing.adaptive import AdaptiveLimit
+from asyncimport.pacing.archiving import ArchivingLimit
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,9 +23,8 @@ class Throttle:
     """Halves the limit of calls in flight on overload, and grows it back by one for each full round of successes.
 
     `ceiling` is the highest limit; with `adaptive`, `AdaptiveLimit` finds the best limit below it, and begins with more
-    calls on a long `round_trip`. The limit is cut
-    once a second at most, however many calls report the same overload. A Retry-After holds back every call, not only
-    the one that received it. Times are seconds.
+    calls on a long `round_trip`; or `finder` does. The limit is cut once a second at most, however many calls report
+    the same overload. A Retry-After holds back every call, not only the one that received it. Times are seconds.
     """
 
     def __init__(
@@ -33,10 +33,13 @@ class Throttle:
         *,
         adaptive: bool = False,
         round_trip: float = 0.0,
+        finder: ArchivingLimit | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._adaptive = AdaptiveLimit(ceiling, round_trip=round_trip, clock=clock) if adaptive else None
+        self._adaptive: AdaptiveLimit | ArchivingLimit | None = finder
+        if adaptive:
+            self._adaptive = AdaptiveLimit(ceiling, round_trip=round_trip, clock=clock)
         self._ceiling = ceiling if self._adaptive is None else self._adaptive.limit
         self._limit = self._ceiling
         self._sleep = sleep

@@ -14,6 +14,7 @@ from asyncimport.journal import Journal
 from asyncimport.model.events import Event, Notice, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, FileReader, Routes, Source
+from asyncimport.pacing.archiving import ArchivingLimit
 from asyncimport.pacing.compression import Compression
 from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pacing.load import Load
@@ -90,7 +91,7 @@ class Context(SendContext):
     journal: Journal
     routes: Routes
     finalizing: Throttle = field(init=False)
-    """Of sessions that are being archived: as many at a time as make the server archive faster."""
+    """Of sessions that are being archived: as many at a time as make it faster."""
     may_feed: bool = field(init=False)
     has_scanned: bool = False
     _journal_limiter: anyio.CapacityLimiter = field(init=False)
@@ -99,7 +100,8 @@ class Context(SendContext):
         """Make what all stages share."""
         SendContext.__post_init__(self)
         self.may_feed = not self.options.check_first
-        self.finalizing = Throttle(self.options.max_finalizers, adaptive=self.options.finalizers is None)
+        most = self.options.max_finalizers
+        self.finalizing = Throttle(most, finder=ArchivingLimit(most) if self.options.finalizers is None else None)
         self._journal_limiter = anyio.CapacityLimiter(1)
 
     async def call_journal(self, method: Callable[[], T]) -> T:
