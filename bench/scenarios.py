@@ -204,7 +204,7 @@ _TABLE = (
     ),
     Scenario(
         "site", "a busy site, whose prearchive and archive workers are slow", "transfer",
-        (_shape("20 kB x 10,000 in 200 sessions", Part(10_000, 20_000, 200)),), ("site", "site-nfs"),
+        (_shape("20 kB x 10,000 in 200 sessions", Part(10_000, 20_000, 200)),), ("site", "site-nfs", "site-disk"),
         (AUTO, "asyncimport 16", "ceiling 16"), rounds=3, reference="ceiling 16", quick=(AUTO,),
         notes=("nothing but asyncimport archives: the ceiling only shows how long the sending takes",),
     ),

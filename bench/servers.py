@@ -31,6 +31,8 @@ _SITE_TIMING: Mapping[str, Any] = {
 }
 _SITE: Mapping[str, Any] = {**_REALISTIC, "serial": 0.0005, "more": _SITE_TIMING}
 _SITE_NFS: Mapping[str, Any] = {**_SITE, "more": {**_SITE_TIMING, "shadow_lock_seconds": 0.005}}
+# One disk for all: two sessions in a second, however many at a time, and imports wait for them.
+_SITE_DISK: Mapping[str, Any] = {**_SITE, "more": {**_SITE_TIMING, "archive_slowdown": 1.0}}
 _FREE: Mapping[str, Any] = {"serial": 0.0, "parallel": 0.0, "anonymising": 0.0, "cores": 64}
 
 
@@ -98,6 +100,12 @@ _MODELS = (
         "site-nfs",
         "the same on a network file system: 5 ms for each lock file, 4 s for archiving",
         {"capacities": [_SITE_NFS], "archive_seconds": 3.5},
+        quick={"archive_seconds": 0.1},
+    ),
+    Model(
+        "site-disk",
+        "the busy site with one slow disk: 0.5 s to archive a session, and all that goes on at a time shares it",
+        {"capacities": [_SITE_DISK], "archive_seconds": 0.5},
         quick={"archive_seconds": 0.1},
     ),
     Model(

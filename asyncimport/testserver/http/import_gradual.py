@@ -264,7 +264,7 @@ async def store(
             async with context.runtime.shadow_lock:
                 await anyio.sleep(timing.shadow_lock_seconds)
         if seconds := timing.parallel_seconds + timing.byte_seconds * body.size:
-            await anyio.sleep(seconds)
+            await anyio.sleep(seconds * context.runtime.disk_slowdown)
         return await _write(context, row, header, body, file_name)
     except OSError:
         # The disk is full, or the folder has just been archived: XNAT gives both the same text.

@@ -24,6 +24,8 @@ from .site import Site
 _BOOLEANS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 _AUTO_ARCHIVE_CODE = 4
 _OVERWRITE_CODE = 5
+# A copy looks so many times how many others go on.
+_COPY_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +156,24 @@ async def _subject_lock(runtime: Runtime, label: str) -> AsyncIterator[None]:
             runtime.subject_locks.pop(label, None)
 
 
+async def _copy(seconds: float, runtime: Runtime) -> None:
+    """Take the time of copying a session's files, which others that are copied make longer."""
+    steps = _COPY_STEPS if runtime.timing.archive_slowdown else 1
+    for _ in range(steps):
+        step = seconds / steps * runtime.disk_slowdown
+        runtime.copying += 1
+        try:
+            await anyio.sleep(step)
+        finally:
+            runtime.copying -= 1
+
+
 async def _merge(site: Site, runtime: Runtime, job: Job) -> ArchivedSession:
     """Move a session's files and state into the archive (PrearcSessionArchiver.call)."""
     row = job.row
     on_disk = job.files or row.names_on_disk()  # a file that comes later is lost
     if site.archive_seconds:
-        await anyio.sleep(site.archive_seconds)
+        await _copy(site.archive_seconds, runtime)
     if row.document is None:
         raise ArchiveError("Unable to read the session document: it has not been built.")
     if not job.options.override:

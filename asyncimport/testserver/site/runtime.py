@@ -52,6 +52,8 @@ class Runtime:
     """The one lock around the making of lock files (PrearcUtils.lockFile)."""
     archive_lock: Lock = field(default_factory=Lock)
     """Held while a session's files and state move into the archive."""
+    copying: int = 0
+    """Archive jobs that copy files now."""
     merge_targets: set[ArchivedSession] = field(default_factory=set)
     """Archived sessions that are being merged into."""
     subject_locks: dict[str, Lock] = field(default_factory=dict)
@@ -66,3 +68,8 @@ class Runtime:
         self.threads = CapacityLimiter(self.timing.threads)
         self.connections = CapacityLimiter(self.timing.db_connections)
         self.archive_workers = CapacityLimiter(self.timing.archive_workers)
+
+    @property
+    def disk_slowdown(self) -> float:
+        """How many times as long an import takes while other jobs copy files."""
+        return 1 + self.timing.archive_slowdown * self.copying

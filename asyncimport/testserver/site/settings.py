@@ -35,6 +35,10 @@ class Timing:
     """Without `rename`, between the check that a file name is free and the lock on it."""
     queue_seconds: float = 0.0
     """How long an archive job or a batch operation waits in its queue."""
+    archive_slowdown: float = 0.0
+    """How much longer imports and other archive jobs take, as a share, for each archive job that copies files.
+
+    0 is a fast disk, 1 one that they share."""
     archive_workers: int = 40
     """Archive jobs at once; XNAT has 10 to 40."""
     poll_seconds: float = 0.0
