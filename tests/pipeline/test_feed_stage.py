@@ -14,6 +14,7 @@ from memory_pipeline import FEW, ONE, MemoryDestination, MemorySource, no_wait, 
 from asyncimport.errors import (
     RefusedError,
     SourceError,
+    TransientError,
 )
 from asyncimport.model.deliveries import Claim, Delivery, SealedDelivery
 from asyncimport.model.events import (
@@ -23,6 +24,7 @@ from asyncimport.model.events import (
 from asyncimport.model.files import Body, File, Instance, Session
 from asyncimport.model.options import Options
 from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline import context
 from asyncimport.pipeline.feed import files_per_batch, split_batches
 
@@ -109,6 +111,30 @@ async def test_first_files_that_get_no_answer_keep_no_slot_idle(journal_path: Pa
     files = {path: key for number in range(1, 7) for path, key in study_files(f"{number}", 20).items()}
     await run_pipeline(MemorySource(files, batch=120), destination, journal_path, options=replace(FEW, workers=5))
     assert len(destination.stored) == 120
+
+
+async def test_files_that_are_tried_again_later_keep_no_others_waiting(
+    journal_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold no slot meanwhile: others are handed out, though no outcome comes in that could wake the feed."""
+    # A second passes from one look at the clock to the next: files are slow, so each is a batch, and few wait.
+    monkeypatch.setattr(context, "Throttle", partial(Throttle, clock=count(0.0, 1.0).__next__))
+    destination, stop = MemoryDestination(), Stop()
+    later = {f"1.{number}" for number in range(2, 18)}
+
+    async def store(claim: Claim) -> None:
+        if claim.instance.sop_uid in later:
+            # The feed has nothing to do meanwhile.
+            await anyio.sleep(0.05)
+            raise TransientError("later", retry_after=250)
+        if len(destination.stored) == 40 - len(later) - 1:
+            stop.request(grace=0)
+
+    destination.on_store = store
+    await run_pipeline(
+        MemorySource(study_files("1", 40), batch=40), destination, journal_path, options=Options(), stop=stop
+    )
+    assert len(destination.stored) == 24
 
 
 async def test_no_session_begins_while_enough_wait_to_be_archived(journal_path: Path) -> None:

@@ -102,14 +102,14 @@ async def test_no_session_of_a_subject_waits_for_its_lock(
 
 
 async def test_more_are_finalised_at_a_time_while_that_takes_no_longer(journal_path: Path) -> None:
-    """Without a number, three begin; more follow where the server shows that it can."""
+    """Without a number, four begin; more follow where the server shows that it can."""
     destination = MemoryDestination()
     files = {path: key for number in range(400) for path, key in study_files(f"{number}", 1).items()}
     together = False
 
     async def finalize(_: SealedDelivery) -> None:
         nonlocal together
-        together = together or len(destination.finalizing_subjects) > 3
+        together = together or len(destination.finalizing_subjects) > 4
         if not together:
             # What the server takes for each, however many there are.
             await anyio.sleep(0.02)
