@@ -17,7 +17,7 @@ from asyncimport.cluster.checks import read_reply
 from asyncimport.cluster.lease import GrantedLease, longest
 from asyncimport.cluster.messages import Order, Reply, Setup
 from asyncimport.cluster.ports import WorkerLink, WorkerLinks, WorkerLostError
-from asyncimport.cluster.sending_workers import SendingWorker, Tally, WorkerShares
+from asyncimport.cluster.sending_workers import SendingWorker, Tally, WorkerShares, demand_of_workers
 from asyncimport.cluster.starting import Starter
 from asyncimport.cluster.unseen import UnseenFiles
 from asyncimport.errors import AsyncimportError, UnavailableError
@@ -29,7 +29,7 @@ from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import check_first
 from asyncimport.pipeline.context import Context, Signal, Wakeups, notify, wait_for
-from asyncimport.pipeline.feed import backlog_of, demand_of, wait_for_leases
+from asyncimport.pipeline.feed import backlog_of, wait_for_leases
 from asyncimport.pipeline.record import Outcomes, pass_outcomes
 
 # An idle worker hears of the driver after this share of its lease.
@@ -144,12 +144,11 @@ class _Driver:
                     self._begin_wait(tasks)
                 while context.may_feed and not self._unseen.is_full:
                     shares = WorkerShares(self._sending, context.throttle.limit, takes_unseen=self._unseen.go_to_others)
-                    first, held = queue.first_files.usual_seconds, sum(worker.files for worker in self._sending)
                     claim = partial(
                         queue.claim,
                         shares.total,
                         max_active=context.options.max_open_sessions,
-                        demand=demand_of(context.throttle, first, held),
+                        demand=demand_of_workers(self._sending, context.throttle, queue.first_files),
                         max_backlog=backlog_of(context),
                         shares=shares,
                     )
@@ -165,8 +164,8 @@ class _Driver:
                             worker.add(files)
                         else:
                             await self._give_to_others(files)
-                    for alone in shares.first:
-                        tasks.start_soon(self._check, alone)
+                    for first in shares.first:
+                        tasks.start_soon(self._check, first)
 
     def _begin_wait(self, tasks: TaskGroup) -> None:
         if self._unseen.begin_wait():

@@ -8,8 +8,12 @@ import anyio
 from asyncimport.cluster.lease import GrantedLease
 from asyncimport.cluster.messages import Order, pack_claims
 from asyncimport.cluster.ports import WorkerLink
+from asyncimport.journal.demand import Demand
+from asyncimport.journal.first_files import FirstFiles
 from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.deliveries import Claim
+from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pipeline.feed import demand_of
 
 # Files that a worker has ahead, so that it need not wait for the next order: what it sends in this time (seconds).
 _AHEAD_SECONDS = 0.75
@@ -184,3 +188,13 @@ class WorkerShares:
         best = max(self._rooms, key=lambda worker: (self._may_send(worker, path), self._rooms[worker] / worker.ahead))
         self._busy.add(best)
         return best
+
+
+def demand_of_workers(workers: Sequence[SendingWorker], throttle: Throttle, first_files: FirstFiles) -> Demand:
+    """Return what keeps all workers at work, beside the files that they have."""
+    return demand_of(
+        throttle,
+        first_files.usual_seconds,
+        under_way=sum(worker.files for worker in workers),
+        ahead=sum(worker.ahead for worker in workers) // 2,
+    )

@@ -37,7 +37,12 @@ async def feed(context: Context, wakeups: Wakeups, batches: MemoryObjectSendStre
         return queue.claim(
             most_waiting(throttle) - context.waiting_files,
             max_active=options.max_open_sessions,
-            demand=demand_of(throttle, queue.first_files.usual_seconds, throttle.in_flight + context.waiting_files),
+            demand=demand_of(
+                throttle,
+                queue.first_files.usual_seconds,
+                under_way=throttle.in_flight + context.waiting_files,
+                ahead=min(throttle.limit, most_waiting(throttle) // 2),
+            ),
             max_backlog=backlog_of(context),
         )
 
@@ -71,17 +76,17 @@ def most_waiting(throttle: Throttle) -> int:
     return min(max(in_time, throttle.limit, _MIN_WAITING), _MAX_WAITING)
 
 
-def demand_of(throttle: Throttle, first_seconds: float | None, under_way: int) -> Demand:
-    """Return what keeps all slots in use, beside the files that are handed out already.
+def demand_of(throttle: Throttle, first_seconds: float | None, *, under_way: int, ahead: int) -> Demand:
+    """Return what keeps all slots in use, beside the files that are `under_way`.
 
-    `first_seconds` is how long a first file takes until it is recorded, None if unknown. No slot is idle while the
-    open sessions have files for that time, whatever is under way.
+    `first_seconds` is how long a first file takes until it is recorded, None if unknown. `ahead` is how many files are
+    needed beyond the slots, so that those who send never wait for others to be handed out.
     """
     pace, limit = throttle.seconds_per_call, throttle.limit
     rounds = (_FIRST_MARGIN * first_seconds + _HAND_OUT_SECONDS) / pace if first_seconds and pace else _FIRST_ROUNDS
     return Demand(
         files=int(limit * (1 + rounds)) - under_way,
-        now=limit + min(limit, most_waiting(throttle) // 2) - under_way,
+        now=limit + ahead - under_way,
         firsts=max(_MIN_FIRSTS, limit // _SLOTS_PER_FIRST),
     )
 

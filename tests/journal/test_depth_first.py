@@ -50,7 +50,12 @@ class Simulation:
                     claims = queue.claim(
                         most_waiting(throttle) - len(waiting),
                         max_active=200,
-                        demand=demand_of(throttle, queue.first_files.usual_seconds, len(running) + len(waiting)),
+                        demand=demand_of(
+                            throttle,
+                            queue.first_files.usual_seconds,
+                            under_way=len(running) + len(waiting),
+                            ahead=min(throttle.limit, most_waiting(throttle) // 2),
+                        ),
                     )
                     if claims is None:
                         return
