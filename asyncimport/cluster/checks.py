@@ -32,7 +32,7 @@ def read_reply(reply: Reply, number: int, claims: Mapping[int, Claim]) -> list[O
         and _are(reply.retries, _is_retry)
         and _are(reply.notices, _is_text)
         and _are(reply.outages, lambda one: one is None or _is_text(one))
-        and _are([reply.zips_ended, reply.has_ended], lambda one: type(one) is bool)
+        and _are([reply.zips_ended, reply.has_ended, reply.wants_login], lambda one: type(one) is bool)
         and (reply.error is None or _is_error(reply.error))
     )
     if not is_sound:

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -40,7 +41,9 @@ async def open_client(
     if isinstance(spec, Slurm):
         await anyio.to_thread.run_sync(spec.arguments)
         import_jobqueue()
-    made: Any = spec.address if isinstance(spec, Address) else await anyio.to_thread.run_sync(spec.make)
+    # If a stop comes meanwhile, what was started must be known, to be ended.
+    with anyio.CancelScope(shield=True):
+        made: Any = spec.address if isinstance(spec, Address) else await anyio.to_thread.run_sync(spec.make)
     if isinstance(made, str):
         return await _client_of(made, None, stack, report, insecure=insecure), text, False
     address = getattr(made, "scheduler_address", None)
@@ -50,7 +53,7 @@ async def open_client(
             hint="name an object, or a function that returns one, such as dask_jobqueue.PBSCluster(...)",
         )
     if spec.is_ours:
-        stack.push_async_callback(anyio.to_thread.run_sync, made.close)
+        stack.push_async_callback(_close_in_thread, made)
     client = await _client_of(address, getattr(made, "security", None), stack, report, insecure=insecure)
     return client, text, True
 
@@ -118,6 +121,12 @@ async def _close(opened: Any) -> None:
         await opened.close()
 
 
+async def _close_in_thread(cluster: Any) -> None:
+    """Close a cluster, and end its jobs, even in an operation that is cancelled."""
+    with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+        await anyio.to_thread.run_sync(cluster.close, abandon_on_cancel=True)
+
+
 async def _client_of(
     address: str,
     security: "Security | None",
@@ -141,6 +150,7 @@ async def _client_of(
                 f"--dask {address} needs certificates, and Dask's configuration names none",
                 hint="set distributed.comm.tls.ca-file, and .client.cert and .key: see docs/many-machines.md",
             )
+        await anyio.to_thread.run_sync(_check_certificates, security)
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -164,6 +174,18 @@ async def _client_of(
             # Dask's table of the versions that differ.
             report(Notice(f"Dask warns: {plain(' '.join(str(one.message).split()))}"))
     return client
+
+
+def _check_certificates(security: "Security") -> None:
+    """Dask would say that there is no such file, and not which. Raises: UsageError."""
+    for file in (security.tls_ca_file, security.tls_client_cert, security.tls_client_key):
+        # It may also be the certificate itself.
+        if file and "\n" not in file:
+            try:
+                Path(file).read_bytes()
+            except OSError as error:
+                reason = f"{plain(file)}, which Dask's configuration names, cannot be read: {error.strerror}"
+                raise UsageError(reason, hint="give it to this user, or correct the path") from error
 
 
 def first_line(error: Exception) -> str:

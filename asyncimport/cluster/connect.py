@@ -3,9 +3,10 @@
 Dask is imported when a cluster is asked for. It detects workers that die; this listens to what it tells.
 """
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 # A worker that has just been started takes seconds to import everything.
 _FIRST_WORKER_SECONDS = 15.0
+# How long a worker may not answer before it counts as gone, and how often one that is being called is asked.
+_SILENT_SECONDS = 15.0
+_ASK_SHARE = 1 / 3
 # An event may overtake the subscription to it: then it is sent again.
 _SUBSCRIBE_SECONDS = 0.2
 
@@ -53,7 +57,9 @@ class Change:
 class Cluster:
     """A cluster that is connected. Make it with `connect`."""
 
-    def __init__(self, client: "Client", report: Callable[[Event], None], *, insecure: bool) -> None:
+    def __init__(
+        self, client: "Client", report: Callable[[Event], None], *, insecure: bool, silent_seconds: float
+    ) -> None:
         self.client = client
         self.workers: dict[str, WorkerAddress] = {}
         """The workers that can be used, by address."""
@@ -63,6 +69,9 @@ class Cluster:
         self._insecure = insecure
         self._listeners: list[MemoryObjectSendStream[Change]] = []
         self._scopes: dict[str, set[anyio.CancelScope]] = {}
+        self._silent_seconds = silent_seconds
+        self._asked: set[str] = set()
+        """Workers that are asked whether they answer, as a call to them takes long."""
         self._tasks: TaskGroup | None = None
         self._connection: object = None
         """The client's connection to the scheduler, which knows what was asked for by this one only."""
@@ -85,6 +94,7 @@ class Cluster:
     async def while_there(self, address: str) -> AsyncIterator[anyio.CancelScope]:
         """Cancel the block when a worker leaves: a call to it would wait for ever."""
         self._check_connection()
+        ask = asyncio.get_running_loop().call_later(self._silent_seconds * _ASK_SHARE, self._begin_to_ask, address)
         scopes = self._scopes.setdefault(address, set())
         try:
             with anyio.CancelScope() as scope:
@@ -96,7 +106,34 @@ class Cluster:
                 finally:
                     scopes.discard(scope)
         finally:
+            ask.cancel()
             self._check_connection()
+
+    def _begin_to_ask(self, address: str) -> None:
+        if self._tasks is not None and address in self.workers and address not in self._asked:
+            self._asked.add(address)
+            self._tasks.start_soon(self._ask_worker, address)
+
+    async def _ask_worker(self, address: str) -> None:
+        """Ask a worker whether it answers while it is being called; let it leave if not, and join when it does.
+
+        Dask finds that out after five minutes.
+        """
+        is_silent, pause = False, self._silent_seconds * _ASK_SHARE
+        while self._scopes.get(address) and not is_silent:
+            with anyio.move_on_after(self._silent_seconds) as limit, suppress(OSError):
+                await self.client.rpc(address).identity()
+            is_silent = limit.cancelled_caught
+            await anyio.sleep(0 if is_silent else pause)
+        self._asked.discard(address)
+        if is_silent:
+            self._leave(address, "it does not answer")
+            while address not in self.workers and address in (await self._known())["workers"]:
+                try:
+                    await self.client.rpc(address).identity()
+                    await self._join(address)
+                except OSError:
+                    await anyio.sleep(pause)
 
     def _check_connection(self) -> None:
         """Begin anew with all workers when the client has another connection to the scheduler.
@@ -237,6 +274,7 @@ async def connect(
     insecure: bool = False,
     report: Callable[[Event], None] = lambda _: None,
     stop: Stop | None = None,
+    silent_seconds: float = _SILENT_SECONDS,
 ) -> AsyncIterator[Cluster]:
     """Connect to a cluster, or start it, and yield it when it has a worker.
 
@@ -259,7 +297,7 @@ async def connect(
                     client, where, may_wait = spec, "the cluster", False
                 else:
                     client, where, may_wait = await open_client(spec, stack, report, insecure=insecure)
-                found = Cluster(client, report, insecure=insecure)
+                found = Cluster(client, report, insecure=insecure, silent_seconds=silent_seconds)
                 await found._watch(tasks)  # noqa: SLF001 - made here
                 await _wait_for_worker(found, where, report, may_wait=may_wait)
                 cluster = found

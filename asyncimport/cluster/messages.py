@@ -67,7 +67,7 @@ class Order:
     """What the driver tells a worker. `number` counts up; the same one again is the same order.
 
     The worker may send until `lease_until` of its own clock, `limit` files at a time, and `rate` bytes a second.
-    `stop_seconds`: send nothing more; what is in flight has this long.
+    `stop_seconds`: send nothing more; what is in flight has this long. `may_log_in`: again, if its login has expired.
     """
 
     number: int
@@ -79,6 +79,7 @@ class Order:
     zips_ended: bool = False
     pause: float = 0.0
     stop_seconds: float | None = None
+    may_log_in: bool = False
 
 
 @record(kw_only=True)
@@ -87,7 +88,7 @@ class Reply:
 
     `overloads` has the Retry-After (seconds, or None) of each call that found the server overloaded. `zips_ended`: it
     makes no zips any more. `has_ended`: it sends nothing more, and nothing of it is in flight; `error` is why, if it
-    was not told to.
+    was not told to. `wants_login`: its login has expired, and it has not logged in again.
     """
 
     number: int
@@ -102,6 +103,7 @@ class Reply:
     outages: Sequence[str | None] = ()
     zips_ended: bool = False
     has_ended: bool = False
+    wants_login: bool = False
     error: AsyncimportError | None = None
 
 

@@ -79,7 +79,7 @@ class _Driver:
         self._wake_finalizers = wake_finalizers
         self._sending: list[SendingWorker] = []
         self._tallies: dict[str, Tally] = {}
-        self._serving = 0
+        self._serving = self._generation = 0
         self._worker_ended = anyio.Event()
         self._is_ending = False
         self._unconfirmed = 0
@@ -90,7 +90,6 @@ class _Driver:
         self._starter = Starter(setup, context, self._sending)
         self._checks = Throttle(context.options.max_finalizers)
         self._limit = context.throttle.limit
-        self._generation = 0
 
     async def run(self, wakeups: Wakeups) -> None:
         """Send until the journal says that nothing more will come, or until a stop."""
@@ -111,6 +110,8 @@ class _Driver:
         finally:
             with anyio.move_on_after(_END_SECONDS, shield=True):
                 await self._end_all()
+            # Nothing of them was sent: they need not wait for the settle time.
+            await self._give_back([one.claim for one in self._unseen.take_kept()], were_sent=False)
             if self._has_noted_leases and not self._unconfirmed:
                 with anyio.CancelScope(shield=True):
                     await context.call_journal(context.journal.queue.forget_leases)
@@ -309,12 +310,12 @@ class _Driver:
         stop_seconds = stop.grace_seconds if stop.requested else 0.0 if self._is_ending else None
         busy = [one for one in self._sending if one is worker or not one.is_idle]
         share, extra = divmod(context.throttle.limit, len(busy))
-        max_rate = context.options.max_rate
         worker.generation = self._generation
         return worker.order(
+            self._sending,
             # What it has was given to it when there was room, so it may go on.
             limit=max(1, share + (busy.index(worker) < extra)),
-            rate=None if max_rate is None else max_rate / len(busy),
+            rate=None if context.options.max_rate is None else context.options.max_rate / len(busy),
             zips_ended=context.compression.has_ended,
             pause=context.throttle.pause_seconds,
             stop_seconds=stop_seconds,
@@ -334,7 +335,7 @@ class _Driver:
 
     async def _handle(self, worker: SendingWorker, reply: Reply, outcomes: Sequence[Outcome]) -> None:
         context, throttle = self._context, self._context.throttle
-        worker.in_flight, worker.reading = reply.in_flight, reply.reading
+        worker.in_flight, worker.reading, worker.wants_login = reply.in_flight, reply.reading, reply.wants_login
         self._note_in_flight()
         tally = self._tally(worker)
         tally.limited_by = reply.limited_by or tally.limited_by

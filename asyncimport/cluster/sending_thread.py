@@ -4,8 +4,9 @@ The loop of the cluster's software stays free for its heartbeats. Orders come fr
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from threading import Thread
 from typing import TypeVar
@@ -17,7 +18,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from asyncimport.cluster.lease import Lease
 from asyncimport.cluster.messages import Order, Packed, Reply, Setup, pack_outcome, unpack_claims
 from asyncimport.cluster.sockets import LeasedSockets
-from asyncimport.errors import AsyncimportError, UnavailableError, primary_error
+from asyncimport.errors import AsyncimportError, LoginRefusedError, UnavailableError, primary_error
 from asyncimport.model.choices import Compress
 from asyncimport.model.deliveries import Claim
 from asyncimport.model.events import Event, Notice, RetryScheduled, ServerUnavailable
@@ -124,6 +125,7 @@ class SendingThread:
             monitor.ping = client.ping
             files = await anyio.to_thread.run_sync(setup.open_files)
             self._sender = sender = _Sender(setup, files, client, load, self._lease, self._sockets)
+            client.login.permission = sender.permission
             self._loop = asyncio.get_running_loop()
             clock = self._lease.clock()
             # If the driver sends no first order, this ends too.
@@ -177,6 +179,8 @@ class _Sender:
         self._retries: list[tuple[str, int | None, int]] = []
         self._notices: list[str] = []
         self._outages: list[str | None] = []
+        self._wants_login = False
+        self._may_log_in = asyncio.Event()
         self._open = self._low = 0
         """How many files have no outcome yet, and at how many the driver wants to know."""
         self._soonest = 0.0
@@ -227,10 +231,28 @@ class _Sender:
     def _is_time_to_answer(self) -> bool:
         return self._open <= self._low and asyncio.get_running_loop().time() >= self._soonest
 
+    @asynccontextmanager
+    async def permission(self) -> AsyncIterator[None]:
+        """Wait until the driver lets this worker log in again. After a refusal it lets nobody else."""
+        self._wants_login = True
+        is_refused = False
+        try:
+            await self._may_log_in.wait()
+            yield
+        except LoginRefusedError:
+            is_refused = True
+            raise
+        finally:
+            self._wants_login = is_refused
+
     def take(self, order: Order, reply: Future[Reply]) -> None:
         """Take an order; the reply follows."""
         context = self._context
         self.lease_changed.set()
+        if order.may_log_in:
+            self._may_log_in.set()
+        else:
+            self._may_log_in.clear()
         self._waiting, self._number = reply, order.number
         if self._timer is not None:
             self._timer.cancel()
@@ -288,6 +310,7 @@ class _Sender:
                 notices=_take(self._notices),
                 outages=_take(self._outages),
                 zips_ended=context.compression.has_ended,
+                wants_login=self._wants_login,
             )
         )
 

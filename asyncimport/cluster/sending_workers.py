@@ -38,6 +38,8 @@ class SendingWorker:
     has_work: anyio.Event = field(default_factory=anyio.Event)
     in_flight: int = 0
     reading: int = 0
+    wants_login: bool = False
+    may_log_in: bool = False
     files_per_second: float = 0.0
     told_at: float = field(default_factory=anyio.current_time)
     """When the last reply with outcomes came in, or it had nothing to do."""
@@ -81,10 +83,25 @@ class SendingWorker:
         self.has_work.set()
 
     def order(
-        self, *, limit: int, rate: float | None, zips_ended: bool, pause: float, stop_seconds: float | None
+        self,
+        workers: "Sequence[SendingWorker]",
+        *,
+        limit: int,
+        rate: float | None,
+        zips_ended: bool,
+        pause: float,
+        stop_seconds: float | None,
     ) -> Order:
-        """Return the next order, with all that waits."""
-        claims, self.waiting = self.waiting, []
+        """Return the next order, with all that waits; before a stop nothing more is sent.
+
+        Of all `workers` one at a time logs in again: if the password has changed, the first refusal ends the run. Many
+        would lock the account.
+        """
+        others = any(one.wants_login and one.may_log_in for one in workers if one is not self)
+        self.may_log_in = self.wants_login and not others
+        claims: list[Claim] = []
+        if stop_seconds is None:
+            claims, self.waiting = self.waiting, []
         self.given.update((claim.key, claim) for claim in claims)
         self.has_work = anyio.Event()
         self.number += 1
@@ -100,6 +117,7 @@ class SendingWorker:
             zips_ended=zips_ended,
             pause=pause,
             stop_seconds=stop_seconds,
+            may_log_in=self.may_log_in,
         )
 
 

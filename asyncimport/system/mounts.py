@@ -30,6 +30,7 @@ _WHOLE_CLUSTER = frozenset({"beegfs", "beegfs_nodev", "fhgfs", "gpfs", "panfs", 
 # How Linux writes blanks, ends of lines and backslashes.
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _WINDOWS_SHARE = re.compile(r"\\\\([?.]\\UNC\\|(?![?.]\\))", re.IGNORECASE)
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Mount(Protocol):
@@ -139,7 +140,7 @@ def tree_identity(path: str, mounts: Iterable[Mount] | None = None) -> TreeIdent
         parts += [os.path.relpath(point, real), *more]
         is_local |= is_local_too
     lasting = [*parts, platform.node() if is_local else ""]
-    return TreeIdentity(_digest([*lasting, _boot_id() if is_local else "now"]), _digest(lasting), not is_local)
+    return TreeIdentity(_digest([*lasting, running_machine() if is_local else "now"]), _digest(lasting), not is_local)
 
 
 def _tree_parts(real: Path, mounts: Iterable[Mount]) -> tuple[list[str], bool]:
@@ -167,12 +168,15 @@ def _digest(parts: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _boot_id() -> str:
-    """Return what no other running machine has: disks of two machines may have the same numbers."""
+def running_machine(boot_id: Path = _BOOT_ID) -> str:
+    """Return what no other running machine has: disks of two machines may have the same numbers. It blocks."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+        return boot_id.read_text("ascii")
     except OSError:
-        return platform.node()
+        import uuid  # Linux does without
+
+        # Copies of a machine may have one name.
+        return f"{platform.node()} {uuid.getnode()}"
 
 
 def _mount_of(place: PurePath, mounts: Iterable[Mount]) -> Mount | None:

@@ -5,7 +5,8 @@ with the 401 too, and a jar would replace ours with it.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import anyio
 
@@ -43,6 +44,8 @@ class Login:
         self._timeouts = timeouts
         self._renewal = anyio.Lock()
         self._refusal: LoginRefusedError | None = None
+        self.permission: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
+        """What to enter before the password is tried again, where others use it too."""
         self.headers: Mapping[str, str] = {}
         self.number = 0
         self.is_lost = False
@@ -122,7 +125,8 @@ class Login:
                 await self.close()
                 is_lost = True
                 try:
-                    await self.open()
+                    async with self.permission():
+                        await self.open()
                     is_lost = False
                 except LoginRefusedError as error:
                     # The calls that wait for this one must not try the password too: refusals lock the account.

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 import pytest
+from builders import uids_below
+from conftest import Commands
 from dask_processes import DaskProcesses, dask_processes
 from lost_workers import LEASE_SECONDS, Migration
 from relay import Relay, relay
@@ -114,3 +116,25 @@ async def test_a_worker_that_loses_the_scheduler_ends(
                     summary = await made.run(Fault("import", Tell(lambda: way.break_connections(0)), nth=60))
                 await made.check(summary)
         assert await anyio.to_thread.run_sync(far.wait, 30) is not None
+
+
+async def test_a_scheduler_that_is_gone_ends_the_run(
+    xnat: TestXnat, url: str, commands: Commands, dask: DaskProcesses, tree: Path, tmp_path: Path
+) -> None:
+    """With a reason, and no traceback. The same command goes on when there is another one."""
+    commands.login(url)
+    commands.env["DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT"] = "2s"
+    words = ("upload", tree, "-P", "demo", "-q", "-o", "json", "--dask")
+    assert dask.scheduler is not None
+    xnat.faults.add(Fault("import", Tell(dask.scheduler.kill), nth=60))
+    ended = await commands(*words, dask.address)
+    assert (ended.code, "Traceback" in ended.err) == (4, False), ended.err
+    assert "the connection to the scheduler of Dask broke" in ended.err
+    assert "the same command goes on" in ended.err
+    (tmp_path / "next").mkdir()
+    with dask_processes(tmp_path / "next") as processes:
+        processes.start_worker("c")
+        done = await commands(*words, processes.address)
+    assert done.code == 0, done.err
+    assert xnat.sop_uids("demo") == await uids_below(tree)
+    assert xnat.prearchive == []

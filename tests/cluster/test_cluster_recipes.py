@@ -11,10 +11,14 @@ import anyio
 import anyio.to_thread
 import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with Dask
+from blockbuster import BlockBuster
 from conftest import Commands
 from dask_processes import HOSTILE, DaskProcesses
 from slurm_processes import has_slurm, slurm_processes
 
+from asyncimport.cluster.connect import connect
+from asyncimport.cluster.specs import parse_spec
+from asyncimport.model.events import Event, Notice
 from asyncimport.testserver import Project, TestXnat
 from asyncimport.testserver.samples import generated
 
@@ -89,6 +93,13 @@ async def test_one_certificate_for_all_machines(
         commands.env["DASK_CONFIG"] = str(tmp_path / "dask")
         refused = await commands(*words, "--dask", dask.address)
         assert (refused.code, "names none" in refused.err) == (2, True), refused.err
+        commands.env["DASK_CONFIG"] = str(home)
+        (home / "dask.key").rename(home / "dask.key.old")
+        absent = await commands(*words, "--dask", dask.address)
+        assert (absent.code, "dask.key, which Dask's configuration names, cannot" in absent.err) == (2, True), (
+            absent.err
+        )
+        commands.env["DASK_CONFIG"] = str(tmp_path / "dask")
         plain = await commands(*words, "--dask", dask.address.replace("tls", "tcp"))
         assert plain.code == 4, plain.err
     finally:
@@ -174,6 +185,36 @@ async def test_jobs_of_slurm(commands: Commands, tree: Path, tmp_path: Path) -> 
     assert "waiting for the first worker" in done.err
     assert cancelled.read_text().strip().isdecimal()
     assert [path for path in shared.rglob("*") if path.is_file()] == []
+
+
+async def test_jobs_of_slurm_end_with_an_operation_that_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blockbuster: BlockBuster
+) -> None:
+    """By a program that gives up, while jobs wait in the queue of Slurm."""
+    # Dask writes certificates for a moment.
+    blockbuster.deactivate()
+    tools, shared = tmp_path / "bin", tmp_path / "shared"
+    tools.mkdir()
+    shared.mkdir(mode=0o700)
+    cancelled = tmp_path / "cancelled"
+    for name, script in (
+        ("sbatch", "#!/bin/sh\necho Submitted batch job 17\n"),
+        ("scancel", f'#!/bin/sh\necho "$1" >> "{cancelled}"\n'),
+    ):
+        (tools / name).write_text(script)
+        (tools / name).chmod(0o755)
+    describe_cluster(tmp_path, shared, jobs=1)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    with anyio.CancelScope() as scope:
+
+        def report(event: Event) -> None:
+            if isinstance(event, Notice) and "waiting for the first worker" in event.reason:
+                scope.cancel()
+
+        async with connect(parse_spec(f"slurm:{tmp_path / 'cluster.toml'}"), report=report):
+            pass
+    assert scope.cancelled_caught
+    assert cancelled.read_text().split() == ["17"]
 
 
 @pytest.mark.parametrize("good", [0, 2], ids=["none", "some"])

@@ -55,11 +55,14 @@ def own(tmp_path: Path) -> Iterator[DaskProcesses]:
 
 @asynccontextmanager
 async def connected(
-    dask: DaskProcesses, *names: str, report: Callable[[Event], None] = lambda _: None
+    dask: DaskProcesses,
+    *names: str,
+    report: Callable[[Event], None] = lambda _: None,
+    silent_seconds: float = 15.0,
 ) -> AsyncIterator[Cluster]:
     """Connect, and wait until workers of these names are there."""
     with anyio.fail_after(60):
-        async with connect(parse_spec(dask.address), report=report) as cluster:
+        async with connect(parse_spec(dask.address), report=report, silent_seconds=silent_seconds) as cluster:
             async for _ in cluster.changes():
                 if {worker.name for worker in cluster.workers.values()} >= set(names):
                     break
@@ -236,6 +239,32 @@ async def test_a_worker_that_hangs_keeps_nobody_waiting(own: DaskProcesses) -> N
         victim.send_signal(signal.SIGSTOP)
     async with connected(own, "a") as cluster:
         assert [worker.name for worker in cluster.workers.values()] == ["a"]
+        victim.send_signal(signal.SIGCONT)
+        async for _ in cluster.changes():
+            if len(cluster.workers) == 2:
+                break
+
+
+async def test_a_worker_that_hangs_in_the_walk_is_replaced(own: DaskProcesses, tmp_path: Path) -> None:
+    """Dask would notice after five minutes. It takes part again when it goes on."""
+    for number in range(40):
+        study(tmp_path / "tree" / f"p{number}", number, 40)
+    processes = {name: own.start_worker(name) for name in ("a", "b")}
+    settings = ScanSettings(places=[str(tmp_path / "tree")])
+    async with (
+        connected(own, "a", "b", silent_seconds=0.5) as cluster,
+        open_source(cluster, settings) as source,
+    ):
+        found: set[str] = set()
+        victim = None
+        async for batch in source.batches():
+            if victim is None:
+                (walker,) = source._walk.walkers
+                victim = processes[cluster.workers[walker].name]
+                victim.send_signal(signal.SIGSTOP)
+            found |= {item.path for item in batch if isinstance(item, File)}
+        assert found == {str(path) for path in (tmp_path / "tree").rglob("*.dcm")}
+        assert victim is not None
         victim.send_signal(signal.SIGCONT)
         async for _ in cluster.changes():
             if len(cluster.workers) == 2:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from builders import AT_ONCE, DEMO, QUICK, opened, router, summary_of
 from memory_pipeline import MemoryDestination, MemorySource, study_files
@@ -137,6 +138,8 @@ async def run(
     with anyio.fail_after(20):
         async with opened(journal_path, rules) as journal:
             await upload_images(source, target, journal, rules, options=options, report=report, stop=stop, send=send)
+            # Else the next run would take it for killed.
+            await anyio.to_thread.run_sync(journal.end_run, 0)
             return await summary_of(journal)
 
 
@@ -380,6 +383,49 @@ async def test_a_stop_while_leases_of_an_earlier_run_last_keeps_them(journal_pat
         assert journal.leased_seconds > 0
 
 
+async def test_a_stop_leaves_no_file_in_flight_that_nobody_has_sent(journal_path: Path) -> None:
+    """Its worker does not see it, and another one still begins: the next run archives its session at once."""
+    stop, late = Stop(), Worker("b")
+
+    def absent(claim: Claim) -> Outcome:
+        return Failed(claim, "the file cannot be read", unreadable=True, may_be_elsewhere=True)
+
+    async def begin(_: Setup) -> float:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    def report(event: Event) -> None:
+        if isinstance(event, Notice) and "waiting for one" in event.reason:
+            stop.request()
+
+    late.start = begin  # type: ignore[method-assign]
+    source = MemorySource(study_files("1", 1))
+    options = Options(workers=4, finalizers=2, settle_seconds=3600, outage_timeout=3600)
+    summary = await run(
+        source, [Worker("a", outcome=absent), late], journal_path, options=options, report=report, stop=stop
+    )
+    assert (summary.files.stored, summary.files.failed) == (0, 0)
+    summary = await run(source, [Worker("c")], journal_path, options=options)
+    assert [one.state for one in summary.sessions] == ["archived"]
+
+
+async def test_a_stop_leaves_no_file_in_flight_that_waits_for_its_worker(journal_path: Path) -> None:
+    """A worker sends nothing that comes with the order to stop."""
+    stop = Stop()
+
+    def note(order: Order) -> None:
+        assert not (order.files and order.stop_seconds is not None)
+        if order.number == 3:
+            stop.request()
+
+    options = Options(workers=4, finalizers=2, settle_seconds=3600)
+    source = MemorySource({**study_files("1", 300), **study_files("2", 300)}, batch=600)
+    summary = await run(source, [Worker("a", before_reply=note)], journal_path, options=options, stop=stop)
+    assert 0 < summary.files.stored < 600
+    summary = await run(source, [Worker("b")], journal_path, options=options)
+    assert {one.state for one in summary.sessions} == {"archived"}
+
+
 @pytest.mark.parametrize("confirms", [False, True])
 async def test_a_worker_that_has_not_confirmed_its_end_is_waited_for_by_the_next_run(
     journal_path: Path, confirms: bool
@@ -559,7 +605,8 @@ async def test_a_worker_whose_reply_cannot_be_is_lost(journal_path: Path, wrong:
             else value
             for name, value in wrong.items()
         }
-        return replace(make(order, outcomes), **changed)
+        # It is lost for sure before the end if it has files.
+        return replace(make(order, outcomes), **(changed if order.files else {}))
 
     bad.reply = reply  # type: ignore[method-assign]
     await run_with_a_lost_one(journal_path, bad, good)
@@ -569,7 +616,8 @@ async def test_a_worker_whose_reply_cannot_be_is_lost(journal_path: Path, wrong:
 async def test_a_worker_that_replies_something_else_is_lost(journal_path: Path, reply: Any) -> None:
     """It has another version, say, though it said that it has not."""
     bad = Worker("a")
-    bad.reply = lambda *_: reply  # type: ignore[method-assign]
+    make = bad.reply
+    bad.reply = lambda order, outcomes: reply if order.files else make(order, outcomes)  # type: ignore[method-assign]
     await run_with_a_lost_one(journal_path, bad, Worker("b"))
 
 

@@ -1,5 +1,8 @@
 """What names a cluster, and where its workers have the files."""
 
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -177,3 +180,15 @@ def test_nothing_is_no_tree(tmp_path: Path) -> None:
     assert tree_identity(str(tmp_path / "nothing")) is None
     (tmp_path / "link").symlink_to("nowhere")
     assert tree_identity(str(tmp_path / "link")) is not None
+
+
+def test_a_machine_that_tells_no_boot_is_known_by_its_name_and_its_network_card(tmp_path: Path) -> None:
+    """As those of macOS. Copies of a machine have one name, and their disks the same numbers."""
+    if uuid.getnode() >> 40 & 1:
+        pytest.skip("no network card is found here")
+    ask = "print(running_machine(Path(sys.argv[1])))"
+    code = f"import sys; from pathlib import Path; from asyncimport.system.mounts import running_machine; {ask}"
+    command = [sys.executable, "-c", code, str(tmp_path / "absent")]
+    (one, other) = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert one == other
+    assert str(uuid.getnode()) in one
