@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 # A first file is late after this many times the usual time, and after the other number of seconds at least.
 _LATE_FACTOR, _MIN_LATE_SECONDS = 2.0, 1.0
+# Nobody need look for a late one sooner.
+_MIN_WAIT_SECONDS = 0.1
 # How much the last first file counts in the average.
 _SHARE = 0.25
 
@@ -53,4 +55,4 @@ class FirstFiles:
         """Return after how long another first file is late; None if none is under way that is not."""
         late = self._ticks() - self.late_seconds
         waits = [since - late for since in self._since.values() if since > late]
-        return min(waits) if waits else None
+        return max(_MIN_WAIT_SECONDS, min(waits)) if waits else None
