@@ -7,6 +7,7 @@ from asyncimport.errors import (
     NothingStoredError,
     RefusedError,
     TransientError,
+    UnavailableError,
     ZipFailedError,
     ZipRefusedError,
 )
@@ -64,6 +65,9 @@ class Sending:
                 return uri
         except ZipRefusedError as error:
             self._note_refusal(error, attempt)
+        except UnavailableError as error:
+            # A gateway may redirect zips only. The file itself shows whether that ends the run.
+            self._note_refusal(ZipRefusedError(str(error), leaves_part=True), attempt)
         except ZipFailedError as error:
             self._may_be_zip, self._failure = False, str(error)
             raise
@@ -104,8 +108,6 @@ class Sending:
     def _note_refusal(self, error: ZipRefusedError, attempt: int) -> None:
         self._may_be_zip, self._refusal = False, error
         self._context.report(RetryScheduled(str(error), self._claim, attempt))
-        if error.ends_zips:
-            self._context.end_zips(str(error))
 
     def _record_success(self, seconds: float) -> None:
         context = self._context
@@ -127,6 +129,9 @@ class Sending:
             return
         if failure and compression.record_failure():
             self._context.end_zips(failure)
-        series = self._claim.instance.series_uid
-        if self._refusal is not None and compression.record_refusal(series, is_stored=is_stored):
-            self._context.end_zips(str(self._refusal))
+        refusal, series = self._refusal, self._claim.instance.series_uid
+        if refusal is not None:
+            is_last = compression.record_refusal(series, is_stored=is_stored)
+            # If the file itself fares no better, it is not for being a zip.
+            if is_last or (is_stored and refusal.ends_zips):
+                self._context.end_zips(str(refusal))

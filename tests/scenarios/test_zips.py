@@ -139,6 +139,7 @@ async def test_a_zip_has_the_parameters_of_a_file(url: str, tmp_path: Path) -> N
     }
 
 
+BLOCKED = Status(301, headers={"Location": "https://gateway.example.org/blocked"})
 ALL = FILES - 1
 """All but the first file, which is no zip."""
 
@@ -149,6 +150,8 @@ ALL = FILES - 1
         pytest.param(Empty(), 3, 1, id="three empty 200"),
         pytest.param(Status(400, "no"), 2, ALL - 2, id="two 400"),
         pytest.param(Status(400, "no"), 3, 1, id="three 400"),
+        pytest.param(BLOCKED, 3, 1, id="three 301"),
+        pytest.param(Status(407), 3, 1, id="three 407"),
         pytest.param(Status(405), 1, 1, id="405"),
         pytest.param(Status(500), 2, 1, id="two 500"),
     ],
@@ -165,7 +168,7 @@ async def test_what_ends_zips(xnat: TestXnat, url: str, tmp_path: Path, action: 
     ]
 
 
-@pytest.mark.parametrize("action", [DiskFull(), Status(500)])
+@pytest.mark.parametrize("action", [DiskFull(), Status(500), Status(404, "<html><body>HTTP Status 404</body></html>")])
 async def test_a_server_that_was_in_trouble_gets_zips_again(
     xnat: TestXnat, url: str, tmp_path: Path, action: Action
 ) -> None:
@@ -185,6 +188,8 @@ async def test_a_server_that_was_in_trouble_gets_zips_again(
         Status(502),
         Status(302, headers={"Location": "https://gateway.example.org/blocked"}),
         Status(200, "<html><body>blocked</body></html>", {"Content-Type": "text/html"}),
+        Status(200, '{"state": "queued"}', {"Content-Type": "application/json"}),
+        Status(202),
         Reset(after_bytes=100),
     ],
 )

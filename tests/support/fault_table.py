@@ -402,10 +402,11 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         # Broken off, then without a login, then stored.
         "restart": replace(_CUT_ZIP, requests={"import": range(7, 9), "login": 2, "logout": 2}),
         **dict.fromkeys(["locked", "conflict", *ROWS_LEFT], _ELSEWHERE),
-        # The second row of the session tells that the first is gone. What has gone into it since is sent again.
-        "row archived": replace(_zip(zips=1), requests={"import": 11}),
-        "row deleted": replace(_zip(zips=0), requests={"import": 13}),
-        "row moved": replace(_zip(End.HELD, _MOVED, zips=1), moved=True),
+        # The second row of the session tells that the first is gone. What has gone into it since is sent again. Files
+        # fare no better there as they are, so only their series goes without zips.
+        "row archived": replace(_zip(zips=1), requests={"import": 13}),
+        "row deleted": replace(_zip(zips=0), requests={"import": 15}),
+        "row moved": replace(_zip(End.HELD, _MOVED, zips=1), requests={"import": 9}, moved=True),
         "tell": replace(_zip(zips=5), requests={"import": 6}),
     },
     "look after it": {

@@ -21,6 +21,7 @@ from asyncimport.xnat.replies.response import Reply, check, page_error, parse_lo
 _URI = re.compile(r"(?:/data|/REST)?(/prearchive/projects/(?P<project>[^/\s]+)/[^/\s]+/[^/\s]+)")
 _TELLABLE_ROW = re.compile(r"\s*/data/prearchive/projects/(?P<project>[\w.-]{1,64})/(?P<timestamp>\d{8}_\d{9})/")
 _ARCHIVE_URI = re.compile(r"(?:/data|/REST)?(/archive/[^\r\n]+)")
+_ADDRESS = re.compile(r"\s*(?:/data|/REST)?/(?:prearchive|archive)/")
 _BUSY = frozenset({"ARCHIVING", "BUILDING", "DELETING", "MOVING", "SEPARATING"})
 # What XNAT says of an archive step that takes long, or that another one blocks.
 _AT_WORK = (
@@ -137,10 +138,15 @@ def parse_zip_uri(reply: Reply, expected: str) -> str:
         return expected
     if reply.status == 200 and reply.is_html:
         raise page_error(reply)
-    if reply.status == 200 and reply.text.strip():
+    if reply.status == 200 and _ADDRESS.match(reply.text):
         raise ZipRefusedError(f"XNAT put a zip elsewhere than the files before it{_row_of(reply)}", ends_zips=True)
-    if reply.status == 200:
+    if reply.status == 200 and not reply.text.strip():
         raise ZipRefusedError("XNAT answered to a zip, but did not keep a file (empty 200)")
+    if reply.status < 300:
+        # A gateway's, which may have passed the zip on, or does so later.
+        raise TransientError(
+            f"what answered to a zip is no XNAT ({reply.status}: {reply.message})", may_have_taken_effect=True
+        )
     if reply.status == 500:
         raise ZipFailedError(f"the server failed on a zip (500: {reply.message})", may_have_taken_effect=True)
     ends = reply.status in _ENDS_ZIPS
