@@ -11,7 +11,7 @@ from local_cluster import local_workers
 from asyncimport.errors import LoginRefusedError
 from asyncimport.model.options import Options
 from asyncimport.source.folder import FileSource
-from asyncimport.testserver import ExpireLogins, Fault, Tell, TestXnat
+from asyncimport.testserver import ExpireLogins, Fault, Stall, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
@@ -45,10 +45,14 @@ async def test_a_password_that_has_changed_is_not_tried_by_all_workers(
     """XNAT locks the account after some refusals: there are no more than on one machine, but for the driver's."""
 
     def change() -> None:
+        # All have logged in, by the password that was. From now on files are taken, and soon the logins expire.
         xnat.users["demo"] = replace(xnat.users["demo"], password="another")
+        xnat.faults.clear()
+        held.release()
+        xnat.faults.add(Fault("import", ExpireLogins(), nth=100))
 
-    xnat.faults.add(Fault("import", Tell(change), nth=100))
-    xnat.faults.add(Fault("import", ExpireLogins(), nth=100))
+    held = xnat.faults.add(Fault("import", Stall(), times=1000))
+    xnat.faults.add(Fault("listing", Tell(change), nth=1 + WORKERS, path="auth"))
     async with local_workers(partial(FileSource, [tree]), workers=WORKERS) as workers:
         with pytest.raises(LoginRefusedError):
             await upload(url, [tree], tmp_path / "journal.db", options=OPTIONS, workers=workers)
