@@ -326,7 +326,7 @@ _TABLE = (
             Target("in_flight", DASK, "<=", 1.5, over="asyncimport 16"),
         ),
         rounds=3, reference=AUTO, quick=(DASK, "asyncimport local 4"),
-        notes=("dask 4: CPU and memory are the driver's; local 4: they are of all, and of the largest process",),
+        notes=("CPU and memory are the driver's: workers are no children of it",),
     ),
     Scenario(
         "cluster-disk", "each machine reads 20 MB/s: four workers beside one machine", "transfer",

@@ -17,8 +17,8 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport import __version__
-from asyncimport.cluster.clients import INSTALL_HINT, first_line, open_client
-from asyncimport.cluster.specs import Spec, is_encrypted, is_here
+from asyncimport.cluster.clients import INSTALL_HINT, first_line, open_client, start_fork_server
+from asyncimport.cluster.specs import Local, Spec, is_encrypted, is_here
 from asyncimport.errors import UnavailableError, UsageError, primary_error
 from asyncimport.model.events import Event, Notice, WorkerJoined, WorkerLeft
 from asyncimport.model.record import record
@@ -34,8 +34,8 @@ _FIRST_WORKER_SECONDS = 15.0
 # How long a worker may not answer before it counts as gone, and how often one that is being called is asked.
 _SILENT_SECONDS = 15.0
 _ASK_SHARE = 1 / 3
-# An event may overtake the subscription to it: then it is sent again.
-_SUBSCRIBE_SECONDS = 0.2
+# An event mostly overtakes the subscription to it: then it is sent again, after this long and then twice as long.
+_SUBSCRIBE_SECONDS = 0.02
 
 
 @record
@@ -158,6 +158,7 @@ class Cluster:
             elif action == "remove-worker":
                 self._leave(address, "" if event[1].get("expected") else "it died, or the network did")
 
+        seconds = _SUBSCRIBE_SECONDS
         while True:
             self._connection, ready = self.client.scheduler_comm, anyio.Event()
             with self._scheduler_errors():
@@ -165,8 +166,9 @@ class Cluster:
                 # The scheduler takes both in order: after an event of the second, no worker that joins is missed.
                 self.client.subscribe_topic(topic, lambda _, ready=ready: ready.set())
             await self._ask(partial(self.client.log_event, topic, "ready"))
-            with anyio.move_on_after(_SUBSCRIBE_SECONDS):
+            with anyio.move_on_after(seconds):
                 await ready.wait()
+            seconds *= 2
             if ready.is_set() and self.client.scheduler_comm is self._connection:
                 break
         self._tasks = tasks
@@ -282,6 +284,8 @@ async def connect(
     worker. Raises: UsageError, UnavailableError, StoppedError.
     """
     stop = stop or Stop()
+    if isinstance(spec, Local):
+        start_fork_server()
     try:
         # It reads its configuration, which takes a second.
         distributed: Any = await anyio.to_thread.run_sync(import_module, "distributed")

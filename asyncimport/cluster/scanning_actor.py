@@ -9,6 +9,8 @@ import os
 import pickle
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from importlib import import_module
+from threading import Thread
 from typing import Any
 
 import anyio
@@ -51,6 +53,8 @@ class ScanningActor:
 
     async def begin(self, settings: ScanSettings) -> Sight:
         """Take the settings, and return what this worker sees of the places."""
+        # An upload wants it next, and it takes a while: the driver logs in and opens its journal meanwhile.
+        Thread(target=import_module, args=("asyncimport.cluster.sending_actor",), daemon=True).start()
         self._files = await anyio.to_thread.run_sync(WorkerReader, settings)
         trees = {
             place: tree

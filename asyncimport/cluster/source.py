@@ -113,6 +113,8 @@ class ClusterSource:
         ask: Callable[[Sequence[T], Fits], Awaitable[Sequence[Any]]],
     ) -> list[Any]:
         """Ask, for each item, workers that see its file; return the answers in order."""
+        if len(self.places) == 1 and len(views := self._workers.views[self.places[0]]) == 1:
+            return [*await ask(items, has(views[0]))] if items else []
         groups: dict[View | None, list[int]] = {}
         for position, view in enumerate(await self._views_of([file_of(item) for item in items])):
             groups.setdefault(view, []).append(position)
