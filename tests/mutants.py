@@ -35,6 +35,7 @@ _R = TypeVar("_R")
 _TEST_SECONDS = 15
 _HANGING_SECONDS = 2
 _MUTANT_SECONDS = 60
+_TIMED_OUT = re.compile(r"^\++ Timeout \++$", re.MULTILINE)
 # Elsewhere the libraries start threads, and a process with threads cannot be forked.
 _CAN_FORK = sys.platform == "linux"
 
@@ -157,6 +158,9 @@ def _judge(mutant: Mutant, ended: Ended) -> str:
         return "red" if mutant.hang else "HANGS"
     if ended.code == 0:
         return "SURVIVED"
+    if mutant.hang and _TIMED_OUT.search(ended.out):
+        # Its process has ended at once, and has told no result.
+        return "red"
     # Red means that a test failed, not that it could not be collected or set up, or found the edit invalid.
     if (
         ended.code != 1

@@ -186,6 +186,34 @@ async def test_zips_of_workers_that_end_are_told(journal_path: Path) -> None:
     assert "images are sent as they are from now on: the archive lacks files that XNAT acknowledged" in told
 
 
+async def test_one_worker_at_a_time_logs_in_again(journal_path: Path) -> None:
+    """All logins have expired, and the password may have changed. A worker sends nothing before it has logged in."""
+    workers = [Worker("a"), Worker("b"), Worker("c")]
+    turns = dict.fromkeys(workers, 3)
+    kept: dict[Worker, list[Packed]] = {worker: [] for worker in workers}
+    at_once: list[set[Worker]] = []
+    logging_in: set[Worker] = set()
+
+    def answer(worker: Worker, make: Callable[[Order, Sequence[Packed]], Reply], order: Order, new: Any) -> Reply:
+        kept[worker] += new
+        if order.may_log_in and turns[worker]:
+            logging_in.add(worker)
+            at_once.append({*logging_in})
+            turns[worker] -= 1
+        if turns[worker]:
+            return replace(make(order, []), wants_login=True)
+        logging_in.discard(worker)
+        told, kept[worker] = kept[worker], []
+        return make(order, told)
+
+    for worker in workers:
+        worker.reply = partial(answer, worker, worker.reply)  # type: ignore[method-assign]
+    source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
+    summary = await run(source, workers, journal_path)
+    assert summary.files.stored == 400
+    assert max(map(len, at_once)) == 1
+
+
 async def test_files_go_to_workers_that_see_them(journal_path: Path) -> None:
     """Files lie on two file servers, in one study even."""
     workers = [Worker("a", lambda path: "/1/" in path), Worker("b", lambda path: "/2/" in path)]

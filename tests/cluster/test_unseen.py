@@ -1,5 +1,7 @@
 """Files that workers do not see: which outcomes are kept, and how many."""
 
+from functools import partial
+
 import pytest
 from builders import claim
 from test_driver import Worker
@@ -29,3 +31,13 @@ async def test_outcomes_are_kept_until_there_are_many() -> None:
     assert not unseen.are_kept
     assert [one.key for one in other.waiting] == [*range(1, number + 1)]
     assert not first.waiting
+
+
+async def test_an_order_to_stop_brings_no_files() -> None:
+    """What waits for a worker is queued again, and nobody takes it for sent."""
+    worker = SendingWorker(Worker("a"), GrantedLease(1))
+    worker.add([claim(File("/1", 1, 2))])
+    order = partial(worker.order, [worker], limit=1, rate=None, zips_ended=False, pause=0)
+    assert not order(stop_seconds=1).files
+    assert (len(worker.waiting), worker.given) == (1, {})
+    assert len(order(stop_seconds=None).files) == 1
