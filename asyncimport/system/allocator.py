@@ -13,8 +13,8 @@ _KEPT = 16 << 20
 def keep_freed_memory() -> None:
     """Let glibc keep up to 16 MiB that are free: for each body, the system would fill new pages with zeros.
 
-    That took a twentieth of the time of an upload of files of 526 kB. All threads share them: with some for each of them, a
-    run that makes zips took up to 134 MB. Other allocators are left as they are.
+    That took a twentieth of the time of an upload of files of 526 kB. All threads share these: with 16 MiB for each of
+    them, a run that makes zips took up to 134 MB. Other allocators are left as they are.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(_ARENA_MAX, 1)
