@@ -209,6 +209,12 @@ _TABLE = (
         notes=("nothing but asyncimport archives: the ceiling only shows how long the sending takes",),
     ),
     Scenario(
+        "short", "sessions of four files, of which the first goes alone", "transfer",
+        (_shape("20 kB x 1,600 in 400 sessions", Part(1_600, 20_000, 400)),), ("realistic", "far"),
+        (AUTO, "asyncimport 16", "ceiling 16"), rounds=3, reference="ceiling 16", quick_models=(),
+        notes=("nothing but asyncimport archives: the ceiling only shows how long the sending takes",),
+    ),
+    Scenario(
         "full-link", "a link that is full: 6 MB/s and 30 ms of real TCP, between two network namespaces", "transfer",
         (_jpegs(360),), ("full-link",),
         (AUTO, "asyncimport 4", "asyncimport 16", "curl data 16"),

@@ -98,6 +98,11 @@ class AdaptiveLimit:
         """Calls that should be in flight now."""
         return self._limit
 
+    @property
+    def next_limit(self) -> int:
+        """To how many calls the limit may grow next: nearly twice as many, until a queue has shown."""
+        return min(self._max_limit, 2 * self._limit - 1) if self._has_never_queued else self._limit
+
     def record_success(
         self, seconds: float, size: int, *, is_full: bool = True, is_zip: bool = False, link_seconds: float = 0.0
     ) -> None:

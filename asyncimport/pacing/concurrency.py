@@ -59,6 +59,13 @@ class Throttle:
         return self._limit
 
     @property
+    def next_limit(self) -> int:
+        """Calls that may be in flight soon, if the limit is about to grow."""
+        if self.is_cut or not isinstance(self._adaptive, AdaptiveLimit):
+            return self._limit
+        return self._adaptive.next_limit
+
+    @property
     def in_flight(self) -> int:
         """Slots that are in use now."""
         return self._acquired

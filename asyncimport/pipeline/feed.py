@@ -85,7 +85,7 @@ def demand_of(throttle: Throttle, first_seconds: float | None, *, under_way: int
     pace, limit = throttle.seconds_per_call, throttle.limit
     rounds = (_FIRST_MARGIN * first_seconds + _HAND_OUT_SECONDS) / pace if first_seconds and pace else _FIRST_ROUNDS
     return Demand(
-        files=int(limit * (1 + rounds)) - under_way,
+        files=int(throttle.next_limit * (1 + rounds)) - under_way,
         now=limit + ahead - under_way,
         firsts=max(_MIN_FIRSTS, limit // _SLOTS_PER_FIRST),
     )
