@@ -125,12 +125,12 @@ def test_more_sessions_are_open_where_first_files_take_long(tmp_path: Path) -> N
 
 
 def test_a_late_first_file_keeps_nothing_waiting(tmp_path: Path) -> None:
-    """While the first files of some sessions take minutes, all others are sent."""
-    slow = {"E00", "E01", "E02", "E03", "E04"}
-    simulation = Simulation(8, first_seconds=lambda label: 600.0 if label in slow else 3 * FILE_SECONDS)
-    simulation.run(tmp_path / "book", {f"E{number:02}": 100 for number in range(40)})
-    assert max(at for label, at in simulation.ends.items() if label not in slow) < 300
-    assert simulation.stored.total() == 4_000
+    """While the first files of some large sessions take minutes, small ones fill the slots."""
+    slow = {"E000", "E001", "E002", "E003", "E004"}
+    simulation = Simulation(32, first_seconds=lambda label: 600.0 if label in slow else 3 * FILE_SECONDS)
+    simulation.run(tmp_path / "book", {f"E{number:03}": 400 if number < 5 else 4 for number in range(205)})
+    assert max(at for label, at in simulation.ends.items() if label not in slow) < 10
+    assert simulation.stored.total() == 2_800
 
 
 def test_it_follows_a_limit_that_changes(tmp_path: Path) -> None:
