@@ -62,16 +62,20 @@ class PlanRules:
 
 async def scan_headers(source: Source, cache: HeaderCache, report: Callable[[Event], None] = lambda _: None) -> None:
     """Read the headers of a source into the cache; files that the cache knows are not opened again."""
+    # Batches are read side by side, and the cache does one thing at a time.
+    using_cache = anyio.Lock()
 
     async def read(batch: list[File | Ignored]) -> tuple[list[File | Ignored], list[Ignored | tuple[File, Identity]]]:
         files = [item for item in batch if isinstance(item, File)]
-        unknown = await anyio.to_thread.run_sync(cache.skip_known, files)
+        async with using_cache:
+            unknown = await anyio.to_thread.run_sync(cache.skip_known, files)
         looks = zip(unknown, await source.identify_many(unknown), strict=True)
         return batch, [look if isinstance(look, Ignored) else (file, look) for file, look in looks]
 
     async def record(read: tuple[list[File | Ignored], list[Ignored | tuple[File, Identity]]]) -> None:
         batch, found = read
-        await anyio.to_thread.run_sync(cache.record, [*found, *(one for one in batch if isinstance(one, Ignored))])
+        async with using_cache:
+            await anyio.to_thread.run_sync(cache.record, [*found, *(one for one in batch if isinstance(one, Ignored))])
         report(Scanned(len(batch), sum(item.size for item in batch if isinstance(item, File))))
 
     await in_order(source.batches(), read, record, ahead=source.ahead)
