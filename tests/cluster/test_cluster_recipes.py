@@ -204,6 +204,9 @@ async def test_jobs_of_slurm_end_with_an_operation_that_is_cancelled(
         (tools / name).write_text(script)
         (tools / name).chmod(0o755)
     describe_cluster(tmp_path, shared, jobs=1)
+    with (tmp_path / "cluster.toml").open("a") as file:
+        # The usual port may be another scheduler's.
+        file.write('scheduler_options = {dashboard_address = "127.0.0.1:0"}\n')
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     with anyio.CancelScope() as scope:
 
