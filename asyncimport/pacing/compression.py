@@ -33,6 +33,8 @@ _ASSUMED_RATIO, _AVERAGED_FILES = 2.0, 8
 # Failures of the server that are the last; refusals and losses without a stored zip in between. A bad link loses some
 # zips in a row too.
 _MAX_FAILURES, _MAX_REFUSALS, _MAX_LOSSES = 2, 3, 8
+# So are losses that took this long together: a gateway that never answers takes eleven minutes for each.
+_MAX_LOST_SECONDS = 1000.0
 # A series is given up after this many files that are not worth it; this many series are remembered.
 _HOPELESS_FILES, _MAX_SERIES = 3, 1000
 _SIZE_CLASSES = 64
@@ -98,6 +100,7 @@ class Compression:
         self._is_expected = mode is Compress.ALWAYS
         self._failures = self._refusals = self._losses = 0
         self._last_loss_at = float("-inf")
+        self._lost_seconds = 0.0
         self._ratio = _ASSUMED_RATIO
         self._hopeless: dict[str, int] = {}
         """How many files of a series were not worth it, one after another."""
@@ -165,6 +168,7 @@ class Compression:
         """
         if is_zip:
             self._refusals = self._losses = 0
+            self._lost_seconds = 0.0
             self._hopeless.pop(series, None)
         if self._mode is not Compress.AUTO or self._has_ended:
             return
@@ -216,17 +220,18 @@ class Compression:
         self._failures += 1
         return self._failures >= _MAX_FAILURES
 
-    def record_loss(self, began: float) -> bool:
+    def record_loss(self, began: float, *, seconds: float = 0.0) -> bool:
         """Record that a zip got no answer, or one of a server in trouble, and its file was then stored as it is.
 
-        Those that were in flight together, as in an outage, count once; `began` is when this one was sent. Whether it
-        was the last one.
+        Those that were in flight together, as in an outage, count once; `began` is when this one was sent. `seconds` is
+        what it took, if the file itself was stored at once. Whether it was the last one.
         """
         if began < self._last_loss_at:
             return False
         self._last_loss_at = self._clock()
         self._losses += 1
-        return self._losses >= _MAX_LOSSES
+        self._lost_seconds += seconds
+        return self._losses >= _MAX_LOSSES or self._lost_seconds > _MAX_LOST_SECONDS
 
     def record_refusal(self, series: str, *, is_stored: bool) -> bool:
         """Record no verdict on a zip, and whether the file was then stored as it is. Whether it was the last zip.

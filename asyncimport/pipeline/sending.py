@@ -67,7 +67,7 @@ class Sending:
             self._note_refusal(error, attempt)
         except UnavailableError as error:
             # A gateway may redirect zips only. The file itself shows whether that ends the run.
-            self._note_refusal(ZipRefusedError(str(error), leaves_part=True), attempt)
+            self._note_refusal(ZipRefusedError(str(error)), attempt)
         except ZipFailedError as error:
             self._may_be_zip, self._failure = False, str(error)
             raise
@@ -92,8 +92,11 @@ class Sending:
         if self._refusal is None:
             self._record_success(monotonic() - began)
         self._record_end_of_zip(is_stored=True)
-        if self._loss is not None and context.compression.record_loss(self._loss[0]):
-            context.end_zips(self._loss[1])
+        if self._loss is not None:
+            zip_began, reason = self._loss
+            seconds = 0.0 if self._has_failed_as_file else began - zip_began
+            if context.compression.record_loss(zip_began, seconds=seconds):
+                context.end_zips(reason)
         return uri
 
     async def _make_zip(self) -> Zip | None:

@@ -72,20 +72,24 @@ def measure_rate() -> float:
 
 def expected_rate() -> float:
     """Return how many bytes of images this machine deflates in a second, at least, beside all else that it does."""
-    return _RATE * max(1.0, 0.75 * usable_cores())
+    return _RATE * max(1.0, 0.75 * _CORES)
 
 
 def thread_limiter() -> anyio.CapacityLimiter:
     """Return a limiter for threads that deflate: more of them than cores would only take turns."""
-    return anyio.CapacityLimiter(usable_cores())
+    return anyio.CapacityLimiter(_CORES)
 
 
 def usable_cores(quota_file: Path = _QUOTA) -> int:
     """Return how many cores this process may use: a container, or a job of a cluster, may have few of the machine's."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     try:
-        quota, period = map(int, quota_file.read_text().split())
+        quota, period = map(int, quota_file.read_text("ascii").split())
     except (OSError, ValueError):
         # There is none, or another system.
         return cores
     return min(cores, max(1, quota // max(1, period)))
+
+
+# Read once, before there is a loop.
+_CORES = usable_cores()

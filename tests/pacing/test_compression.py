@@ -316,6 +316,16 @@ def test_how_many_are_the_last() -> None:
     assert ends_after(Compression.record_failure) == 2
     assert ends_after(lambda one: one.record_refusal("1", is_stored=True)) == 3
     assert ends_after(lambda one: one.record_loss(inf)) == 8
+    assert ends_after(lambda one: one.record_loss(inf, seconds=60.0)) == 8
+
+
+def test_a_gateway_that_never_answers_has_two_zips() -> None:
+    """Each takes all the time there is for a reply. A zip that is stored in between forgets it."""
+    assert ends_after(lambda one: one.record_loss(inf, seconds=660.0)) == 2
+    compression = Compression(Compress.ALWAYS)
+    for _ in range(10):
+        assert not compression.record_loss(inf, seconds=660.0)
+        compression.record_success("1", 0.1, SIZE, is_zip=True, in_flight=1, blocked_seconds=0, link_seconds=0)
 
 
 def test_what_an_outage_takes_counts_once() -> None:

@@ -366,6 +366,18 @@ async def test_a_file_that_is_dropped_after_a_part_of_its_zip(xnat: TestXnat, ur
     assert xnat.archived == []
 
 
+async def test_a_file_that_is_dropped_after_a_gateway_refused_its_zip(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """XNAT has no part of that zip, so its session is archived without the file, as by plain sending."""
+    folder = tree(tmp_path / "tree")
+    write(folder / "101", scout(101))
+    xnat.script = SCOUTS_ARE_REJECTED
+    page = Status(406, "<html><body>blocked</body></html>", {"Content-Type": "text/html"})
+    fault = xnat.faults.add(Fault("import", page, nth=ALL + 1, path=ZIP))
+    summary = await upload(url, [folder], tmp_path / "j", options=ONE)
+    assert (fault.hits, summary.files.stored, summary.files.failed, summary.files.refused) == (1, FILES, 0, 1)
+    assert [one.state for one in summary.sessions] == ["archived"]
+
+
 async def test_zips_need_no_other_library(url: str, tmp_path: Path, commands: Commands) -> None:
     """Where ISA-L is not installed, zlib deflates."""
     commands.absent = ["isal"]

@@ -152,8 +152,10 @@ def parse_zip_uri(reply: Reply, expected: str) -> str:
     ends = reply.status in _ENDS_ZIPS
     if not ends:
         check(reply)
+    # A gateway that refuses it lets nothing through; if it did, the row has more files than were acknowledged.
+    leaves_part = not ends and not reply.is_foreign
     raise ZipRefusedError(
-        f"XNAT did not take a zip ({reply.status}: {reply.message})", ends_zips=ends, leaves_part=not ends
+        f"XNAT did not take a zip ({reply.status}: {reply.message})", ends_zips=ends, leaves_part=leaves_part
     )
 
 
