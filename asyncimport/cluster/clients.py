@@ -144,8 +144,16 @@ async def _close(opened: Any) -> None:
 
 async def _close_in_thread(cluster: Any) -> None:
     """Close a cluster, and end its jobs, even in an operation that is cancelled."""
+
+    def close() -> None:
+        # Of dask-jobqueue: files for the jobs, a key among them. It deletes them at some time or other.
+        for name in ("_job_key", "_job_cert", "_job_ca_file"):
+            if (file := getattr(cluster, name, None)) is not None:
+                file.close()
+        cluster.close()
+
     with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-        await anyio.to_thread.run_sync(cluster.close, abandon_on_cancel=True)
+        await anyio.to_thread.run_sync(close, abandon_on_cancel=True)
 
 
 async def _client_of(

@@ -78,6 +78,8 @@ class ScanningWorkers:
         self.lasting: Mapping[str, set[str]] = {}
         """What the workers see at each place, by identities that last longer than a run."""
         self._unreachable = ""
+        self._has_left = False
+        """Whether a worker has left while it was asked what it sees."""
         self._tasks: TaskGroup | None = None
         self._asked_again: set[str] = set()
         """The addresses of workers that were lost once, and asked again what they see."""
@@ -90,6 +92,9 @@ class ScanningWorkers:
         async with anyio.create_task_group() as asking:
             for worker in self._cluster.workers.values():
                 asking.start_soon(self._join, worker)
+        if self._has_left and not self.all:
+            # It may have been silent for long while it imported everything, and joins again.
+            await self._wait_for_one()
         if self._unreachable and not self.all:
             raise UnavailableError(
                 f"no worker answers: {self._unreachable}",
@@ -111,6 +116,15 @@ class ScanningWorkers:
         }
         self._tasks = tasks
         tasks.start_soon(self._follow, tasks)
+
+    async def _wait_for_one(self) -> None:
+        self.notice("no worker is left: waiting for one")
+        with anyio.move_on_after(self._patience):
+            async for change in self._cluster.changes():
+                if change.has_joined:
+                    await self._join(change.worker)
+                if self.all:
+                    return
 
     def end(self) -> None:
         """Let `joined` end."""
@@ -134,6 +148,7 @@ class ScanningWorkers:
             except WorkerLostError as lost:
                 self._unreachable = plain(str(lost))
                 if worker.address not in self._cluster.workers:
+                    self._has_left = True
                     return None
         self.notice(f"worker {worker.name} is not used: no connection to it ({self._unreachable})")
         return None

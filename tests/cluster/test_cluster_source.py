@@ -271,6 +271,24 @@ async def test_a_worker_that_hangs_in_the_walk_is_replaced(own: DaskProcesses, t
                 break
 
 
+async def test_the_only_worker_may_hang_for_a_while(own: DaskProcesses, tmp_path: Path) -> None:
+    """Such as one that imports everything from a slow file server: the scan begins when it answers again."""
+    study(tmp_path / "tree", 1, 3)
+    worker = own.start_worker("a")
+    notices: list[str] = []
+
+    def note(event: Event) -> None:
+        notices.append(event.reason if isinstance(event, Notice) else "")
+        if notices[-1] == "no worker is left: waiting for one":
+            worker.send_signal(signal.SIGCONT)
+
+    async with connected(own, "a", silent_seconds=0.5) as cluster:
+        worker.send_signal(signal.SIGSTOP)
+        async with open_source(cluster, ScanSettings(places=[str(tmp_path / "tree")]), note) as source:
+            assert len(await scan(source)) == 3
+    assert "no worker is left: waiting for one" in notices
+
+
 async def test_without_any_worker_the_scan_ends_with_an_error(own: DaskProcesses, tmp_path: Path) -> None:
     """What was not walked is not taken for gone: the scan has no end."""
     for number in range(20):
