@@ -61,7 +61,8 @@ class Slurm:
         if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
             raise UsageError(f"--dask {self}: jobs is {jobs!r}", hint="give a number, such as jobs = 4")
         # Workers are on other machines.
-        arguments = {"protocol": "tls://", "security": Security.temporary(), **arguments}
+        # A nanny ends its first connection to the scheduler, and that error breaks other TLS connections of its thread.
+        arguments = {"nanny": False, "protocol": "tls://", "security": Security.temporary(), **arguments}
         # Jobs begin in the current directory, and `python -m` would import what lies there first.
         arguments["job_script_prologue"] = ["export PYTHONSAFEPATH=1", *(arguments.get("job_script_prologue") or ())]
         try:
