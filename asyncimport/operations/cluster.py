@@ -112,7 +112,7 @@ async def open_cluster_source(
 
 
 @asynccontextmanager
-async def open_source(
+async def open_any_source(
     request: ClusterRequest,
     sources: Sequence[Path],
     here: "Callable[[], FileSource]",

@@ -20,7 +20,7 @@ from asyncimport.model.events import Event, Notice
 from asyncimport.model.ports import Source
 from asyncimport.model.summary import Summary, exit_code
 from asyncimport.operations import upload_steps
-from asyncimport.operations.cluster import open_source
+from asyncimport.operations.cluster import open_any_source
 from asyncimport.operations.coverage import check_coverage
 from asyncimport.operations.decision import Decision, decide
 from asyncimport.operations.dry_run_plan import apply_rehearsal
@@ -76,7 +76,7 @@ async def dry_run(
     """
     stop, observer = stop or Stop(), report or Observer()
     result = DryRunResult()
-    opened = open_source(
+    opened = open_any_source(
         request,
         request.sources,
         request.source,

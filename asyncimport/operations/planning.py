@@ -19,7 +19,7 @@ from asyncimport.errors import UsageError
 from asyncimport.journal import HeaderCache, LockWait, SubjectPatient
 from asyncimport.model.options import ClusterOptions, PlanOptions, ReadOptions, ScanOptions, StateOptions
 from asyncimport.model.ports import Source
-from asyncimport.operations.cluster import check_cluster, open_source
+from asyncimport.operations.cluster import check_cluster, open_any_source
 from asyncimport.operations.journals import state_directory
 from asyncimport.operations.plan import Plan, make_plan, unmatched_filter
 from asyncimport.operations.plan_draft import PlanRules, draft_plan, scan_headers
@@ -112,7 +112,7 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
                 follow_links=request.follow_links,
                 exclude=request.exclude,
             )
-            opened = open_source(
+            opened = open_any_source(
                 request, request.sources, here, observer.note, insecure=request.allow_plain_tcp, stop=stop
             )
             async with opened as source:
