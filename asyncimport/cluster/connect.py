@@ -34,6 +34,8 @@ _FIRST_WORKER_SECONDS = 15.0
 # How long a worker may not answer before it counts as gone, and how often one that is being called is asked.
 _SILENT_SECONDS = 15.0
 _ASK_SHARE = 1 / 3
+# How often a worker is asked for its version if the connection breaks.
+_MOST_TRIES = 3
 # An event mostly overtakes the subscription to it: then it is sent again, after this long and then twice as long.
 _SUBSCRIBE_SECONDS = 0.02
 
@@ -131,9 +133,12 @@ class Cluster:
             while address not in self.workers and address in (await self._known())["workers"]:
                 try:
                     await self.client.rpc(address).identity()
-                    await self._join(address)
                 except OSError:
                     await anyio.sleep(pause)
+                else:
+                    # It is used again, or there is a reason not to.
+                    return await self._join(address)
+        return None
 
     def _check_connection(self) -> None:
         """Begin anew with all workers when the client has another connection to the scheduler.
@@ -222,6 +227,7 @@ class Cluster:
             self.unusable[worker.name] = why
             self._report(Notice(f"worker {worker.name} is not used: {why}"))
             return
+        self.unusable.pop(worker.name, None)
         self.workers[worker.address] = worker
         self._report(WorkerJoined(worker.name))
         self._tell(Change(worker, has_joined=True))
@@ -233,12 +239,17 @@ class Cluster:
     async def _why_other_version(self, worker: WorkerAddress) -> str:
         pydoc: Any = await anyio.to_thread.run_sync(import_module, "pydoc")
         # A function of the standard library: one of ours could not be loaded where asyncimport is not installed.
-        found = await self._ask(
-            lambda: self.client.run(
-                pydoc.locate, "asyncimport.__version__", workers=[worker.address], on_error="return"
-            )
+        locate = partial(
+            self.client.run, pydoc.locate, "asyncimport.__version__", workers=[worker.address], on_error="return"
         )
-        version = found.get(worker.address)
+        version: object = None
+        for _ in range(_MOST_TRIES):
+            version = (await self._ask(locate)).get(worker.address)
+            if not isinstance(version, OSError):
+                break
+        if isinstance(version, OSError):
+            # The connection says nothing about what is installed there.
+            return f"no connection to it ({plain(str(version))})"
         if version == __version__:
             return ""
         if isinstance(version, str):
@@ -327,6 +338,7 @@ async def _wait_for_worker(cluster: Cluster, where: str, report: Callable[[Event
     if cluster.unusable:
         name, why = next(iter(cluster.unusable.items()))
         raise UsageError(
-            f"no worker of {where} can be used: worker {name}: {why}", hint="all machines need the same asyncimport"
+            f"no worker of {where} can be used: worker {name}: {why}",
+            hint="all machines need the same asyncimport, and must be reached from here",
         )
     raise UnavailableError(f"{where} has no worker", hint="start one on each machine: dask worker ADDRESS")

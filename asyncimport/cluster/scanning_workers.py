@@ -98,7 +98,7 @@ class ScanningWorkers:
         if self._unreachable and not self.all:
             raise UnavailableError(
                 f"no worker answers: {self._unreachable}",
-                hint="this machine must reach the addresses and ports of the workers",
+                hint="this machine must reach the addresses and ports of the workers; their logs say why they ended",
             )
         for place in self._settings.places:
             seen = [view for worker in self.all.values() for view in worker.views if view.place == place]

@@ -15,7 +15,8 @@ from dask_processes import DaskProcesses, dask_processes
 from lost_workers import LEASE_SECONDS, Migration
 from relay import Relay, relay
 
-from asyncimport.cluster.connect import Cluster, connect
+from asyncimport import __version__
+from asyncimport.cluster.connect import Cluster, WorkerAddress, connect
 from asyncimport.cluster.links import ActorLinks
 from asyncimport.cluster.path_map import ScanSettings
 from asyncimport.cluster.source import open_source
@@ -138,3 +139,27 @@ async def test_a_scheduler_that_is_gone_ends_the_run(
     assert done.code == 0, done.err
     assert xnat.sop_uids("demo") == await uids_below(tree)
     assert xnat.prearchive == []
+
+
+class BreakingClient:
+    """Asks a worker for its version over connections of which the first ones break."""
+
+    def __init__(self, breaks: int) -> None:
+        self.breaks = breaks
+
+    async def run(self, *_: object, workers: list[str], **__: object) -> dict[str, object]:
+        """Return what each worker answers, or why it does not."""
+        self.breaks -= 1
+        return dict.fromkeys(workers, OSError("it broke") if self.breaks >= 0 else __version__)
+
+
+@pytest.mark.parametrize(("breaks", "reason"), [(2, None), (3, "no connection to it (it broke)")])
+async def test_a_connection_that_breaks_says_nothing_about_versions(breaks: int, reason: str | None) -> None:
+    """The worker is asked again, and used when it joins later."""
+    client: Any = BreakingClient(breaks)
+    cluster = Cluster(client, lambda _: None, insecure=True, silent_seconds=1.0)
+    worker = WorkerAddress("tcp://127.0.0.1:1", "a")
+    await cluster._use(worker)
+    assert cluster.unusable.get("a") == reason
+    await cluster._use(worker)
+    assert (cluster.unusable, cluster.workers) == ({}, {worker.address: worker})
