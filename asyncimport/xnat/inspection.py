@@ -23,7 +23,13 @@ from asyncimport.xnat.replies.site import (
     parse_setting,
     parse_subscription_count,
 )
-from asyncimport.xnat.site import check_project, fetch_project_filter, fetch_script, fetch_site_filter
+from asyncimport.xnat.site import (
+    check_project,
+    fetch_project_filter,
+    fetch_project_script,
+    fetch_site_filter,
+    fetch_site_script,
+)
 
 T = TypeVar("T")
 _POLICY = RetryPolicy(attempts=2)
@@ -91,7 +97,7 @@ async def inspect_site(client: Client) -> AuthenticatedFacts:
         logins=logins,
         max_logins=await setting("concurrentMaxSessions"),
         series_filter=await _known(fetch_site_filter(client, _POLICY)),
-        script=await _fetch_script(client, "/xapi/anonymize/site"),
+        script=await _known_script(fetch_site_script(client, _POLICY)),
         file_names=await setting("dicomFileNameTemplate"),
         idle_builder=await setting("sessionXmlRebuilderInterval"),
         archive_timeout=await setting("sessionArchiveTimeoutInterval"),
@@ -119,7 +125,7 @@ async def inspect_project(client: Client, name: str) -> ProjectFacts:
         may_create=await _fetch(client, _FILLABLE, may_create),
         prearchive_code=await _fetch(client, f"{path}/prearchive_code", parse_setting),
         series_filter=await _known(fetch_project_filter(client, project, _POLICY)),
-        script=await _fetch_script(client, f"/xapi/anonymize/projects/{project}"),
+        script=await _known_script(fetch_project_script(client, project, _POLICY)),
         pipelines=await _fetch(client, f"{path}/pipelines?format=json", parse_pipeline_count),
         subscriptions=await _fetch(client, f"/xapi/projects/{project}/events/subscriptions", parse_subscription_count),
     )
@@ -152,6 +158,6 @@ async def _known(call: Awaitable[T | None]) -> Fact[T]:
     return _NOT_SHOWN if found is None else found
 
 
-async def _fetch_script(client: Client, path: str) -> Fact[Script | None]:
-    script = await _known(fetch_script(client, path, _POLICY))
+async def _known_script(call: Awaitable[Script | None]) -> Fact[Script | None]:
+    script = await _known(call)
     return None if isinstance(script, Script) and not script.text else script

@@ -11,7 +11,7 @@ import anyio
 from asyncimport.errors import FatalError, ProjectMissingError, ProjectReadOnlyError, TransientError, UnavailableError
 from asyncimport.model.deliveries import Dropped
 from asyncimport.model.record import record
-from asyncimport.pacing.concurrency import both, map_concurrently
+from asyncimport.pacing.concurrency import both
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.routing.drop_rules import filter_drops, script_rejects
 from asyncimport.xnat.client import Client
@@ -196,8 +196,20 @@ async def fetch_project_filter(client: Client, project: str, policy: RetryPolicy
     return await client.request("GET", path, parse_series_filter, policy)
 
 
-async def fetch_script(client: Client, path: str, policy: RetryPolicy) -> Script | None:
-    """Return an anonymisation script, an empty one if disabled; None if it is not shown. Raises: TransientError."""
+async def fetch_site_script(client: Client, policy: RetryPolicy) -> Script | None:
+    """Return the site's script, an empty one if disabled; None if it is not shown. Raises: TransientError."""
+    path = "/xapi/anonymize/site"
+    # Both at once: XNAT comes with a script that is enabled.
+    enabled, script = await both(
+        partial(client.request, "GET", f"{path}/enabled", parse_flag, policy),
+        partial(client.request, "GET", path, parse_script, policy),
+    )
+    return Script("") if enabled is False else script if enabled else None
+
+
+async def fetch_project_script(client: Client, project: str, policy: RetryPolicy) -> Script | None:
+    """Return a project's script, an empty one if disabled; None if it is not shown. Raises: TransientError."""
+    path = f"/xapi/anonymize/projects/{quote(project, safe='')}"
     enabled = await client.request("GET", f"{path}/enabled", parse_flag, policy)
     if not enabled:
         return None if enabled is None else Script("")
@@ -208,12 +220,13 @@ async def _fetch_filter_info(client: Client, project: str, policy: RetryPolicy) 
     """Read the series import filters and anonymisation scripts of a project."""
     # XNAT applies both filters and the site's script to each file that arrives (GradualDicomImporter), and the
     # project's script when it archives a session (PrearcSessionArchiver).
-    places = "/xapi/anonymize/site", f"/xapi/anonymize/projects/{project}"
     (site_filter, project_filter), (site_script, project_script) = await both(
         partial(
             both, partial(fetch_site_filter, client, policy), partial(fetch_project_filter, client, project, policy)
         ),
-        partial(map_concurrently, partial(fetch_script, client, policy=policy), places, len(places)),
+        partial(
+            both, partial(fetch_site_script, client, policy), partial(fetch_project_script, client, project, policy)
+        ),
     )
     rules = {_SITE_FILTER: site_filter, _PROJECT_FILTER: project_filter, _SITE_SCRIPT: site_script}
     on_import = [_rule_state(name, rule) for name, rule in rules.items()]

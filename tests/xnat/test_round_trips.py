@@ -30,14 +30,14 @@ class Together:
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Accept any login. The answers are those of an XNAT without sessions, filters and scripts."""
         path = request.path_qs
-        for one in self.paths:
-            if one in path:
-                self._here.add(one)
-                self.most = max(self.most, len(self._here))
-                if self._here == set(self.paths):
-                    self._all_here.set()
-                with anyio.fail_after(20):
-                    await self._all_here.wait()
+        # The longest that fits: one path may begin like another.
+        if one := max((one for one in self.paths if one in path), key=len, default=""):
+            self._here.add(one)
+            self.most = max(self.most, len(self._here))
+            if self._here == set(self.paths):
+                self._all_here.set()
+            with anyio.fail_after(20):
+                await self._all_here.wait()
         if path == "/data/JSESSION":
             return web.Response(text="OURS")
         if path == "/data/auth":
@@ -83,6 +83,7 @@ async def test_what_the_first_file_waits_for_is_asked_together(tmp_path: Path) -
         "dcmPatientId",
         "enableSitewideSeriesImportFilter",
         "/config/seriesImportFilter/",
+        "/anonymize/site",
         "/anonymize/site/enabled",
         "/anonymize/projects/demo/enabled",
     )
