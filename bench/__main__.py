@@ -107,6 +107,8 @@ def _run(options: argparse.Namespace, scenarios: Sequence[Scenario]) -> int:
                 _show(result)
                 if options.json:
                     _write(options.json, described, options, results)
+    if not results:
+        raise SystemExit("none of these scenarios runs on the chosen servers: see python -m bench list")
     failed = [name for one in results for name, runs in one.runs.items() if any(run.problem for run in runs)]
     ours = [name for name in failed if name.startswith("asyncimport") and "@" not in name]
     return 1 if ours else 0

@@ -597,6 +597,7 @@ def test_a_list_tells_scenarios_servers_and_contenders() -> None:
         (["nosuch"], "there is no scenario nosuch"),
         (["small", "--scale", "5"], "--scale 5 is no part of the files"),
         (["small", "--against", "no such revision"], "--against no such revision"),
+        (["small", "--model", "site"], "none of these scenarios runs on the chosen servers"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(words: list[str], why: str) -> None:
