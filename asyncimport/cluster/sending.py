@@ -11,7 +11,6 @@ from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.cluster.checks import read_reply
 from asyncimport.cluster.lease import GrantedLease, longest
@@ -28,9 +27,9 @@ from asyncimport.model.texts import counted
 from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import check_first
-from asyncimport.pipeline.context import Context, Signal, Wakeups, notify, wait_for
+from asyncimport.pipeline.context import Context, Wakeups, notify, wait_for
 from asyncimport.pipeline.feed import backlog_of, wait_for_leases
-from asyncimport.pipeline.record import Outcomes, pass_outcomes
+from asyncimport.pipeline.outputs import UploadOutputs
 
 # An idle worker hears of the driver after this share of its lease.
 _RENEWAL_SHARE = 1 / 3
@@ -41,42 +40,23 @@ _END_SECONDS = 6.0
 
 
 async def send_by_workers(
-    links: WorkerLinks,
-    setup: Setup,
-    context: Context,
-    wakeups: Wakeups,
-    outcomes: MemoryObjectSendStream[Outcomes],
-    flush: Signal,
-    wake_feed: Signal,
-    wake_finalizers: Signal,
+    links: WorkerLinks, setup: Setup, context: Context, wakeups: Wakeups, outputs: UploadOutputs
 ) -> None:
     """Send all files of a run by workers: the upload stage of a pipeline. `setup` tells them where to send.
 
     Raises: FatalError.
     """
-    async with outcomes, flush, wake_feed, wake_finalizers, wakeups:
-        driver = _Driver(links, setup, context, outcomes, flush, wake_feed, wake_finalizers)
-        await driver.run(wakeups)
+    async with wakeups:
+        with outputs:
+            await _Driver(links, setup, context, outputs).run(wakeups)
 
 
 class _Driver:
-    def __init__(
-        self,
-        links: WorkerLinks,
-        setup: Setup,
-        context: Context,
-        outcomes: MemoryObjectSendStream[Outcomes],
-        flush: Signal,
-        wake_feed: Signal,
-        wake_finalizers: Signal,
-    ) -> None:
+    def __init__(self, links: WorkerLinks, setup: Setup, context: Context, outputs: UploadOutputs) -> None:
         self._links = links
         self._setup = setup
         self._context = context
-        self._outcomes = outcomes
-        self._flush = flush
-        self._wake_feed = wake_feed
-        self._wake_finalizers = wake_finalizers
+        self._outputs = outputs
         self._sending: list[SendingWorker] = []
         self._tallies: dict[str, Tally] = {}
         self._serving = self._generation = 0
@@ -179,14 +159,14 @@ class _Driver:
             self._unseen.end_wait()
             if self._unseen.go_to_others:
                 await self._pass_kept()
-            notify(self._wake_feed)
+            notify(self._outputs.wake_feed)
 
     async def _pass_kept(self) -> None:
         """Record that nobody sees the files that have waited for other workers."""
         kept = self._unseen.take_kept()
         for outcome in kept:
             self._unseen.forget(outcome.claim)
-        await pass_outcomes(self._outcomes, kept, self._flush)
+        await self._outputs.record(kept)
 
     async def _give_to_others(self, claims: Sequence[Claim]) -> None:
         """Give files of a worker that is gone to those that are left, or queue them."""
@@ -200,9 +180,9 @@ class _Driver:
             await slot.wait_turn()
             outcome = await check_first(context, claim, slot)
             if isinstance(outcome, SessionFound):
-                notify(self._wake_feed)
+                notify(self._outputs.wake_feed)
             elif outcome is not None:
-                await pass_outcomes(self._outcomes, [outcome], self._flush)
+                await self._outputs.record([outcome])
             else:
                 await self._give_to_others([claim])
 
@@ -212,8 +192,8 @@ class _Driver:
         with anyio.CancelScope(shield=True):
             call = partial(self._context.journal.queue.give_back, claims, were_sent=were_sent)
             ready = await self._context.call_journal(call)
-        notify(self._wake_feed)
-        notify(self._wake_finalizers, ready)
+        notify(self._outputs.wake_feed)
+        notify(self._outputs.wake_finalizers, ready)
 
     async def _join(self, tasks: TaskGroup) -> None:
         async for link in self._links.joined():
@@ -229,7 +209,7 @@ class _Driver:
                 worker.lease.hear(await self._starter.start(link))
                 self._sending.append(worker)
                 self._unseen.note_worker()
-                notify(self._wake_feed)
+                notify(self._outputs.wake_feed)
                 error = await self._exchange_all(worker)
                 if error is not None:
                     raise error
@@ -373,11 +353,11 @@ class _Driver:
                     throttle.record_success(outcome.seconds, outcome.sent_size, is_zip=outcome.zip_size is not None)
                     self._note_limit()
             new.append(outcome)
-        await pass_outcomes(self._outcomes, new, self._flush)
+        await self._outputs.record(new)
         if self._unseen.are_kept:
-            notify(self._wake_feed)
+            notify(self._outputs.wake_feed)
         if worker.is_idle:
-            notify(self._flush)
+            notify(self._outputs.flush)
         if (activity := tally.now(reply.in_flight)) is not None:
             await self._tell(activity)
 

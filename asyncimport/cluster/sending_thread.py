@@ -29,7 +29,7 @@ from asyncimport.pacing.monitor import OutageMonitor
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.context import SendContext, make_signal
 from asyncimport.pipeline.feed import files_per_batch, split_batches
-from asyncimport.pipeline.record import Outcomes
+from asyncimport.pipeline.outputs import Outcomes, UploadOutputs
 from asyncimport.pipeline.upload import Uploader
 from asyncimport.xnat.client import Client, connect
 from asyncimport.xnat.images import XnatDestination
@@ -194,15 +194,15 @@ class _Sender:
         context, workers = self._context, self._context.options.max_workers
         uploader = Uploader(context, _checked)
         outcomes_in, outcomes = anyio.create_memory_object_stream[Outcomes](float("inf"))
-        flush, flushes = make_signal()
+        # Nobody is to be woken: the driver asks.
+        signal, listener = make_signal()
         async with self._batches, anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch_lease, tasks.cancel_scope)
-            async with flush, flushes, self._batches_out, outcomes_in, anyio.create_task_group() as uploads:
+            async with listener, self._batches_out, anyio.create_task_group() as uploads:
                 uploads.start_soon(self._collect, outcomes)
-                for _ in range(workers):
-                    batches = self._batches_out.clone()
-                    uploads.start_soon(uploader.run, batches, outcomes_in.clone(), flush.clone(), flush.clone())
-                outcomes_in.close()
+                with UploadOutputs(outcomes_in, signal, signal, signal) as outputs:
+                    for _ in range(workers):
+                        uploads.start_soon(uploader.run, self._batches_out.clone(), outputs.clone())
             tasks.cancel_scope.cancel()
 
     async def _watch_lease(self, scope: anyio.CancelScope) -> None:

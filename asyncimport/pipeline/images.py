@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport.errors import primary_error
 from asyncimport.journal import Journal
@@ -29,23 +28,19 @@ from asyncimport.pacing.load import Load
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.archive_checks import check_first
-from asyncimport.pipeline.context import Context, Signal, Wakeups, make_signal
+from asyncimport.pipeline.context import Context, Wakeups, make_signal
 from asyncimport.pipeline.feed import feed
 from asyncimport.pipeline.finalize import finalize
-from asyncimport.pipeline.record import Outcomes, record
+from asyncimport.pipeline.outputs import Outcomes, UploadOutputs
+from asyncimport.pipeline.record import record
 from asyncimport.pipeline.scan import Scanner
 from asyncimport.pipeline.upload import Uploader
 
 FILE_POLICY = RetryPolicy(attempts=8)
 """How often a file is tried, if nobody says otherwise."""
 
-Sending = Callable[
-    [Context, Wakeups, MemoryObjectSendStream[Outcomes], Signal, Signal, Signal], Coroutine[object, object, None]
-]
-"""Claims files at each wake-up and sends them. It closes its streams: wake-ups, outcomes, and three signals.
-
-They end the pause between two records of outcomes, wake this, and wake the finalizers.
-"""
+SendStage = Callable[[Context, Wakeups, UploadOutputs], Coroutine[object, object, None]]
+"""Claims files at each wake-up and sends them: feed and upload in one. It closes its streams."""
 
 
 async def upload_images(
@@ -59,7 +54,7 @@ async def upload_images(
     report: Callable[[Event], None] = lambda _: None,
     stop: Stop | None = None,
     load: Load | None = None,
-    send: Sending | None = None,
+    send: SendStage | None = None,
 ) -> None:
     """Move everything from source to destination; `load` shows what limits the speed.
 
@@ -86,8 +81,8 @@ async def upload_images(
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(scanner.run, wake_feed.clone(), wake_finalizers.clone())
-            signals = flush, wake_feed.clone(), wake_finalizers.clone()
-            tasks.start_soon(send or send_here, context, feed_wakeups, outcome_in, *signals)
+            outputs = UploadOutputs(outcome_in, flush, wake_feed.clone(), wake_finalizers.clone())
+            tasks.start_soon(send or send_here, context, feed_wakeups, outputs)
             tasks.start_soon(record, context, outcome_out, flushes, wake_feed.clone(), wake_finalizers.clone())
             for _ in range(options.max_finalizers):
                 tasks.start_soon(finalize, context, finalizer_wakeups.clone(), wake_feed.clone())
@@ -97,23 +92,13 @@ async def upload_images(
         raise primary_error(errors) from None
 
 
-async def send_here(
-    context: Context,
-    wakeups: Wakeups,
-    outcomes: MemoryObjectSendStream[Outcomes],
-    flush: Signal,
-    wake_feed: Signal,
-    wake_finalizers: Signal,
-) -> None:
+async def send_here(context: Context, wakeups: Wakeups, outputs: UploadOutputs) -> None:
     """Send all files from this process."""
-    wake_finalizers.close()
-    workers = context.options.max_workers
     # The feed bounds what waits there.
     batch_in, batch_out = anyio.create_memory_object_stream[list[Claim]](math.inf)
     uploader = Uploader(context, partial(check_first, context))
-    async with outcomes, flush, wake_feed, batch_out, anyio.create_task_group() as tasks:
+    async with anyio.create_task_group() as tasks:
         tasks.start_soon(feed, context, wakeups, batch_in)
-        for _ in range(workers):
-            tasks.start_soon(uploader.run, batch_out.clone(), outcomes.clone(), flush.clone(), wake_feed.clone())
-        for stream in (outcomes, flush, wake_feed, batch_out):
-            stream.close()
+        with batch_out, outputs:
+            for _ in range(context.options.max_workers):
+                tasks.start_soon(uploader.run, batch_out.clone(), outputs.clone())

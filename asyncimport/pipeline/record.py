@@ -1,18 +1,14 @@
 """The record stage: write outcomes to the journal, many in one transaction."""
 
-from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream
 
 from asyncimport.model.deliveries import Outcome, Stored
 from asyncimport.model.events import OutcomesRecorded
 from asyncimport.pipeline.context import Context, Signal, Wakeups, notify, wait_for
-
-Outcomes = Sequence[Outcome]
-"""Some outcomes that came together: a worker of a cluster tells many at once."""
+from asyncimport.pipeline.outputs import Outcomes
 
 # A transaction costs about the same for one outcome as for many: wait this long for more, and take no more beyond this
 # many.
@@ -49,20 +45,6 @@ async def record(
             # When another stage has failed, what XNAT has acknowledged is still recorded.
             while rest := _take_available(outcomes, ()):
                 await commit(rest)
-
-
-async def pass_outcomes(stream: MemoryObjectSendStream[Outcomes], outcomes: Outcomes, flush: Signal) -> None:
-    """Pass outcomes to the recorder, even if this stage is cancelled meanwhile: XNAT has the files."""
-    if not outcomes:
-        return
-    try:
-        stream.send_nowait(outcomes)
-    except anyio.BrokenResourceError:
-        pass
-    except anyio.WouldBlock:
-        notify(flush)
-        with suppress(anyio.BrokenResourceError), anyio.CancelScope(shield=True):
-            await stream.send(outcomes)
 
 
 def _take_available(stream: MemoryObjectReceiveStream[Outcomes], first: Outcomes) -> list[Outcome]:

@@ -8,7 +8,7 @@ from time import monotonic
 
 import anyio
 import anyio.to_thread
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream
 
 from asyncimport.errors import NothingStoredError, RefusedError, SessionConflictError, SourceError, TransientError
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Refused, Stored, Withheld
@@ -20,9 +20,9 @@ from asyncimport.pacing.outage import RetryBudget
 from asyncimport.pacing.retry import call_with_retries
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import explain_empty_answer
-from asyncimport.pipeline.context import SendContext, Signal, notify
+from asyncimport.pipeline.context import SendContext, notify
 from asyncimport.pipeline.feed import split_batches
-from asyncimport.pipeline.record import Outcomes, pass_outcomes
+from asyncimport.pipeline.outputs import UploadOutputs
 from asyncimport.pipeline.sending import Sending
 from asyncimport.source.bytes_on_disk import xxh3_of
 
@@ -49,28 +49,19 @@ class Uploader:
         self._budget = RetryBudget()
         self._batch_lock = anyio.Lock()
 
-    async def run(
-        self,
-        batches: MemoryObjectReceiveStream[list[Claim]],
-        outcomes: MemoryObjectSendStream[Outcomes],
-        flush: Signal,
-        wake_feed: Signal,
-    ) -> None:
+    async def run(self, batches: MemoryObjectReceiveStream[list[Claim]], outputs: UploadOutputs) -> None:
         """Send batches until there are none any more."""
         context = self._context
-        async with batches, outcomes, flush, wake_feed:
-            with context.stop.grace_scope(), suppress(StoppedError, anyio.EndOfStream):
-                while True:
-                    with context.throttle.slot() as slot:
-                        # At most one worker holds a batch while it waits for a slot.
-                        async with self._batch_lock:
-                            batch = await self._next_batch(batches, flush, wake_feed)
-                            await slot.wait_turn()
-                        await self._send_batch(batch, slot, outcomes, flush, wake_feed)
+        with batches, outputs, context.stop.grace_scope(), suppress(StoppedError, anyio.EndOfStream):
+            while True:
+                with context.throttle.slot() as slot:
+                    # At most one worker holds a batch while it waits for a slot.
+                    async with self._batch_lock:
+                        batch = await self._next_batch(batches, outputs)
+                        await slot.wait_turn()
+                    await self._send_batch(batch, slot, outputs)
 
-    async def _next_batch(
-        self, batches: MemoryObjectReceiveStream[list[Claim]], flush: Signal, wake_feed: Signal
-    ) -> list[Claim]:
+    async def _next_batch(self, batches: MemoryObjectReceiveStream[list[Claim]], outputs: UploadOutputs) -> list[Claim]:
         """Take a batch. Raises: anyio.EndOfStream."""
         context = self._context
         try:
@@ -78,21 +69,14 @@ class Uploader:
         except anyio.WouldBlock:
             if context.is_drained:
                 # The last outcomes are recorded at once: their sessions wait for nothing else.
-                notify(flush)
+                notify(outputs.flush)
             batch = await batches.receive()
         context.waiting_files -= len(batch)
         if context.waiting_files <= context.low_files:
-            notify(wake_feed)
+            notify(outputs.wake_feed)
         return batch
 
-    async def _send_batch(
-        self,
-        batch: list[Claim],
-        slot: Slot,
-        outcomes: MemoryObjectSendStream[Outcomes],
-        flush: Signal,
-        wake_feed: Signal,
-    ) -> None:
+    async def _send_batch(self, batch: list[Claim], slot: Slot, outputs: UploadOutputs) -> None:
         """Send files one after another in one slot. Raises: StoppedError."""
         context = self._context
         for claims in split_batches(batch, len(batch), context.source.read_ahead):
@@ -108,9 +92,9 @@ class Uploader:
                 is_first = claim.check_archive or claim.delivery.uri is None
                 outcome = await self._check(claim, slot) if is_first else None
                 if isinstance(outcome, SessionFound):
-                    notify(wake_feed)
+                    notify(outputs.wake_feed)
                 else:
-                    await pass_outcomes(outcomes, [outcome or await self._send(claim, body, digest, slot)], flush)
+                    await outputs.record([outcome or await self._send(claim, body, digest, slot)])
 
     async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
         """Digest what is to be sent, if there will be receipts; large bodies are digested as they are read."""
