@@ -50,21 +50,21 @@ async def upload(
     observer, stop = report or Observer(), stop or Stop()
     result = UploadResult(issues=request.issues)
     with ended_in(result, stop):
-        async with open_uploader(request, observer, stop, workers, dask_client) as uploader:
-            await uploader.run(result)
+        async with open_runner(request, observer, stop, workers, dask_client) as runner:
+            await runner.run(result)
     observer.note(RunEnded(result.run, result.exit_code, result.error, result.summary))
     return result
 
 
 @asynccontextmanager
-async def open_uploader(
+async def open_runner(
     request: UploadRequest,
     observer: Observer,
     stop: Stop,
     workers: "WorkerLinks | None" = None,
     dask_client: Any = None,
-) -> "AsyncIterator[Uploader]":
-    """Yield an uploader that stops after the longest duration, and logs out at the end."""
+) -> "AsyncIterator[Runner]":
+    """Yield a runner that stops after the longest duration, and logs out at the end."""
 
     def end() -> None:
         if not stop.requested:
@@ -74,11 +74,11 @@ async def open_uploader(
     async with AsyncExitStack() as stack:
         if request.max_duration_seconds is not None:
             stack.callback(asyncio.get_running_loop().call_later(request.max_duration_seconds, end).cancel)
-        yield Uploader(request, observer, stop, stack, workers, dask_client)
+        yield Runner(request, observer, stop, stack, workers, dask_client)
 
 
-class Uploader:
-    """Runs one after the other, under one login. Make it with `open_uploader`."""
+class Runner:
+    """Runs one after the other, under one login. Make it with `open_runner`."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class Uploader:
             if request.project and request.project != decision.rules.get("project"):
                 await anyio.to_thread.run_sync(journal.note_alias, request.project)
             options = await anyio.to_thread.run_sync(upload_steps.prepare_options, request, decision, journal)
-            run = upload_steps.Run(request, options, source, decision, client, journal, self._report, stop, workers)
+            run = upload_steps.OpenRun(request, options, source, decision, client, journal, self._report, stop, workers)
             try:
                 # Even if another program had locked the journal until the stop, the journal can be read.
                 with suppress(StoppedError):
@@ -202,7 +202,7 @@ class Uploader:
             if request.receipts is not None:
                 await anyio.to_thread.run_sync(write_receipts, request.receipts, reader)
 
-    async def _send(self, run: upload_steps.Run, result: UploadResult) -> None:
+    async def _send(self, run: upload_steps.OpenRun, result: UploadResult) -> None:
         """Send everything, then look for orphans."""
         async with self._observer.progress(result.totals):
             await upload_steps.send_images(run)

@@ -69,7 +69,7 @@ _MAX_LABELS = 10
 
 
 @record
-class Run:
+class OpenRun:
     """A run whose journal is open."""
 
     request: UploadRequest
@@ -143,7 +143,7 @@ def prepare_options(request: UploadRequest, decision: Decision, journal: Journal
     )
 
 
-async def send_images(run: Run) -> None:
+async def send_images(run: OpenRun) -> None:
     """Scan the source, send its images, archive their sessions. Raises: FatalError."""
     request = run.request
     destination = XnatDestination(
@@ -181,7 +181,7 @@ async def send_images(run: Run) -> None:
     )
 
 
-def setup_of(run: Run, workers: "WorkerLinks") -> "Setup":
+def setup_of(run: OpenRun, workers: "WorkerLinks") -> "Setup":
     """Return what workers need to send the images of a run. It blocks."""
     from asyncimport.cluster.messages import Setup
 
@@ -213,7 +213,7 @@ def assign_attachments(request: UploadRequest, source: Source, journal: Journal)
     return journal.attachments.assign(source.places, resource, roots=source.roots, retry_refused=retry_refused)
 
 
-async def send_attachments(run: Run) -> None:
+async def send_attachments(run: OpenRun) -> None:
     """Send attachments into resources of archived sessions. Raises: FatalError."""
     request, source, pending = run.request, run.source, run.journal.attachments
     # A run that is to stop may not have scanned all files.
@@ -233,7 +233,7 @@ async def send_attachments(run: Run) -> None:
     await upload_attachments(source, resources, pending, options=run.options, report=run.report, stop=run.stop)
 
 
-async def set_demographics(run: Run) -> int:
+async def set_demographics(run: OpenRun) -> int:
     """Set demographics of archived subjects; return how many rows of the table match no session. Raises: FatalError."""
     request = run.request
     if run.stop.requested or not (request.demographics.table or request.demographics.from_headers):

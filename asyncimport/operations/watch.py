@@ -16,7 +16,7 @@ from asyncimport.errors import AsyncimportError, LoginRefusedError, UsageError
 from asyncimport.model.summary import Summary
 from asyncimport.model.texts import plain
 from asyncimport.operations.result import Observer, Result, ended_in
-from asyncimport.operations.upload import Uploader, open_uploader
+from asyncimport.operations.upload import Runner, open_runner
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
 from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.reporting.entries import RunEnded
@@ -45,10 +45,10 @@ class _Watch:
 
     async def run(self) -> None:
         """Run until something ends it. Raises: LoginRefusedError."""
-        async with open_uploader(self._request, self._observer, self._stop) as uploader:
+        async with open_runner(self._request, self._observer, self._stop) as runner:
             with suppress(StoppedError):
                 while not self._stop.requested:
-                    await self._run_once(uploader)
+                    await self._run_once(runner)
                     await self._stop.sleep(self._request.watch_seconds or 0.0)
 
     @property
@@ -56,13 +56,13 @@ class _Watch:
         """The result of all runs as one."""
         return self._result or UploadResult(issues=self._request.issues)
 
-    async def _run_once(self, uploader: Uploader) -> None:
+    async def _run_once(self, runner: Runner) -> None:
         started = monotonic()
         result = UploadResult(issues=self._request.issues)
         try:
             if self._request.dask is None:
                 await anyio.to_thread.run_sync(self._check_sources)
-            await uploader.run(result, is_watch=True)
+            await runner.run(result, is_watch=True)
         except AsyncimportError as error:
             result.error = error
         self._observer.note(RunEnded(result.run, result.exit_code, result.error, result.summary))

@@ -17,7 +17,7 @@ from asyncimport.model.files import Body, Zip
 from asyncimport.pipeline.context import SendContext
 
 
-class Sending:
+class FileSender:
     """Sends one file, several times if need be.
 
     Only its stored address is a verdict on a zip. Without one the file goes as it is, and so do all its later attempts.

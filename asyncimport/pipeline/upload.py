@@ -23,7 +23,7 @@ from asyncimport.pipeline.archive_checks import explain_empty_answer
 from asyncimport.pipeline.context import SendContext, notify
 from asyncimport.pipeline.feed import split_batches
 from asyncimport.pipeline.outputs import UploadOutputs
-from asyncimport.pipeline.sending import Sending
+from asyncimport.pipeline.sending import FileSender
 from asyncimport.source.bytes_on_disk import xxh3_of
 
 
@@ -107,7 +107,7 @@ class Uploader:
     async def _send(self, claim: Claim, body: Body | SourceError, digest: bytes | None, slot: Slot) -> Outcome:
         if isinstance(body, SourceError):
             return Failed(claim, str(body), unreadable=True, may_be_elsewhere=body.may_be_elsewhere)
-        context, attempts, sending = self._context, Attempts([monotonic()]), Sending(self._context, claim, body)
+        context, attempts, sender = self._context, Attempts([monotonic()]), FileSender(self._context, claim, body)
         # Now, while the body is in the processor's cache: later it takes five times as long.
         xxh3 = xxh3_of(body) if isinstance(body, bytes) else None
 
@@ -116,7 +116,7 @@ class Uploader:
             attempts.count += 1
             try:
                 try:
-                    return await sending.store(attempts.count)
+                    return await sender.store(attempts.count)
                 except NothingStoredError:
                     await explain_empty_answer(context, claim, attempts.count)
                     # No known rule drops it: this may have been a mishap.
@@ -138,13 +138,13 @@ class Uploader:
                     raise
                 uri = await context.outage.wait_until_up(attempt, error, attempts.times[0], claim.key)
         except (SourceError, RefusedError, TransientError) as error:
-            attempts.may_have_taken_effect |= sending.may_have_left_part
+            attempts.may_have_taken_effect |= sender.may_have_left_part
             if not isinstance(error, SourceError):
                 return judge(claim, error, attempts)
             count, effect = attempts.count, attempts.may_have_taken_effect or error.may_have_taken_effect
             return Failed(claim, str(error), unreadable=True, attempts=count, may_have_taken_effect=effect)
         seconds = slot.record_success(
-            sending.sent_size, is_zip=sending.zip_size is not None, link_seconds=context.destination.link_seconds
+            sender.sent_size, is_zip=sender.zip_size is not None, link_seconds=context.destination.link_seconds
         )
         context.meter.record_upload(seconds, claim.instance.file.size)
         self._budget.record_success()
@@ -154,7 +154,7 @@ class Uploader:
             digest = body.sha256 if context.options.receipts else digest
         merges = False if claim.check_archive else None
         effect = attempts.may_have_taken_effect
-        return Stored(claim, uri, attempts.count, effect, digest, merges, xxh3, sending.zip_size, seconds)
+        return Stored(claim, uri, attempts.count, effect, digest, merges, xxh3, sender.zip_size, seconds)
 
     def _note_failure(self, claim: Claim, error: TransientError, attempts: Attempts) -> None:
         context = self._context
