@@ -26,7 +26,7 @@ from asyncimport.model.events import Notice, RetryScheduled, ServerUnavailable, 
 from asyncimport.model.texts import counted
 from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pacing.shutdown import StoppedError
-from asyncimport.pipeline.archive_checks import check_first
+from asyncimport.pipeline.archive_checks import check_first_file
 from asyncimport.pipeline.context import Context, Wakeups, notify, wait_for
 from asyncimport.pipeline.feed import backlog_of, wait_for_leases
 from asyncimport.pipeline.outputs import UploadOutputs
@@ -178,7 +178,7 @@ class _Driver:
         context = self._context
         with suppress(StoppedError), self._checks.slot() as slot:
             await slot.wait_turn()
-            outcome = await check_first(context, claim, slot)
+            outcome = await check_first_file(context, claim, slot)
             if isinstance(outcome, SessionFound):
                 notify(self._outputs.wake_feed)
             elif outcome is not None:

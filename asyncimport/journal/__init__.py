@@ -19,17 +19,33 @@ from asyncimport.journal.reader import JournalReader
 from asyncimport.journal.rows import (
     Header,
     NonInstance,
+    RecentStudies,
     SentFile,
     StoredInstance,
     StudySummary,
     SubjectPatient,
-    Unsettled,
 )
 from asyncimport.journal.scan import Admission, VanishedFiles
 from asyncimport.journal.subjects import DueSubject, SessionHeaders
 
 __all__ = [
-    "Admission", "AdoptedFiles", "DueSubject", "Header", "HeaderCache", "Journal", "JournalReader", "LockWait",
-    "NonInstance", "SentFile", "SessionHeaders", "SopUidConflict", "StoredInstance", "StudySummary",
-    "SubjectPatient", "Unsettled", "VanishedFiles", "copy_journal", "replaced_since",
+    "Admission",
+    "AdoptedFiles",
+    "DueSubject",
+    "Header",
+    "HeaderCache",
+    "Journal",
+    "JournalReader",
+    "LockWait",
+    "NonInstance",
+    "RecentStudies",
+    "SentFile",
+    "SessionHeaders",
+    "SopUidConflict",
+    "StoredInstance",
+    "StudySummary",
+    "SubjectPatient",
+    "VanishedFiles",
+    "copy_journal",
+    "replaced_since",
 ]  # fmt: skip

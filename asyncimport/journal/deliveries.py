@@ -204,7 +204,7 @@ class DeliveryQueue:
                 return verdict
             if was == "OPEN":
                 self._reopen(session)
-            self._state.enqueue_unsettled(session)
+            self._state.enqueue_pending(session)
         return verdict
 
     def _record_digests(self, session: int, verdict: Archived) -> int:

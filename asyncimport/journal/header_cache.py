@@ -21,7 +21,7 @@ from asyncimport.journal.database import (
     read_script,
     transaction,
 )
-from asyncimport.journal.rows import Header, NonInstance, StudySummary, Unsettled, columns_of, is_same_file
+from asyncimport.journal.rows import Header, NonInstance, RecentStudies, StudySummary, columns_of, is_same_file
 from asyncimport.model.files import File, Ignored
 from asyncimport.model.states import FileKind
 from asyncimport.system.output_files import real_path
@@ -29,9 +29,9 @@ from asyncimport.system.output_files import real_path
 # "aims".
 _APPLICATION_ID = 0x61696D73
 _VARIANTS_REMEMBERED = 2_000
-# Times further ahead than this are in the future: clocks of file servers differ a little.
+# Later times are in the future: clocks of file servers differ a little.
 _CLOCK_SKEW_SECONDS = 60.0
-# A file unchanged for this long is settled, by whatever clock.
+# A study unchanged for this long is no longer written, by whatever clock.
 _OLD_SECONDS = 86_400.0
 
 
@@ -178,30 +178,30 @@ class HeaderCache:
         self._db.create_function("asked", 3, counts)
         return f"{is_whole} AND asked(v.fields, f.modality, f.path)"
 
-    def unsettled(self, now: float, min_age: float) -> Unsettled:
+    def recent_studies(self, now: float, min_age: float) -> RecentStudies:
         """Return the studies that may still be written, and remember the state of all studies.
 
-        A study is settled if none of its files has changed for `min_age` seconds, by mtime and ctime (which a copy that
-        keeps times does not set), nor an unreadable file in the same directories. As not all clocks and file systems
-        show changes, it must also have looked the same that long ago, unless it is older than a day. `now` is in
-        seconds since 1970; times in the future do not count.
+        A study is not recent if none of its files has changed for `min_age` seconds, by mtime and ctime (which a copy
+        that keeps times does not set), nor an unreadable file in the same directories. As not all clocks and file
+        systems show changes, it must also have looked the same that long ago, unless it is older than a day. `now` is
+        in seconds since 1970; times in the future do not count.
         """
         waiting: dict[str, str] = {}
-        ahead: dict[str, int] = {}
-        come = int((now + _CLOCK_SKEW_SECONDS) * 1e9)
+        dated_ahead: dict[str, int] = {}
+        present_ns = int((now + _CLOCK_SKEW_SECONDS) * 1e9)
         with self._transaction():
-            near_changed = self._studies_near_changed_files(now - min_age, come)
+            near_changed = self._studies_near_changed_files(now - min_age, present_ns)
             known = {
                 study_uid: (state, since)
                 for study_uid, state, since in self._db.execute("SELECT * FROM study_state").fetchall()
             }
             self._db.execute("DELETE FROM study_state")
-            for study_uid, files, size, mtime, ctime, changed_ns, early in self._db.execute(
+            for study_uid, files, size, mtime, ctime, changed_ns, ahead in self._db.execute(
                 "WITH f AS (SELECT v.study_uid, f.size, CAST(f.mtime_ns AS INTEGER) AS m, coalesce(f.ctime_ns, 0) AS c "
                 "FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ?1) "
                 "SELECT study_uid, count(*), sum(size), max(m), max(c), "
                 "max(max(iif(m <= ?2, m, 0), iif(c <= ?2, c, 0))), sum(m > ?2 OR c > ?2) FROM f GROUP BY study_uid",
-                (self._scan, come),
+                (self._scan, present_ns),
             ).fetchall():
                 state = f"{files} {size} {mtime} {ctime}"
                 before, since = known.get(study_uid, ("", now))
@@ -209,17 +209,17 @@ class HeaderCache:
                 since = min(since, now) if before == state else now
                 self._db.execute("INSERT INTO study_state VALUES (?, ?, ?)", (study_uid, state, since))
                 changed = changed_ns / 1e9
-                if early:
-                    ahead[study_uid] = early
+                if ahead:
+                    dated_ahead[study_uid] = ahead
                 if changed > now - min_age:
                     waiting[study_uid] = "a file of it has just changed"
                 elif study_uid in near_changed:
                     waiting[study_uid] = "an unreadable file in its directory has just changed"
-                elif now - since < min_age and (early or changed > now - _OLD_SECONDS):
+                elif now - since < min_age and (ahead or changed > now - _OLD_SECONDS):
                     waiting[study_uid] = "it has not been seen unchanged for long enough"
-        return Unsettled(waiting, ahead)
+        return RecentStudies(waiting, dated_ahead)
 
-    def _studies_near_changed_files(self, since: float, come: int) -> set[str]:
+    def _studies_near_changed_files(self, since: float, present_ns: int) -> set[str]:
         """Return the studies with an unreadable file in one of their directories that has changed since a time."""
         directories = {
             directory
@@ -227,7 +227,7 @@ class HeaderCache:
                 "WITH f AS (SELECT path, CAST(mtime_ns AS INTEGER) AS m, coalesce(ctime_ns, 0) AS c FROM file "
                 "WHERE scan = ?1 AND kind = 'UNREADABLE') "
                 "SELECT DISTINCT directory(path) FROM f WHERE max(iif(m <= ?2, m, 0), iif(c <= ?2, c, 0)) > ?3",
-                (self._scan, come, int(since * 1e9)),
+                (self._scan, present_ns, int(since * 1e9)),
             )
         }
         if not directories:

@@ -285,7 +285,7 @@ class UploadQueue:
             self._db.execute("DELETE FROM queued WHERE session = ?", (session,))
             return False
         if self._db.execute("DELETE FROM awaiting_scan WHERE session = ?", (session,)).rowcount:
-            self._state.enqueue_unsettled(session)
+            self._state.enqueue_pending(session)
         problem = self._existing.merge_problem(session)
         if problem and not self._state.scan_finished:
             # Files that the scan has yet to meet may give the session the right type.

@@ -154,11 +154,11 @@ class NonInstance:
 
 
 @record
-class Unsettled:
-    """Studies that may still be written, with the reason, and the number of files with future times, by study."""
+class RecentStudies:
+    """Why each study waits that may still be written, and how many files have times in the future; by study UID."""
 
     waiting: Mapping[str, str] = field(default_factory=dict)
-    ahead: Mapping[str, int] = field(default_factory=dict)
+    dated_ahead: Mapping[str, int] = field(default_factory=dict)
 
 
 # Size, mtime_ns, inode and ctime_ns, as in the tables.

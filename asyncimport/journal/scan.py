@@ -271,7 +271,7 @@ class ScanWriter:
             self._files.assign_damaged()
             self._state.scan_finished = True
             for (session,) in self._db.execute("SELECT session FROM awaiting_scan").fetchall():
-                self._state.enqueue_unsettled(session)
+                self._state.enqueue_pending(session)
             self._end_relabeling()
             self._db.execute(f"DELETE FROM queued WHERE {DISPUTED.format('queued.session')}")  # noqa: S608 - fixed text
             marks = ", ".join("?" * len(delivery_states))

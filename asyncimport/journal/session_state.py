@@ -45,7 +45,7 @@ class SessionState:
             instances,
         )
 
-    def enqueue_unsettled(self, session: int) -> None:
+    def enqueue_pending(self, session: int) -> None:
         """Queue every instance of a session that this run met and that has no outcome."""
         self.enqueue(
             self._db.execute(
@@ -88,7 +88,7 @@ class SessionState:
                 return True
             # XNAT has nothing of it: it begins anew.
             self._db.execute("DELETE FROM delivery WHERE key = ?", (key,))
-            self.enqueue_unsettled(session)
+            self.enqueue_pending(session)
         busy = "SELECT 1 FROM queued WHERE session = ?1 UNION ALL SELECT 1 FROM in_flight WHERE session = ?1"
         if self._connection.exists(busy, (session,)):
             return False

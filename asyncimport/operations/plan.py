@@ -11,7 +11,7 @@ from dataclasses import field, replace
 from types import MappingProxyType
 
 from asyncimport.errors import AsyncimportError, UsageError
-from asyncimport.journal import HeaderCache, StudySummary, SubjectPatient, Unsettled
+from asyncimport.journal import HeaderCache, RecentStudies, StudySummary, SubjectPatient
 from asyncimport.model.record import record
 from asyncimport.operations.plan_draft import PlanDraft, PlanRules, StudyDraft, file_problems, study_problem
 from asyncimport.operations.plan_guards import assign_labels, check_patients, check_rows, keep_session, use_project_id
@@ -94,7 +94,7 @@ class Plan:
 
     @property
     def waiting(self) -> Mapping[str, str]:
-        """Return why each study waits that may still be being written."""
+        """Return why each study waits that may still be written."""
         found = [problem for problem in self.problems if problem.code is ProblemCode.BEING_WRITTEN]
         return {problem.study_uid: f"it is being written: {problem.text}" for problem in found}
 
@@ -125,31 +125,31 @@ def make_plan(
     project_ids: Mapping[str, str | AsyncimportError] = _NO_IDS,
     sessions: ExistingSessions = NO_SESSIONS,
     known_patients: Iterable[SubjectPatient] = (),
-    unsettled: Unsettled | None = None,
+    recent: RecentStudies | None = None,
     resource_of: Callable[[str], str | None] = lambda _: None,
 ) -> Plan:
-    """Compare all studies with each other and with the sessions that exist; then apply pauses and the limit.
+    """Compare all studies with each other and with the sessions that exist; then apply --min-age and the limit.
 
     `project_ids` has the ID of each project, or why it is closed, by the name that the rules give it. `known_patients`
-    are those of each subject by the journal. With `unsettled`, studies that may still be being written are left out.
+    are those of each subject by the journal. With `recent`, studies that may still be written are left out.
     With `suffix`, a study whose label is taken gets `_2`, `_3` and so on, in the order of dates; else that is an error.
     It blocks.
     """
     routes, problems = rules.routes, list(draft.problems)
     studies = [use_project_id(one, project_ids, problems) for one in draft.studies]
     if isinstance(routes, PlannedRoutes):
-        waiting = {} if unsettled is None else unsettled.waiting
+        waiting = {} if recent is None else recent.waiting
         studies = list(check_rows(studies, routes, problems, sessions, waiting, draft.damaged))
     else:
         is_whole = rules.suffix or routes.needs_whole_study
         studies = [keep_session(one, sessions, problems, is_whole=is_whole) for one in studies]
-    # All studies are compared before any is left for later: neither a pause nor a limit may hide a problem.
+    # All studies are compared before any is left for later: neither may hide a problem.
     studies = list(assign_labels(studies, problems, sessions, rules))
     if not rules.allow_mixed_patients:
         studies = list(check_patients(studies, problems, known_patients, rules.accepted))
-    if unsettled is not None:
-        studies = [_check_settled(one, unsettled, problems) for one in studies]
-        studies += _unfinished(cache, studies, unsettled, problems)
+    if recent is not None:
+        studies = [_check_recent(one, recent, problems) for one in studies]
+        studies += _recent_without_files(cache, studies, recent, problems)
     everything = {draft.study.study_uid: draft.study.files for draft in studies}
     if rules.limit is not None:
         studies = _first(studies, rules.limit)
@@ -205,34 +205,34 @@ def suffix_of(path: str) -> str:
     return os.path.splitext(path)[1].lower()  # noqa: PTH122 - the path need not be text
 
 
-def _check_settled(draft: StudyDraft, unsettled: Unsettled, problems: list[PlanProblem]) -> StudyDraft:
-    """Leave out a study that may still be being written, and report files with times in the future."""
+def _check_recent(draft: StudyDraft, recent: RecentStudies, problems: list[PlanProblem]) -> StudyDraft:
+    """Leave out a study that may still be written, and report files with times in the future."""
     study = draft.study
-    if files := unsettled.ahead.get(study.study_uid):
+    if files := recent.dated_ahead.get(study.study_uid):
         text, advice = f"{files} of its files have times in the future", "correct the clock that set these times"
         problems.append(study_problem(ProblemCode.DATED_AHEAD, study, text, advice))
-    if draft.session is None or study.study_uid not in unsettled.waiting:
+    if draft.session is None or study.study_uid not in recent.waiting:
         return draft
-    problems.append(_being_written(study, unsettled))
+    problems.append(_being_written(study, recent))
     return draft.without_session()
 
 
-def _being_written(study: StudySummary, unsettled: Unsettled) -> PlanProblem:
+def _being_written(study: StudySummary, recent: RecentStudies) -> PlanProblem:
     advice = "nothing to do: a later run sends it, when its files have not changed for --min-age"
-    return study_problem(ProblemCode.BEING_WRITTEN, study, unsettled.waiting[study.study_uid], advice)
+    return study_problem(ProblemCode.BEING_WRITTEN, study, recent.waiting[study.study_uid], advice)
 
 
-def _unfinished(
-    cache: HeaderCache, drafts: Sequence[StudyDraft], unsettled: Unsettled, problems: list[PlanProblem]
+def _recent_without_files(
+    cache: HeaderCache, drafts: Sequence[StudyDraft], recent: RecentStudies, problems: list[PlanProblem]
 ) -> list[StudyDraft]:
-    """Return the studies that may still be being written and have no intact file yet."""
+    """Return the recent studies that have no intact file yet."""
     known = {draft.study.study_uid for draft in drafts}
-    unfinished = []
+    found = []
     for study in cache.studies(truncated=True):
-        if study.study_uid not in known and study.study_uid in unsettled.waiting:
-            problems.append(_being_written(study, unsettled))
-            unfinished.append(StudyDraft(study, None, ("", ""), {}, FoundStudy(study.study_uid, (), None)))
-    return unfinished
+        if study.study_uid not in known and study.study_uid in recent.waiting:
+            problems.append(_being_written(study, recent))
+            found.append(StudyDraft(study, None, ("", ""), {}, FoundStudy(study.study_uid, (), None)))
+    return found
 
 
 def _first(drafts: list[StudyDraft], limit: int) -> list[StudyDraft]:

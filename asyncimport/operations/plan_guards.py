@@ -264,7 +264,7 @@ def check_rows(
     """Compare studies with what the rows of a plan bind, and report rows that match no study.
 
     The files of a study that has a session may have been removed since, some or all. `waiting` are studies (UIDs) that
-    may still be being written: none of their files need be intact yet. Every file of `damaged` studies is truncated.
+    may still be written: none of their files need be intact yet. Every file of `damaged` studies is truncated.
     """
     matched = {Key(KeyKind.STUDY_UID, (uid,)) for uid in waiting}
     unmatched: list[FoundStudy] = []

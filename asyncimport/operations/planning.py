@@ -199,7 +199,7 @@ async def scan_and_plan(
             if stop.requested:
                 return None
             min_age = rules.min_age
-            unsettled = await anyio.to_thread.run_sync(cache.unsettled, time.time(), min_age) if min_age else None
+            recent = await anyio.to_thread.run_sync(cache.recent_studies, time.time(), min_age) if min_age else None
             draft_by = partial(draft_plan, cache, rules, relative=source.relative)
             draft = await anyio.to_thread.run_sync(draft_by)
             ids = await find_projects(draft.projects)
@@ -215,7 +215,7 @@ async def scan_and_plan(
                 project_ids=ids,
                 sessions=sessions,
                 known_patients=known_patients,
-                unsettled=unsettled,
+                recent=recent,
                 resource_of=lambda path: resource_of(attach, source.relative(path).replace(os.sep, "/")),
             )
             return await anyio.to_thread.run_sync(make)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 _HEADERS = 512
 
 
-async def check_first(context: Context, claim: Claim, slot: Slot) -> SessionFound | Withheld | None:
+async def check_first_file(context: Context, claim: Claim, slot: Slot) -> SessionFound | Withheld | None:
     """Ask the archive about the session of the first file of a delivery; return None if the file is to be sent."""
     outcome = await find_existing(context, claim, slot) if claim.check_archive else None
     if outcome is None and claim.delivery.uri is None:

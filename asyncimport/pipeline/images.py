@@ -27,7 +27,7 @@ from asyncimport.model.ports import Destination, Routes, Source
 from asyncimport.pacing.load import Load
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.archive_checks import check_first
+from asyncimport.pipeline.archive_checks import check_first_file
 from asyncimport.pipeline.context import Context, Wakeups, make_signal
 from asyncimport.pipeline.feed import feed
 from asyncimport.pipeline.finalize import finalize
@@ -96,7 +96,7 @@ async def send_here(context: Context, wakeups: Wakeups, outputs: UploadOutputs) 
     """Send all files from this process."""
     # The feed bounds what waits there.
     batch_in, batch_out = anyio.create_memory_object_stream[list[Claim]](math.inf)
-    uploader = Uploader(context, partial(check_first, context))
+    uploader = Uploader(context, partial(check_first_file, context))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(feed, context, wakeups, batch_in)
         with batch_out, outputs:

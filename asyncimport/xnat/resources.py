@@ -48,10 +48,10 @@ class _Fill:
     begin: Callable[[Sequence[Attachment]], Awaitable[None]]
     results: list[AttachmentResult] = field(default_factory=list)
 
-    def unsettled(self, uploads: Iterable[Upload]) -> list[Upload]:
+    def without_result(self, uploads: Iterable[Upload]) -> list[Upload]:
         """Return the uploads that have no result."""
-        settled = {one.attachment.key for one in self.results}
-        return [upload for upload in uploads if upload.attachment.key not in settled]
+        done = {one.attachment.key for one in self.results}
+        return [upload for upload in uploads if upload.attachment.key not in done]
 
 
 class Resources:
@@ -132,8 +132,8 @@ class Resources:
             async with self._locks.setdefault(f"{path}/{resource.label}", anyio.Lock()):
                 await self._fill(fill, uploads)
         except RefusedError as error:
-            settled = {one.attachment.key for one in results}
-            results += [refuse(one.attachment, str(error)) for one in uploads if one.attachment.key not in settled]
+            done = {one.attachment.key for one in results}
+            results += [refuse(one.attachment, str(error)) for one in uploads if one.attachment.key not in done]
         self._restore_interrupted({one.attachment.key: None for one in results})
         return results
 
@@ -171,7 +171,7 @@ class Resources:
                     await fill.begin([upload.attachment for upload in chosen])
                     await self._send(fill, chosen)
             listed = await fill.calls.list_files()
-            waiting = await self._judge(fill, fill.unsettled(waiting), listed)
+            waiting = await self._judge(fill, fill.without_result(waiting), listed)
             # XNAT accepted each as it should, and does not have it.
             is_hopeless = attempt > 1 and not any(one.error or (one.kept_other and one.overwrites) for one in waiting)
             if attempt >= self._policy.attempts or is_hopeless:

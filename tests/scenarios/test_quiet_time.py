@@ -11,7 +11,7 @@ from conftest import Commands
 from journals import Disk, archived, instance, opened, scan, session, stored
 
 from asyncimport.dicom import Identity
-from asyncimport.journal import HeaderCache, JournalReader, Unsettled
+from asyncimport.journal import HeaderCache, JournalReader, RecentStudies
 from asyncimport.model.deliveries import Stored
 from asyncimport.model.files import File, Ignored
 from asyncimport.model.states import FileKind
@@ -37,7 +37,7 @@ class Place:
         file = File(f"/drop/{name}", size, int(mtime * 1e9), None if ctime is None else 1, ctime_ns)
         self.files[name] = (file, study, FileKind(kind or "INSTANCE"))
 
-    def look(self, now: float, quiet: float = QUIET) -> Unsettled:
+    def look(self, now: float, quiet: float = QUIET) -> RecentStudies:
         """Scan as a run does, and return the studies that are not settled."""
         with HeaderCache(self.path) as survey:
             files = [file for file, _, _ in self.files.values()]
@@ -60,7 +60,7 @@ class Place:
                     if file.path in unknown
                 ]
             )
-            return survey.unsettled(now, quiet)
+            return survey.recent_studies(now, quiet)
 
 
 def _cut(name: str) -> str:
@@ -77,7 +77,7 @@ def place(tmp_path: Path) -> Place:
 
 def test_what_is_old_is_quiet_at_first_sight(place: Place) -> None:
     """A thirty-year-old archive needs no second scan."""
-    assert place.look(NOW) == Unsettled()
+    assert place.look(NOW) == RecentStudies()
 
 
 def test_a_copy_that_keeps_times_is_seen_by_ctime(place: Place) -> None:
@@ -113,15 +113,15 @@ def test_times_in_the_future_have_a_reason_of_their_own_and_an_end(place: Place,
     """After a clock that was ahead, or an odd copy, times mean nothing: two scans decide."""
     place.put("b", NOW + ahead, NOW - 9 * DAY)
     first = place.look(NOW)
-    assert first.ahead == {"1.2": 1}
+    assert first.dated_ahead == {"1.2": 1}
     assert first.waiting == {"1.2": "it has not been seen unchanged for long enough"}
-    assert place.look(NOW + QUIET) == Unsettled({}, {"1.2": 1})
+    assert place.look(NOW + QUIET) == RecentStudies({}, {"1.2": 1})
 
 
 def test_a_clock_that_differs_by_a_little(place: Place) -> None:
     """A file server is half a minute ahead. The file counts as just changed, not as dated in the future."""
     place.put("b", NOW + 30, NOW + 30)
-    assert place.look(NOW) == Unsettled({"1.2": "a file of it has just changed"})
+    assert place.look(NOW) == RecentStudies({"1.2": "a file of it has just changed"})
     assert not place.look(NOW + 30 + QUIET).waiting
 
 
