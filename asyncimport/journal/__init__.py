@@ -29,23 +29,7 @@ from asyncimport.journal.scan import Admission, VanishedFiles
 from asyncimport.journal.subjects import DueSubject, SessionHeaders
 
 __all__ = [
-    "Admission",
-    "AdoptedFiles",
-    "DueSubject",
-    "Header",
-    "HeaderCache",
-    "Journal",
-    "JournalReader",
-    "LockWait",
-    "NonInstance",
-    "RecentStudies",
-    "SentFile",
-    "SessionHeaders",
-    "SopUidConflict",
-    "StoredInstance",
-    "StudySummary",
-    "SubjectPatient",
-    "VanishedFiles",
-    "copy_journal",
-    "replaced_since",
+    "Admission", "AdoptedFiles", "DueSubject", "Header", "HeaderCache", "Journal", "JournalReader", "LockWait",
+    "NonInstance", "RecentStudies", "SentFile", "SessionHeaders", "SopUidConflict", "StoredInstance", "StudySummary",
+    "SubjectPatient", "VanishedFiles", "copy_journal", "replaced_since",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.resource_check import Depth, FileState
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.site import SiteRules
-from asyncimport.xnat.subjects import Outcome, SubjectError, Subjects, update_subjects
+from asyncimport.xnat.subjects import SubjectError, SubjectResult, Subjects, update_subjects
 
 # Sessions that are compared at a time; each takes a few small requests.
 _AT_A_TIME = 8
@@ -195,24 +195,26 @@ async def compare_subjects(client: Client, reader: JournalReader, policy: RetryP
     restored = await anyio.to_thread.run_sync(reader.subject_demographics)
     demographics = [Demographics(subject, values, project) for project, subject, values in restored if values]
     findings = []
-    for wish, found in zip(
+    for stored, found in zip(
         demographics,
         await update_subjects(Subjects(client, policy, dry_run=True, only_existing=True), demographics),
         strict=True,
     ):
-        finding = SubjectFinding(wish.project, wish.subject, tuple(wish.values))
+        finding = SubjectFinding(stored.project, stored.subject, tuple(stored.values))
         if isinstance(found, SubjectError):
             findings.append(replace(finding, problem=found.reason))
             continue
         other = tuple(dict.fromkeys(one.name for one in found.kept))
         wrong = {"another": other, "no": found.written}
         problem = "; ".join(f"XNAT has {word} {', '.join(names)}" for word, names in wrong.items() if names)
-        missing = {name: wish.values[name] for name in found.written}
+        missing = {name: stored.values[name] for name in found.written}
         findings.append(replace(finding, differing=(*found.written, *other), problem=problem or None, missing=missing))
     return findings
 
 
-async def restore_subjects(client: Client, findings: Sequence[SubjectFinding], policy: RetryPolicy) -> list[Outcome]:
+async def restore_subjects(
+    client: Client, findings: Sequence[SubjectFinding], policy: RetryPolicy
+) -> list[SubjectResult]:
     """Store the demographics again that XNAT has lost. Other values in XNAT are kept. Raises: UnavailableError."""
     demographics = [Demographics(one.subject, one.missing, one.project) for one in findings if one.missing]
     return await update_subjects(Subjects(client, policy, event_reason=_REPAIR, only_existing=True), demographics)

@@ -34,7 +34,7 @@ from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.orphans import delete_orphan
 from asyncimport.xnat.resource_check import Depth
 from asyncimport.xnat.resources import Resources
-from asyncimport.xnat.subjects import Outcome
+from asyncimport.xnat.subjects import SubjectResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class VerifyResult(Result):
     findings: list[comparison.SessionFinding] = field(default_factory=list)
     resources: list[comparison.ResourceFinding] = field(default_factory=list)
     subjects: list[comparison.SubjectFinding] = field(default_factory=list)
-    restored: list[Outcome] = field(default_factory=list)
+    restored: list[SubjectResult] = field(default_factory=list)
     repaired: int = 0
     unrepaired: int = 0
     orphans: list[tuple[Orphan, str]] | None = None

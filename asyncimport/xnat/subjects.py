@@ -84,7 +84,7 @@ class SubjectError:
         return "refused" if self.refused else "failed"
 
 
-Outcome = SubjectUpdated | SubjectError
+SubjectResult = SubjectUpdated | SubjectError
 
 
 class _Listing:
@@ -120,7 +120,7 @@ def _key(label: str) -> str:
 class _Update:
     """An update in progress: the subject when it was decided what to send, and whether it was created since."""
 
-    wish: Demographics
+    wanted: Demographics
     is_created: bool = False
     before: SubjectItem | None = None
     changes: Changes | None = None
@@ -175,32 +175,32 @@ class Subjects:
         """List a project anew the next time, such as after sessions have been archived into it."""
         self._listings.pop(project, None)
 
-    async def update(self, wish: Demographics) -> SubjectUpdated:
+    async def update(self, wanted: Demographics) -> SubjectUpdated:
         """Give a subject values, and check them; a second call sends nothing. Raises: TransientError, RefusedError."""
-        lock = self._locks.setdefault((wish.project, _key(wish.subject)), anyio.Lock())
+        lock = self._locks.setdefault((wanted.project, _key(wanted.subject)), anyio.Lock())
         async with lock:
-            return await call_with_retries(partial(self._try_update, _Update(wish)), self._policy)
+            return await call_with_retries(partial(self._try_update, _Update(wanted)), self._policy)
 
     async def _try_update(self, update: _Update) -> SubjectUpdated:
         """Read, decide, send what is missing, and read again."""
-        wish, now = update.wish, await self._read(update.wish)
+        wanted, now = update.wanted, await self._read(update.wanted)
         existing = now.values if now else {}
-        differing = frozenset(compute_changes(wish.values, existing, overwrite=False).kept)
+        differing = frozenset(compute_changes(wanted.values, existing, overwrite=False).kept)
         if update.changes is None or update.is_other(now) or not differing <= update.differing:
             # The first attempt; or somebody has moved the label since, or given one of the fields a value.
             update.before, update.differing = now, differing
-            update.changes = compute_changes(wish.values, existing, overwrite=self._overwrite)
+            update.changes = compute_changes(wanted.values, existing, overwrite=self._overwrite)
         changes = update.changes
-        if now is None and wish.values and self._only_existing:
+        if now is None and wanted.values and self._only_existing:
             raise RefusedError("XNAT has no such subject")
         missing = missing_values(changes.write, existing)
-        if missing and now is not None and now.project != wish.project:
+        if missing and now is not None and now.project != wanted.project:
             raise RefusedError(f"the subject belongs to project {now.project}: set its demographics there")
         if missing and not self._dry_run:
             now = await self._send(update, now, {name: changes.write[name] for name in missing})
         return SubjectUpdated(
-            wish.project,
-            wish.subject,
+            wanted.project,
+            wanted.subject,
             now.label if now else "",
             now.accession if now else "",
             created=update.is_created or (update.before is None and bool(changes.write)),
@@ -208,64 +208,64 @@ class Subjects:
             kept=changes.kept,
             replaced=changes.replaced,
             unchanged=changes.unchanged,
-            alike=await self.find_alike(wish.project, wish.subject, now.accession) if now else (),
+            alike=await self.find_alike(wanted.project, wanted.subject, now.accession) if now else (),
         )
 
     async def _send(self, update: _Update, before: SubjectItem | None, values: Values) -> SubjectItem:
         """Send values, and return the subject as XNAT has it then, with all of them."""
-        wish = update.wish
+        wanted = update.wanted
         try:
-            accession = await (self._create(wish, values) if before is None else self._change(before, values))
+            accession = await (self._create(wanted, values) if before is None else self._change(before, values))
         except TransientError as error:
             if not error.may_have_taken_effect:
                 # Nothing was saved, and what somebody else saves meanwhile must not be overwritten.
                 update.changes = None
             raise
         update.is_created = update.is_created or before is None
-        if before is None and wish.project in self._listings:
-            self._listings[wish.project].add(ListedSubject(accession, wish.subject))
+        if before is None and wanted.project in self._listings:
+            self._listings[wanted.project].add(ListedSubject(accession, wanted.subject))
         after = await self._read_item(_path(accession))
         if after is None:
             raise TransientError("XNAT does not show the subject", is_file_verdict=True)
-        if after.accession != accession or (before is None and not _matches(wish, after)):
+        if after.accession != accession or (before is None and not _matches(wanted, after)):
             raise RefusedError(_WRONG_SUBJECT)
         if missing := missing_values(values, after.values):
             # XNAT answers 200 to fields that it has dropped.
             raise TransientError(f"XNAT does not show what was sent: {', '.join(missing)}", is_file_verdict=True)
         return after
 
-    async def _read(self, wish: Demographics) -> SubjectItem | None:
+    async def _read(self, wanted: Demographics) -> SubjectItem | None:
         """Return the subject as XNAT has it now, by the ID in its project's listing; None if there is none."""
         # XNAT takes a name for a label or an ID, in an order that differs between its calls, so only the ID is safe.
-        listing = await self._list(wish.project, _ONCE)
-        found = listing.find_one(wish.subject)
+        listing = await self._list(wanted.project, _ONCE)
+        found = listing.find_one(wanted.subject)
         if found is None:
             # It may have been created since, or the label may be the ID of another (SubjectResource.represent).
-            item = await self._read_item(_path(wish.subject, wish.project))
+            item = await self._read_item(_path(wanted.subject, wanted.project))
             if item is None:
                 return None
-            if not _matches(wish, item):
+            if not _matches(wanted, item):
                 raise RefusedError("the label is the accession ID of another subject")
             listing.add(ListedSubject(item.accession, item.label))
             return item
         item = await self._read_item(_path(found.accession))
         if item is None:
             # It may be hidden for a moment only: creating a second one would be wrong.
-            self.forget(wish.project)
+            self.forget(wanted.project)
             raise TransientError("XNAT lists the subject, and does not show it", is_file_verdict=True)
         if item.accession != found.accession:
             raise RefusedError(_WRONG_SUBJECT)
-        if item.project == wish.project and item.label != found.label:
-            self.forget(wish.project)
+        if item.project == wanted.project and item.label != found.label:
+            self.forget(wanted.project)
             raise TransientError("the subject has another label by now", is_file_verdict=True)
         return item
 
-    async def _create(self, wish: Demographics, values: Values) -> str:
+    async def _create(self, wanted: Demographics, values: Values) -> str:
         """Create a subject with values, once, and return its accession ID. An existing one is not changed."""
-        if issue := label_problem(wish.subject):
+        if issue := label_problem(wanted.subject):
             raise RefusedError(f"XNAT does not save such a label: {issue}")
-        query = self._query({"label": wish.subject, **values})
-        path = f"/data/projects/{quote(wish.project, safe='')}/subjects?{query}"
+        query = self._query({"label": wanted.subject, **values})
+        path = f"/data/projects/{quote(wanted.project, safe='')}/subjects?{query}"
         parse = partial(parse_saved_subject, sent=tuple(values), is_new=True)
         return await self._client.request("POST", path, parse, _ONCE)
 
@@ -301,49 +301,49 @@ def _path(name: str, project: str = "") -> str:
     return f"/data/{place}subjects/{quote(name, safe='')}"
 
 
-def _matches(wish: Demographics, item: SubjectItem) -> bool:
-    return (item.project, item.label) == (wish.project, wish.subject)
+def _matches(wanted: Demographics, item: SubjectItem) -> bool:
+    return (item.project, item.label) == (wanted.project, wanted.subject)
 
 
 async def update_subjects(
-    subjects: Subjects, wanted: Iterable[Demographics], report: Callable[[Outcome], None] = lambda _: None
-) -> list[Outcome]:
+    subjects: Subjects, wanted: Iterable[Demographics], report: Callable[[SubjectResult], None] = lambda _: None
+) -> list[SubjectResult]:
     """Update subjects, several at once, and return the result of each, in their order.
 
     `report` gets each at once. One that fails stops no other. Raises: UnavailableError; the reported ones are done.
     """
 
-    async def update(wish: Demographics) -> Outcome:
-        outcome = await _outcome(subjects, wish)
-        report(outcome)
-        return outcome
+    async def update(one: Demographics) -> SubjectResult:
+        result = await _update(subjects, one)
+        report(result)
+        return result
 
-    outcomes = await map_concurrently(update, wanted, _UPDATES)
+    results = await map_concurrently(update, wanted, _UPDATES)
     # Somebody else may have created subjects of the same labels at the same time.
     created = [
         (place, one)
-        for place, one in enumerate(outcomes)
+        for place, one in enumerate(results)
         if isinstance(one, SubjectUpdated) and one.created and one.label
     ]
     for project in {one.project for _, one in created}:
         subjects.forget(project)
     try:
         for place, one in created:
-            outcomes[place] = replace(one, alike=await subjects.find_alike(one.project, one.subject, one.accession))
+            results[place] = replace(one, alike=await subjects.find_alike(one.project, one.subject, one.accession))
     except (RefusedError, TransientError) as error:
         raise _away(error) from error
-    return outcomes
+    return results
 
 
-async def _outcome(subjects: Subjects, wish: Demographics) -> Outcome:
+async def _update(subjects: Subjects, wanted: Demographics) -> SubjectResult:
     try:
-        return await subjects.update(wish)
+        return await subjects.update(wanted)
     except RefusedError as error:
-        return SubjectError(wish.project, wish.subject, str(error), refused=True, no_right=error.whole_session)
+        return SubjectError(wanted.project, wanted.subject, str(error), refused=True, no_right=error.whole_session)
     except TransientError as error:
         if error.unreachable or error.overload or error.may_have_taken_effect:
             raise _away(error) from error
-        return SubjectError(wish.project, wish.subject, str(error), refused=False)
+        return SubjectError(wanted.project, wanted.subject, str(error), refused=False)
 
 
 def _away(error: Exception) -> UnavailableError:
