@@ -56,7 +56,7 @@ async def _finalize(context: Context, sealed: SealedDelivery) -> Verdict:
     except TransientError as error:
         # Other calls get through meanwhile, so this is no verdict on the session.
         return Postponed(delivery, str(error))
-    if isinstance(verdict, Incomplete):
+    if isinstance(verdict, Incomplete) and (verdict.missing != verdict.rejects or verdict.resent):
         # XNAT may have named files of zips alike. What is sent again goes as it is.
         context.end_zips("the archive lacks files that XNAT acknowledged")
     return verdict

@@ -341,6 +341,31 @@ async def test_files_that_replaced_each_other_are_sent_again(xnat: TestXnat, url
     assert "archive lacks files" in report.notices[-1]
 
 
+async def test_what_a_script_drops_while_archiving_says_nothing_about_zips(
+    xnat: TestXnat, url: str, tmp_path: Path
+) -> None:
+    """The archive lacks it as the site wants it, so the next session goes as zips too."""
+    first, second = tree(tmp_path / "tree" / "1"), tmp_path / "tree" / "2"
+    write(first / "101", scout(101))
+    for number in range(201, 205):
+        write(second / f"{number}", image(number, StudyInstanceUID="1.5", PatientID="T", PixelData=bytes(40_000)))
+    xnat.project("demo").script = SCOUTS_ARE_REJECTED
+    report, options = Report([], []), replace(ONE, max_open_sessions=1)
+    summary = await upload(url, [first.parent], tmp_path / "j", options=options, report=report)
+    assert {one.state for one in summary.sessions} == {"archived"}
+    assert (summary.files.stored, summary.files.refused) == (FILES + 4, 1)
+    assert (summary.zips, report.notices) == (ALL + 3, [])
+
+
+async def test_what_a_script_may_have_dropped_ends_zips(xnat: TestXnat, url: str, tmp_path: Path) -> None:
+    """It may as well be lost."""
+    folder, report = tree(tmp_path / "tree"), Report([], [])
+    write(folder / "101", scout(101))
+    xnat.project("demo").script = replace(SCOUTS_ARE_REJECTED, condition="isUnwanted[]")
+    await upload(url, [folder], tmp_path / "j", options=ONE, report=report)
+    assert [one for one in report.notices if "archive lacks files" in one]
+
+
 async def test_a_file_under_two_names_is_not_archived(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """The zip had taken effect when its connection broke, and the file itself gets another name."""
     folder = tree(tmp_path / "tree")
