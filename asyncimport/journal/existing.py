@@ -88,7 +88,7 @@ class ExistingInstances:
             delivery = self._adopted_delivery(session)
             self._db.executemany(
                 "UPDATE instance SET state = 'STORED', reason = NULL, delivery = ?, run = NULL, attempts = 0, "
-                "settled_at = ?, sha256 = NULL, xxh3 = NULL, presumed = 1 WHERE key = ?",
+                "settled_at = ?, sha256 = NULL, xxh3 = NULL, zip_size = NULL, presumed = 1 WHERE key = ?",
                 [(delivery, self._connection.clock(), key) for key, _ in rows],
             )
             self._db.executemany(

@@ -49,10 +49,12 @@ def count_files(
     counts = dict.fromkeys(Files.__dataclass_fields__, 0)
     sizes = Sizes()
     sessions: dict[int, tuple[int, int]] = {}
-    # A file that an earlier run sent and XNAT refused, but no rule of the site drops, does not count as "already".
+    # A file that an earlier run sent and XNAT refused, but no rule of the site drops, does not count as "already". No
+    # run of this journal sent an instance that was found in the archive.
     rows = database.execute(
         "SELECT f.kind, i.state, coalesce(i.run, 0) < ? AND (i.state = 'STORED' OR i.refusal IS 'DROPPED'), "  # noqa: S608 - fixed text
-        f"i.session, count(*), sum(f.size), sum(coalesce(i.zip_size, f.size)), count(i.zip_size) FROM {files} "
+        "i.session, count(*), sum(f.size), sum(iif(i.run IS NULL, 0, coalesce(i.zip_size, f.size))), "
+        f"count(i.zip_size) FROM {files} "
         "LEFT JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED') GROUP BY 4, 1, 2, 3",
         (run,),
     )

@@ -137,7 +137,7 @@ class Problem:
 class Summary:
     """The end of a run, or the content of a journal: files, bytes, sessions, problems, attachments, subjects.
 
-    `bytes_sent` were sent for the `bytes_stored`: fewer, as `zips` of the files went as zips.
+    `bytes_sent` were sent for the `bytes_stored`: fewer, as `zips` of the files went as zips, or the archive had some.
     """
 
     files: Files

@@ -11,10 +11,10 @@ import anyio.to_thread
 import pytest
 from builders import image, router, sop, states_in, upload, write
 from conftest import Commands
-from journals import instance, opened
+from journals import ROOT, instance, opened
 
 from asyncimport.journal import Admission, AdoptedFiles, Journal, JournalReader
-from asyncimport.model.deliveries import ArchivedContent, Stored
+from asyncimport.model.deliveries import Archived, ArchivedContent, SealedDelivery, Stored
 from asyncimport.model.events import Event, OutcomesRecorded, SessionFound
 from asyncimport.model.options import Options
 from asyncimport.model.summary import Files, exit_code
@@ -192,6 +192,31 @@ def test_files_that_the_scan_meets_late_are_found_too(tmp_path: Path) -> None:
         (claim,) = journal.queue.claim(10, max_active=10) or []
         assert (claim.check_archive, claim.delivery.number, claim.instance.sop_uid) == (True, 2, "1.2.E1.e")
         assert journal.existing.adopt(claim, there) is None
+
+
+def test_instances_found_in_the_archive_were_not_sent(tmp_path: Path) -> None:
+    """Whatever they were sent as before: `status` counts the bytes and zips of what this journal has sent."""
+    there = ArchivedContent("/data/archive/E", frozenset(f"1.2.E1.{name}" for name in "abcd"))
+    with opened(tmp_path / "journal.db") as journal:
+        journal.scan.admit([instance("a"), instance("b"), instance("c")])
+        journal.scan.finish([ROOT])
+        (claim,) = journal.queue.claim(10, max_active=10) or []
+        assert journal.existing.adopt(claim, None) is None
+        journal.queue.record_outcomes([Stored(claim, "/prearchive/E1/1")])
+        zipped = [Stored(one, "/prearchive/E1/1", zip_size=4) for one in journal.queue.claim(10, max_active=10) or []]
+        journal.queue.record_outcomes(zipped)
+        sealed = journal.deliveries.claim()
+        assert isinstance(sealed, SealedDelivery)
+        journal.deliveries.record_verdict(Archived(sealed.delivery, "/data/archive/E", "uids"))
+        journal.deliveries.repair(claim.instance.session, ["1.2.E1.c"])
+    # Meanwhile somebody else has sent it, and another one.
+    with opened(tmp_path / "journal.db") as journal:
+        journal.scan.admit([instance("c"), instance("d")])
+        (claim,) = journal.queue.claim(10, max_active=10) or []
+        assert journal.existing.adopt(claim, there) == AdoptedFiles(2, 20)
+    with JournalReader.open(tmp_path / "journal.db") as reader:
+        summary = reader.summary()
+        assert (summary.files.stored, summary.bytes_stored, summary.bytes_sent, summary.zips) == (4, 40, 14, 1)
 
 
 async def test_relabeling_keeps_instances_found_in_the_archive(

@@ -35,10 +35,11 @@ def status_of(exit_code: int) -> tuple[str, str]:
 
 
 def _data_sent(summary: Summary) -> str:
-    stored = human_bytes(summary.bytes_stored)
-    if not summary.zips:
+    stored, sent = human_bytes(summary.bytes_stored), human_bytes(summary.bytes_sent)
+    if summary.bytes_sent == summary.bytes_stored:
         return f"{stored} of it sent"
-    return f"{stored} of it sent as {human_bytes(summary.bytes_sent)}, {counted(summary.zips, 'file')} as zips"
+    zips = f" ({counted(summary.zips, 'file')} as zips)" if summary.zips else ""
+    return f"{stored} of it there, {sent} sent{zips}"
 
 
 def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
