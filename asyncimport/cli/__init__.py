@@ -1,5 +1,7 @@
 """The command line: parse, call an operation, write its result, exit."""
 
+import sys
+
 from asyncimport.system.collector import suspend
 
 __all__ = ["main"]
@@ -8,6 +10,10 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line."""
     suspend()
-    from asyncimport.cli.app import main as run
+    try:
+        from asyncimport.cli.app import main as run
+    except KeyboardInterrupt:
+        # Ctrl-C before anything was done.
+        sys.exit(130)
 
     run()

@@ -421,6 +421,18 @@ async def test_a_signal_stops_gracefully_and_the_next_run_finishes(
     assert xnat.sop_uids() == sop_uids(tree)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+async def test_ctrl_c_while_it_starts() -> None:
+    """Nothing was done yet, and nothing is written: no traceback."""
+    interrupted = (
+        "import os, sys\nfrom asyncimport.cli import main\n"
+        "sys.addaudithook(lambda event, of: event == 'import' and of[0] == 'typer' and os.kill(os.getpid(), 2))\n"
+        "main()"
+    )
+    ended = await anyio.run_process([sys.executable, "-c", interrupted], check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")
+
+
 async def test_a_kill_loses_nothing(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
     """A run is killed while sending, and again while archiving; the same command finishes the job."""
     tree = tmp_path / "tree"
