@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -207,6 +208,15 @@ _WORDS = {
 }
 
 
+_COMPARED = {"uids": "verified", "count": "verified by number only", "present": "by UIDs that were there before"}
+
+
+def how_compared(verified: Iterable[str | None]) -> list[str]:
+    """Say how many sessions were compared in each way: see `Archived`."""
+    counts = Counter(verified)
+    return [f"{count:,} of them {words}" for how, words in _COMPARED.items() if (count := counts[how])]
+
+
 def show_summary(console: Console, summary: Summary, *, seconds: float | None) -> None:
     """Write what became of files and sessions, and every reason why something did not arrive."""
     took = "" if seconds is None else f" in {human_seconds(seconds)}"
@@ -231,13 +241,8 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
         of_subjects = {"stored": "described", "already_stored": "described by an earlier run", "refused": "refused"}
         _show_counts(console, "subject", summary.subjects, of_subjects)
     states = {state: summary.count(state) for state in ("archived", "prearchive", "held", "open")}
-    compared = [report.verified for report in summary.sessions if report.verified is not None and not report.earlier]
-    present = compared.count("present")
     counts = [f"{count:,} {state}" for state, count in states.items() if count]
-    if present:
-        counts.insert(1, f"{present:,} of them by UIDs that were there before")
-    if len(compared) > present:
-        counts.insert(1, f"{len(compared) - present:,} of them verified")
+    counts[1:1] = how_compared(report.verified for report in summary.sessions if not report.earlier)
     sessions = counted(len(summary.sessions), "session")
     console.print(Text(f"{sessions}: {', '.join(counts) or 'none'}", style="bold"))
     if days := sorted(_day(report) for report in summary.sessions if report.earlier and report.state == "archived"):

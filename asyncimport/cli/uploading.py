@@ -18,7 +18,7 @@ from asyncimport.cli.progress import News, is_live, progress
 from asyncimport.cli.running import run_operation
 from asyncimport.errors import AsyncimportError, UnavailableError
 from asyncimport.model.deliveries import Archived, Built, Held, Stored
-from asyncimport.model.events import Notice, OutcomesRecorded, ServerUnavailable
+from asyncimport.model.events import Notice, OutcomesRecorded, ServerUnavailable, WorkerJoined, WorkerLeft
 from asyncimport.model.summary import Orphan, Summary
 from asyncimport.model.texts import plain
 from asyncimport.operations.result import Observer, Result
@@ -47,6 +47,8 @@ class Display(Observer):
         self._record = record
         self._outage_timeout = outage_timeout
         self._is_run = False
+        self._early: list[Entry] = []
+        """What was told of workers before the run."""
         self._is_live = is_live(self._err)
         self._notices: set[str] = set()
         self._warnings: set[tuple[str, object]] = set()
@@ -54,12 +56,14 @@ class Display(Observer):
 
     def note(self, entry: Entry) -> None:
         """Record an event of a run, and show what a person should know."""
-        if isinstance(entry, RunStarted):
-            self._is_run = True
-        if self._is_run or isinstance(entry, RunEnded):
+        if self._is_run or isinstance(entry, RunStarted | RunEnded):
             self._record(entry)
-        if isinstance(entry, RunEnded):
-            self._is_run = False
+        elif isinstance(entry, Notice | WorkerJoined | WorkerLeft):
+            self._early.append(entry)
+        if isinstance(entry, RunStarted | RunEnded):
+            early, self._early, self._is_run = self._early, [], isinstance(entry, RunStarted)
+            for one in early if self._is_run else ():
+                self._record(one)
         elif isinstance(entry, ServerUnavailable):
             self._show_availability(entry.reason)
         elif isinstance(entry, Notice):

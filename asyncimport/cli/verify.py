@@ -11,7 +11,7 @@ from rich.text import Text
 
 from asyncimport.cli.conclusion import conclude, outcome_json
 from asyncimport.cli.options import Connection, ResultScreen
-from asyncimport.cli.output import orphan_json, session_name, show_causes, show_other_journals
+from asyncimport.cli.output import how_compared, orphan_json, session_name, show_causes, show_other_journals
 from asyncimport.cli.parameters import command
 from asyncimport.cli.profiles import server_from
 from asyncimport.cli.running import run_operation
@@ -141,6 +141,8 @@ def _show(out: Console, result: "VerifyResult") -> None:
     checked = "" if result.signal is None else " checked so far"
     hold = "holds" if total == 1 else "hold"
     title(f"{complete:,} of {counted(total, 'session')}{checked} {hold} every instance that was stored")
+    if less := how_compared(one.verified for one in result.findings if one.verified != "uids"):
+        lines(", ".join(less))
     found = [(one.reason, one.problem, session_name(one.session)) for one in result.findings]
     causes(("session", name, reason) for reason, problem, name in found if problem is not None)
     # Somebody replaced instances; none is missing.

@@ -126,7 +126,7 @@ class Runner:
     async def _open_and_run(self, result: UploadResult, *, is_watch: bool) -> None:
         """Open the source, and run. Raises: StoppedError."""
         request = self._request
-        self._report_of_workers = self._observer.note
+        self._report_of_workers = partial(self._note, result)
         if request.receipts is not None:
             await anyio.to_thread.run_sync(check_option, "--receipts", request.receipts)
         if request.dask is None and self._dask_client is None:
@@ -164,7 +164,7 @@ class Runner:
             with stop.immediate_scope():
                 client = await self._log_in()
                 # Before that an absent server is an error at once, and nothing waits.
-                self._report = self._report_of_workers = partial(self._note, result)
+                self._report = partial(self._note, result)
                 decision = await decide(request, source, client, self._observer, stop=stop)
             if stop.requested or decision is None:
                 return

@@ -60,8 +60,9 @@ async def test_processes_of_this_machine_upload(
     assert done.code == 0, done.err
     assert (done.json["files"]["stored"], done.json["files"]["not_dicom"]) == (80, 1)
     assert len(xnat.archived) == 4
-    joined = [one["worker"] for one in map(json.loads, events.read_text().splitlines()) if "worker" in one]
-    assert set(joined) <= {"0", "1"}
+    told = [*map(json.loads, events.read_text().splitlines())]
+    assert told[0]["event"] == "run_began"
+    assert {one["worker"] for one in told if one["event"] == "worker_joined"} == {"0", "1"}
     for more in (("--dask", "local:1"), ()):
         again = await commands(*words, *more)
         assert again.code == 0, again.err

@@ -252,9 +252,12 @@ async def test_where_a_script_gives_new_uids_only_counts_can_be_compared(
         ended = await commands("upload", tree, "-P", "demo", "-o", "json")
         assert ended.code == 0, ended.out
         assert {detail["verified"] for detail in ended.json["details"]} == {"count"}
+        assert "2 archived, 2 of them verified by number only\n" in (await commands("status")).out
         verify = await commands("verify", "-o", "json")
         assert verify.code == 0
         assert {detail["verified"] for detail in verify.json["details"]} == {"count"}
+        shown = (await commands("verify")).out
+        assert shown.startswith("2 of 2 sessions hold every instance that was stored\n  2 of them verified by number")
 
 
 @pytest.mark.parametrize("script", [None, Script()])
