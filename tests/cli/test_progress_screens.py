@@ -63,11 +63,11 @@ async def test_an_upload(xnat: TestXnat, ready: Commands, tree: Path, columns: i
     xnat.faults.add(stalled)
     words = ("upload", tree, "-P", "demo", "-w", "4", "--partial", "archive")
     async with open_terminal(*words, env=ready.env, columns=columns, lines=40) as terminal:
+        # The last of what is recorded comes with the next commit, and what limits is told of the last seconds.
+        ready_texts = ("4 uploads in flight", "--workers and the server", "41 of 60 files")
         lines = await terminal.wait_for(
-            lambda text: "4 uploads in flight" in text and "--workers and the server" in text
+            lambda text: len(stalled.gates) == 4 and all(one in text for one in ready_texts)
         )
-        # The last of what is recorded comes with the next commit.
-        lines = await terminal.wait_for(lambda text: "41 of 60 files" in text and len(stalled.gates) == 4)
         bar, *rest = view(lines)
         assert re.match(r"[━─]+ +[67]\d %", bar)
         parts = [part for line in rest for part in line.split(" · ")]
