@@ -20,6 +20,7 @@ from asyncimport.pacing.outage import RetryBudget
 from asyncimport.pacing.retry import call_with_retries
 from asyncimport.pacing.shutdown import StoppedError
 from asyncimport.pipeline.archive_checks import explain_empty_answer
+from asyncimport.pipeline.batches import Batch, Batches
 from asyncimport.pipeline.context import SendContext, notify
 from asyncimport.pipeline.feed import split_batches
 from asyncimport.pipeline.outputs import UploadOutputs
@@ -48,6 +49,7 @@ class Uploader:
         self._check = check
         self._budget = RetryBudget()
         self._batch_lock = anyio.Lock()
+        self._batches = Batches()
 
     async def run(self, batches: MemoryObjectReceiveStream[list[Claim]], outputs: UploadOutputs) -> None:
         """Send batches until there are none any more."""
@@ -63,23 +65,27 @@ class Uploader:
 
     async def _next_batch(self, batches: MemoryObjectReceiveStream[list[Claim]], outputs: UploadOutputs) -> list[Claim]:
         """Take a batch. Raises: anyio.EndOfStream."""
-        context = self._context
-        try:
-            batch = batches.receive_nowait()
-        except anyio.WouldBlock:
-            if context.is_drained:
-                # The last outcomes are recorded at once: their sessions wait for nothing else.
-                notify(outputs.flush)
-            batch = await batches.receive()
+        context, batch = self._context, list[Claim]()
+        while not batch:
+            if late := self._batches.take_late():
+                return late
+            try:
+                batch = batches.receive_nowait()
+            except anyio.WouldBlock:
+                if context.is_drained:
+                    # The last outcomes are recorded at once: their sessions wait for nothing else.
+                    notify(outputs.flush)
+                with anyio.move_on_after(self._batches.seconds_to_late()):
+                    batch = await batches.receive()
         context.waiting_files -= len(batch)
         if context.waiting_files <= context.low_files:
             notify(outputs.wake_feed)
         return batch
 
-    async def _send_batch(self, batch: list[Claim], slot: Slot, outputs: UploadOutputs) -> None:
-        """Send files one after another in one slot. Raises: StoppedError."""
-        context = self._context
-        for claims in split_batches(batch, len(batch), context.source.read_ahead):
+    async def _send_batch(self, files: list[Claim], slot: Slot, outputs: UploadOutputs) -> None:
+        """Send files one after another in one slot, unless others take them. Raises: StoppedError."""
+        context, batch = self._context, Batch(files)
+        for claims in split_batches(files, len(files), context.source.read_ahead):
             context.load.reading += 1
             try:
                 bodies = await context.source.read([claim.instance.file for claim in claims])
@@ -89,6 +95,8 @@ class Uploader:
             for claim, body, digest in zip(claims, bodies, digests, strict=True):
                 if context.stop.requested:
                     raise StoppedError
+                if not self._batches.begin_next(batch):
+                    return
                 is_first = claim.check_archive or claim.delivery.uri is None
                 outcome = await self._check(claim, slot) if is_first else None
                 if isinstance(outcome, SessionFound):

@@ -139,6 +139,28 @@ async def test_files_that_are_tried_again_later_keep_no_others_waiting(
     assert len(destination.stored) == 24
 
 
+@pytest.mark.parametrize("ahead", [0, 1_000])
+async def test_a_file_that_gets_no_answer_keeps_no_others_of_its_batch_waiting(
+    journal_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    """Those behind it go by another worker, once, whether they have been read already or not."""
+    # A millisecond passes from one look at the clock to the next: files are fast, so several are a batch.
+    monkeypatch.setattr(context, "Throttle", partial(Throttle, clock=count(0.0, 0.001).__next__))
+    destination, others_stored = MemoryDestination(), anyio.Event()
+
+    async def store(claim: Claim) -> None:
+        if claim.instance.sop_uid in {"1.10", "1.21"}:
+            await others_stored.wait()
+        elif len(destination.stored) == 37:
+            others_stored.set()
+
+    destination.on_store = store
+    source = MemorySource(study_files("1", 40), batch=40, read_ahead=ahead)
+    with anyio.fail_after(30):
+        summary = await run_pipeline(source, destination, journal_path, options=replace(FEW, workers=3))
+    assert len(destination.stored) == len(set(destination.stored)) == summary.files.stored == 40
+
+
 async def test_no_session_begins_while_enough_wait_to_be_archived(journal_path: Path) -> None:
     """XNAT reads all rows of its prearchive for each file, so sessions do not run ahead of the finalizers."""
     destination = MemoryDestination()
