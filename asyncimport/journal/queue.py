@@ -19,7 +19,7 @@ from asyncimport.model.files import Instance, Session
 # Deliveries of one subject are archived one by one. While this many wait for their turn, sessions of others begin; at
 # most the other number are looked at for one that may (7 ms).
 _MAX_WAITING, _MAX_LOOK_AHEAD = 2, 10_000
-_RECORD = "UPDATE instance SET run = column2, attempts = column3, settled_at = column4,"
+_RECORD = "UPDATE instance SET run = ?1, settled_at = ?2, attempts = column2,"
 
 
 class UploadQueue:
@@ -120,14 +120,15 @@ class UploadQueue:
             stored, others = [], []
             for outcome in outcomes:
                 claim, delivery = outcome.claim, outcome.claim.delivery
-                how = claim.key, self._run, outcome.attempts, now
                 if outcome.may_have_taken_effect:
                     self._note_interruption([delivery.key])
                 if claim.check_archive or delivery.uri is None:
                     (session,) = self._connection.one("SELECT session FROM delivery WHERE key = ?", (delivery.key,))
                     self.first_files.end(session, is_stored=isinstance(outcome, Stored))
                 if isinstance(outcome, Stored):
-                    stored.append((*how, delivery.key, outcome.sha256, outcome.xxh3, outcome.zip_size))
+                    stored.append(
+                        (claim.key, outcome.attempts, delivery.key, outcome.sha256, outcome.xxh3, outcome.zip_size)
+                    )
                     if delivery.uri is None:
                         self._db.execute(
                             "UPDATE delivery SET uri = ?, merges = ? WHERE key = ?",
@@ -138,16 +139,19 @@ class UploadQueue:
                 else:
                     refused = isinstance(outcome, Refused)
                     kind = outcome.kind if isinstance(outcome, Refused) else None
-                    others.append((*how, "REFUSED" if refused else "FAILED", outcome.reason, kind))
+                    state = "REFUSED" if refused else "FAILED"
+                    others.append((claim.key, outcome.attempts, state, outcome.reason, kind))
             self._connection.execute_rows(
-                f"{_RECORD} state = 'STORED', reason = NULL, delivery = column5, sha256 = column6, xxh3 = column7, "
-                "zip_size = column8 FROM {rows} WHERE key = column1",
+                f"{_RECORD} state = 'STORED', reason = NULL, delivery = column3, sha256 = column4, xxh3 = column5, "
+                "zip_size = column6 FROM {rows} WHERE key = column1",
                 stored,
+                (self._run, now),
             )
             self._connection.execute_rows(
-                f"{_RECORD} state = column5, reason = column6, refusal = column7, "
+                f"{_RECORD} state = column3, reason = column4, refusal = column5, "
                 "delivery = NULL, sha256 = NULL, xxh3 = NULL, zip_size = NULL FROM {rows} WHERE key = column1",
                 others,
+                (self._run, now),
             )
             for outcome in outcomes if others else ():
                 if isinstance(outcome, Refused) and outcome.whole_session:

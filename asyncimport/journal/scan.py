@@ -203,33 +203,34 @@ class ScanWriter:
     def _insert_new(self, found: Sequence[_RoutedFile], first: int) -> dict[int, int]:
         """Insert and queue files with a new path and a new instance, with keys from `first`; return sizes by key."""
         seen: set[object] = set()
-        rows = []
+        files: list[tuple[int, bytes, int, str, int | None, int | None]] = []
+        instances: list[tuple[int, int, str, str, str | None]] = []
         for key, item, session in found:
             file = item.file
             if isinstance(item, Instance) and isinstance(session, int):
                 identity = session, item.sop_uid
                 if file.path not in seen and identity not in seen:
-                    path = os.fsencode(file.path)
-                    rows.append((key, path, *columns_of(file), *identity, item.series_uid, item.modality))
+                    files.append((key, os.fsencode(file.path), *columns_of(file)))
+                    instances.append((key, *identity, item.series_uid, item.modality))
                 seen.add(identity)
             seen.add(file.path)
         # A file and its instance have the same key, so each row can refer to the other.
         self._connection.execute_rows(
             "INSERT OR IGNORE INTO file (key, path, size, mtime_ns, inode, ctime_ns, kind, instance) "
             "SELECT column1, column2, column3, column4, column5, column6, 'INSTANCE', column1 FROM {rows}",
-            [row[:6] for row in rows],
+            files,
         )
         self._connection.execute_rows(
             "INSERT OR IGNORE INTO instance (key, session, sop_uid, series_uid, file, modality) "
-            "SELECT column1, column7, column8, column9, column1, column10 FROM {rows} "
+            "SELECT column1, column2, column3, column4, column1, column5 FROM {rows} "
             "WHERE EXISTS (SELECT 1 FROM file WHERE key = column1)",
-            rows,
+            instances,
         )
         # The path of these was new, but not the instance.
         self._db.execute("DELETE FROM file WHERE key >= ? AND key NOT IN (SELECT key FROM instance)", (first,))
         self._db.execute("INSERT INTO scope SELECT key FROM file WHERE key >= ?", (first,))
         self._db.execute("INSERT INTO queued SELECT session, key FROM instance WHERE key >= ?", (first,))
-        sizes = {row[0]: row[2] for row in rows}
+        sizes = {key: size for key, _, size, *_ in files}
         if self._connection.one("SELECT count(*) FROM file WHERE key >= ?", (first,)) != (len(sizes),):
             sizes = dict(self._db.execute("SELECT key, size FROM file WHERE key >= ?", (first,)).fetchall())
         return sizes
