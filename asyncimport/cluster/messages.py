@@ -5,9 +5,9 @@ Files and outcomes travel as plain tuples: there is one for each file, and the d
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
-from itertools import product
 from typing import Any
 
+from asyncimport.cluster.columns import checked_columns
 from asyncimport.errors import AsyncimportError
 from asyncimport.model.deliveries import Claim, Delivery, Failed, Outcome, Refused, Stored, Withheld
 from asyncimport.model.files import File, Instance, Session
@@ -21,14 +21,13 @@ from asyncimport.xnat.transport import Timeouts
 
 Packed = tuple[Any, ...]
 
-_Types = tuple[type, ...]
 _NONE = type(None)
-_STORED: Iterable[Any] = product((str, _NONE), (bytes, _NONE), (bytes, _NONE), (int, _NONE), (float,))
-_OUTCOME_TYPES: Mapping[str, set[_Types]] = {
-    "S": {(str, int, int, bool, *rest) for rest in _STORED},
-    "R": {(str, int, int, bool, str, bool, str, bool)},
-    "F": {(str, int, int, bool, str, bool, bool)},
-    "W": {(str, int, int, bool, str)},
+_STRING, _DIGEST, _SIZE = {str, _NONE}, {bytes, _NONE}, {int, _NONE}
+_STORED_TYPES = {str}, {int}, {int}, {bool}, _STRING, _DIGEST, _DIGEST, _SIZE, {float}
+_OUTCOME_TYPES: Mapping[str, Sequence[type]] = {
+    "R": [str, int, int, bool, str, bool, str, bool],
+    "F": [str, int, int, bool, str, bool, bool],
+    "W": [str, int, int, bool, str],
 }
 """Of the fields of a packed outcome, by its kind."""
 
@@ -165,30 +164,37 @@ def pack_outcome(outcome: Outcome) -> Packed:
 def unpack_outcomes(packed: Sequence[Packed], claims: Mapping[int, Claim]) -> list[Outcome]:
     """Return what became of these claims of the driver; leave out what is of none. Raises: ValueError."""
     try:
-        return [_unpack_outcome(one, claims[one[1]]) for one in packed if one[1] in claims]
+        known = [one for one in packed if one[1] in claims]
+        stored = _unpack_stored([one for one in known if one[0] == "S"], claims)
+        return [*stored, *(_unpack_other(one, claims[one[1]]) for one in known if one[0] != "S")]
     except (TypeError, LookupError, ValueError) as error:
         # Nothing of it is shown: there may be names in it.
         raise ValueError(MALFORMED) from error
 
 
-def _unpack_outcome(packed: Packed, claim: Claim) -> Outcome:
-    # There is one for each file: patterns of `match` would take five times as long.
-    if tuple(map(type, packed)) not in _OUTCOME_TYPES[packed[0]]:
+def _unpack_stored(rows: Sequence[Packed], claims: Mapping[int, Claim]) -> list[Stored]:
+    columns = checked_columns(rows, _STORED_TYPES)
+    _, keys, attempts, effects, uris, sha256, xxh3, zip_sizes, seconds = columns
+    if not all(0 <= one <= MOST_COUNT for one in attempts) or not all(0 <= one <= MOST_SECONDS for one in seconds):
+        raise ValueError("attempts or time")
+    if not all(0 < one <= _MOST_BYTES for one in zip_sizes if one is not None):
+        raise ValueError("size")
+    if any(len(one) > 32 for one in [*sha256, *xxh3] if one) or any(len(one) > MOST_LETTERS for one in uris if one):
+        raise ValueError("address or digest")
+    of = [claims[key] for key in keys]
+    where = [claim.delivery.uri or uri for claim, uri in zip(of, uris, strict=True)]
+    if not all(where):
+        raise ValueError("a first file without its address")
+    merges = [False if claim.check_archive else None for claim in of]
+    return [*map(Stored, of, where, attempts, effects, sha256, merges, xxh3, zip_sizes, seconds)]
+
+
+def _unpack_other(packed: Packed, claim: Claim) -> Outcome:
+    if [*map(type, packed)] != _OUTCOME_TYPES[packed[0]]:
         raise ValueError("fields of an outcome")
     kind, _, attempts, effect, *rest = packed
     if not 0 <= attempts <= MOST_COUNT:
         raise ValueError("attempts")
-    if kind == "S":
-        uri, sha256, xxh3, zip_size, seconds = rest
-        if not (0 <= seconds <= MOST_SECONDS and 0 < (zip_size or 1) <= _MOST_BYTES):
-            raise ValueError("time or size")
-        if len(uri or "") > MOST_LETTERS or len(sha256 or b"") > 32 or len(xxh3 or b"") > 32:
-            raise ValueError("address or digest")
-        merges = False if claim.check_archive else None
-        where = claim.delivery.uri or uri
-        if not where:
-            raise ValueError("a first file without its address")
-        return Stored(claim, where, attempts, effect, sha256, merges, xxh3, zip_size, seconds)
     if len(rest[0]) > MOST_LETTERS:
         raise ValueError("reason")
     if kind == "R":

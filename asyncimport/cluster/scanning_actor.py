@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from asyncimport.cluster.columns import checked_columns
 from asyncimport.cluster.path_map import ScanSettings, moved
 from asyncimport.cluster.worker_reader import WorkerReader
 from asyncimport.dicom import Identity
@@ -149,21 +150,14 @@ def _sha256(path: str) -> bytes | None:
         return None
 
 
-_FILE = [str, int, int]
-_IGNORED = [str, str, bool]
+_FILE_TYPES = {str}, {int}, {int}, {int, type(None)}, {int, type(None)}
 
 
 def unpack_batch(packed: bytes) -> list[File | Ignored]:
     """Return a batch of a walk. Raises: ValueError."""
-    return [_batch_item(row) for row in _rows(packed)]
-
-
-def _batch_item(row: tuple[Any, ...]) -> File | Ignored:
-    path, size, mtime, inode, ctime, *rest = row
-    _check([path, size, mtime], _FILE)
-    _check([number for number in (inode, ctime) if number is not None], [int, int])
-    file = File(path, size, mtime, inode, ctime)
-    return _ignored(file, rest) if rest else file
+    rows = _rows(packed)
+    files = map(File, *checked_columns((row[:5] for row in rows), _FILE_TYPES))
+    return [_ignored(file, row[5:]) if row[5:] else file for file, row in zip(files, rows, strict=True)]
 
 
 def unpack_identities(files: Sequence[File], packed: bytes) -> list[Identity | Ignored]:
@@ -175,7 +169,8 @@ def unpack_identities(files: Sequence[File], packed: bytes) -> list[Identity | I
 
 def _ignored(file: File, row: Sequence[Any]) -> Ignored:
     kind, reason, damaged = row
-    _check([kind, reason, damaged], _IGNORED)
+    if [type(kind), type(reason), type(damaged)] != [str, str, bool]:
+        raise ValueError("fields of a file that is not sent")
     return Ignored(file, FileKind(kind), reason, damaged=damaged)
 
 
@@ -188,8 +183,3 @@ def _rows(packed: bytes) -> list[Any]:
     if type(rows) is not list:
         raise ValueError("no list")
     return rows
-
-
-def _check(values: Sequence[Any], types: Sequence[type]) -> None:
-    if any(type(value) is not kind for value, kind in zip(values, types, strict=False)):
-        raise ValueError("fields of a file")

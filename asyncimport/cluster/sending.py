@@ -123,30 +123,30 @@ class _Driver:
             while await wait_for(wakeups, queue.seconds_to_late):
                 if self._unseen.are_kept:
                     self._begin_wait(tasks)
-                while context.may_feed and not self._unseen.is_full:
-                    shares = WorkerShares(self._sending, context.throttle.limit, takes_unseen=self._unseen.go_to_others)
-                    claim = partial(
-                        queue.claim,
-                        shares.total,
-                        max_active=context.options.max_open_sessions,
-                        demand=demand_of_workers(self._sending, context.throttle, queue.first_files),
-                        max_backlog=backlog_of(context),
-                        shares=shares,
-                    )
-                    claims = await context.call_journal(claim)
-                    if claims is None:
-                        return
-                    if shares.has_unseen:
-                        self._begin_wait(tasks)
-                    if not claims:
-                        break
-                    for worker, files in shares.files.items():
-                        if worker in self._sending:
-                            worker.add(files)
-                        else:
-                            await self._give_to_others(files)
-                    for first in shares.first:
-                        tasks.start_soon(self._check, first)
+                shares = WorkerShares(self._sending, context.throttle.limit, takes_unseen=self._unseen.go_to_others)
+                # Outcomes wake this again: of files that workers have, and of those that are handed out now.
+                has_room = shares.total > 0 or not self._sending
+                if not has_room or not context.may_feed or self._unseen.is_full:
+                    continue
+                claim = partial(
+                    queue.claim,
+                    shares.total,
+                    max_active=context.options.max_open_sessions,
+                    demand=demand_of_workers(self._sending, context.throttle, queue.first_files),
+                    max_backlog=backlog_of(context),
+                    shares=shares,
+                )
+                if await context.call_journal(claim) is None:
+                    return
+                if shares.has_unseen:
+                    self._begin_wait(tasks)
+                for worker, files in shares.files.items():
+                    if worker in self._sending:
+                        worker.add(files)
+                    else:
+                        await self._give_to_others(files)
+                for first in shares.first:
+                    tasks.start_soon(self._check, first)
 
     def _begin_wait(self, tasks: TaskGroup) -> None:
         if self._unseen.begin_wait():
@@ -334,12 +334,12 @@ class _Driver:
             # The other workers hear of it with their next orders, and so does this one if it begins anew.
             context.compression.end()
         self._note_limit()
+        others_begin = self._serving > len(self._sending)
         new: list[Outcome] = []
         for outcome in outcomes:
             claim = outcome.claim
             if worker.given.pop(claim.key, None) is None:
                 continue  # it was told twice
-            others_begin = self._serving > len(self._sending)
             if isinstance(outcome, Failed) and self._unseen.pass_on(outcome, worker, others_begin=others_begin):
                 continue
             self._unseen.forget(claim)

@@ -84,11 +84,17 @@ def test_outcomes_arrive_as_they_were(outcome: Outcome) -> None:
         ("S", 7, 1, False, "/row", None, None, None, "soon"),
         ("S", 7, 1, False, "/row", None, "digest", None, 0.5),
         ("S", 7, 1, False, "/row", None, None, None),
+        ("S", 7, True, False, "/row", None, None, None, 0.5),
+        ("S", 7, -1, False, "/row", None, None, None, 0.5),
+        ("S", 7, 1, False, "/row", None, None, None, float("nan")),
+        ("S", 7, 1, False, "/row", None, None, 0, 0.5),
+        ("S", 7, 1, False, "/row", None, bytes(33), None, 0.5),
+        ("S", 7, 1, False, "r" * 100_001, None, None, None, 0.5),
         ("R", 7, 1, False, "reason", False, "no reason", False),
         ("F", 7, None, False, "reason", False, False),
         ("W", 7, 1, False),
     ],
-    ids=repr,
+    ids=lambda packed: repr(packed)[:80],
 )
 def test_a_reply_with_a_malformed_outcome_is_not_taken_in_part(packed: Any) -> None:
     """A first file that is stored has an address, say. The error shows nothing of it."""
