@@ -68,7 +68,7 @@ class Options(ReadOptions):
 
     `workers` is the most uploads in flight, `finalizers` the most sessions that are archived at a time; None finds out
     how many are worth it. `attachment_workers` is how many resources are filled at a time. An upload derives three
-    fields from its request: `receipts` keeps the digest of each file, and what the archive held before; `is_filtered`
+    fields from its request: `digests` keeps the SHA-256 of each file that is sent, for receipts; `is_filtered`
     says that files of an earlier run may stay pending; `one_label` says that all files get one session label.
     """
 
@@ -119,7 +119,7 @@ class Options(ReadOptions):
     )
     finalizers: int | None = None
     attachment_workers: int = 8
-    receipts: bool = False
+    digests: bool = False
     is_filtered: bool = False
     one_label: bool = False
 

@@ -202,7 +202,7 @@ async def rehearse(
                 adopt_rows=request.adopt_rows,
             )
             # Nothing takes time, and no earlier attempt is still under way. Collisions are counted afterwards.
-            quick = replace(options, settle_seconds=0.0, outage_timeout=0.0, receipts=False, check_first=False)
+            quick = replace(options, settle_seconds=0.0, outage_timeout=0.0, digests=False, check_first=False)
             routes = FilteredRoutes(decision.routes, decision.study_filter)
             notices: list[str] = []
 

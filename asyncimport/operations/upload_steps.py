@@ -138,7 +138,7 @@ def prepare_options(request: UploadRequest, decision: Decision, journal: Journal
         request.options,
         check_first=request.checks_first(decision.routes),
         one_label=has_one_label(decision.routes),
-        receipts=request.receipts is not None,
+        digests=request.receipts is not None,
         is_filtered=decision.study_filter.is_of_parts or decision.study_filter.studies is not None or leaves_out,
     )
 

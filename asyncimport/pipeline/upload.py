@@ -105,8 +105,8 @@ class Uploader:
                     await outputs.record([outcome or await self._send(claim, body, digest, slot)])
 
     async def _digests(self, bodies: Sequence[Body | SourceError]) -> list[bytes | None]:
-        """Digest what is to be sent, if there will be receipts; large bodies are digested as they are read."""
-        if not self._context.options.receipts:
+        """Return the SHA-256 of each body if it is wanted; large bodies are digested as they are read."""
+        if not self._context.options.digests:
             return [None] * len(bodies)
         return await anyio.to_thread.run_sync(
             lambda: [hashlib.sha256(body).digest() if isinstance(body, bytes) else None for body in bodies]
@@ -159,7 +159,7 @@ class Uploader:
         context.outage.record_success()
         if not isinstance(body, bytes):
             xxh3 = body.xxh3
-            digest = body.sha256 if context.options.receipts else digest
+            digest = body.sha256 if context.options.digests else digest
         merges = False if claim.check_archive else None
         effect = attempts.may_have_taken_effect
         return Stored(claim, uri, attempts.count, effect, digest, merges, xxh3, sender.zip_size, seconds)
