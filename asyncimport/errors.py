@@ -193,8 +193,8 @@ class SourceError(AsyncimportError):
 
     may_have_taken_effect = False
 
-    def __init__(self, message: str, *, hint: str = "", may_be_elsewhere: bool = False) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, message: str, *, may_be_elsewhere: bool = False) -> None:
+        super().__init__(message)
         self.may_be_elsewhere = may_be_elsewhere
 
 

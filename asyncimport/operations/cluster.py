@@ -120,7 +120,6 @@ async def open_any_source(
     *,
     insecure: bool,
     stop: Stop,
-    digests: bool = False,
     is_partial: bool = False,
     client: Any = None,
 ) -> "AsyncIterator[FileSource | ClusterSource]":
@@ -133,8 +132,6 @@ async def open_any_source(
         return
     async with (
         open_cluster(request, report, insecure=insecure, stop=stop, client=client) as cluster,
-        open_cluster_source(
-            cluster, request, sources, report, stop=stop, digests=digests, is_partial=is_partial
-        ) as source,
+        open_cluster_source(cluster, request, sources, report, stop=stop, is_partial=is_partial) as source,
     ):
         yield source

@@ -32,7 +32,7 @@ from asyncimport.routing.attachments import AttachRule, resource_of
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.filters import EVERYTHING, StudyFilter
 from asyncimport.routing.plan_file import PlanRow, split, write_plan
-from asyncimport.routing.problems import PlanProblem, ProblemCode, exit_code_of
+from asyncimport.routing.problems import PlanProblem, ProblemCode, plan_exit_code
 from asyncimport.routing.router import Router
 from asyncimport.source.folder import FileSource
 from asyncimport.system.output_files import check_option, output_errors, replacing
@@ -79,9 +79,7 @@ class PlanResult(Result):
     @property
     def findings_code(self) -> int:
         """Return 2 with errors, 8 for files that are not sent."""
-        if self.plan is None:
-            return 0
-        return exit_code_of(self.plan.problems, is_whole=True, checks_first=False, archives_parts=True)
+        return 0 if self.plan is None else plan_exit_code(self.plan.problems)
 
 
 async def plan(request: PlanRequest, *, report: Observer | None = None, stop: Stop | None = None) -> PlanResult:

@@ -86,9 +86,9 @@ class UploadRequest(ScanOptions, UploadOptions, JournalOptions, ClusterOptions):
         # Under one fixed label any second study collides, which should be known before anything is sent.
         return self.options.check_first or has_one_label(routes)
 
-    def source(self, kind: Callable[..., FileSource] = FileSource) -> FileSource:
+    def source(self) -> FileSource:
         """Return the source. Raises: UsageError."""
-        return kind(
+        return FileSource(
             self.sources,
             ignore_archives=self.ignore_archives,
             follow_links=self.follow_links,

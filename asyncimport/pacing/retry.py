@@ -45,7 +45,6 @@ async def call_with_retries(
     call: Callable[[], Awaitable[T]],
     policy: RetryPolicy,
     *,
-    on_error: Callable[[TransientError], None] = lambda _: None,
     acquire: Callable[[], bool] = lambda: True,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     jitter: Callable[[], float] = random.random,
@@ -62,7 +61,6 @@ async def call_with_retries(
         try:
             return await call()
         except TransientError as error:
-            on_error(error)
             was_idle = error.idle and not was_idle
             if was_idle:
                 continue

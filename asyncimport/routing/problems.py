@@ -127,16 +127,11 @@ class PlanProblem:
         return self.code.severity is Severity.ERROR
 
 
-def exit_code_of(problems: Iterable[PlanProblem], *, is_whole: bool, checks_first: bool, archives_parts: bool) -> int:
-    """Return the exit code of a run with just these problems.
-
-    `is_whole`: it decides all studies before it sends the first file; `checks_first`: it compares all files before
-    that; `archives_parts`: it archives sessions that lack files.
-    """
+def plan_exit_code(problems: Iterable[PlanProblem]) -> int:
+    """Return the exit code of a plan: that of a run by it which archives incomplete sessions too."""
     effects = {problem.code.effect for problem in problems}
-    skips = effects & {Effect.WRONG, Effect.SKIPS}
-    if (is_whole and Effect.WRONG in effects) or (checks_first and skips):
+    if Effect.WRONG in effects:
         return UsageError.exit_code
-    if skips or Effect.LACKS in effects:
+    if effects & {Effect.SKIPS, Effect.LACKS}:
         return FILES_MISSING
-    return SESSION_HELD if effects & {Effect.HOLDS, *(() if archives_parts else (Effect.PARTS,))} else 0
+    return SESSION_HELD if Effect.HOLDS in effects else 0

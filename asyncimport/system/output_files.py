@@ -34,21 +34,14 @@ class UntrustedError(OSError):
         self.hint = hint
 
 
-def hint_for(error: OSError, otherwise: str) -> str:
-    """Return the hint of an error, or `otherwise` if it has none."""
-    return error.hint if isinstance(error, UntrustedError) else otherwise
-
-
 @contextmanager
 def output_errors(option: str, path: Path) -> Iterator[None]:
     """Report that the file of an option cannot be written. Raises: UsageError for an OSError of the block."""
     try:
         yield
     except OSError as error:
-        raise UsageError(
-            f"{option} {path} cannot be written: {error.strerror}",
-            hint=hint_for(error, "give a file in a directory that you may write to"),
-        ) from error
+        hint = error.hint if isinstance(error, UntrustedError) else "give a file in a directory that you may write to"
+        raise UsageError(f"{option} {path} cannot be written: {error.strerror}", hint=hint) from error
 
 
 def real_path(path: Path) -> Path:
