@@ -34,20 +34,25 @@ class ArchivingLimit:
         """How long a session of each size class takes: one of the first, so it only serves to compare."""
         self._slowdown = 1.0
         """How much longer sessions took in the last measurement than those."""
-        self._kept: tuple[int, float] | None = None
+        self._before_trial: tuple[int, float] | None = None
         """During a trial: the limit before it, and its throughput."""
         self._goes_up = True
         """Whether the next trial is of more."""
         self._pause, self._measurements_left = _MIN_PAUSE, 0
         self._measure(self.limit)
 
+    @property
+    def next_limit(self) -> int:
+        """The same: nothing need be ready for a trial."""
+        return self.limit
+
     def record_success(
         self, seconds: float, size: int, *, is_full: bool = True, is_zip: bool = False, link_seconds: float = 0.0
     ) -> None:
         """Record that a session of `size` files was archived, in so many seconds, and whether all places were taken."""
         del is_zip, link_seconds
-        if self._calls_to_skip:
-            self._calls_to_skip -= 1
+        if self._sessions_to_skip:
+            self._sessions_to_skip -= 1
             return
         base = self._bases.setdefault(size.bit_length(), seconds / self._slowdown or 1.0)
         self._ratios.append(seconds / base)
@@ -57,8 +62,8 @@ class ArchivingLimit:
 
     def restart(self) -> None:
         """Drop the current trial: the server is in trouble."""
-        if self._kept is not None:
-            self.limit, self._kept = self._kept[0], None
+        if self._before_trial is not None:
+            self.limit, self._before_trial = self._before_trial[0], None
         self._measure(self.limit)
 
     def measure_again(self) -> None:
@@ -67,7 +72,7 @@ class ArchivingLimit:
 
     def _measure(self, limit: int) -> None:
         # Sessions that began under another number say nothing about this one.
-        self._calls_to_skip = self.limit if limit != self.limit else 0
+        self._sessions_to_skip = self.limit if limit != self.limit else 0
         self.limit = limit
         self._ratios: list[float] = []
         self._full = 0
@@ -80,11 +85,11 @@ class ArchivingLimit:
             return
         self._slowdown = sum(self._ratios) / len(self._ratios) or 1.0
         throughput = limit / self._slowdown
-        if self._kept is None:
+        if self._before_trial is None:
             self._measurements_left -= 1
             self._try_other(limit, throughput)
             return
-        (before, throughput_before), self._kept = self._kept, None
+        (before, throughput_before), self._before_trial = self._before_trial, None
         went_up = limit > before
         if throughput >= throughput_before * (_FASTER if went_up else _AS_FAST):
             self._goes_up, self._pause, self._measurements_left = went_up, _MIN_PAUSE, -1
@@ -100,7 +105,7 @@ class ArchivingLimit:
         """Begin a trial if one is due; the number now has just been measured."""
         trial = self._next_trial() if self._measurements_left < 0 else limit
         if trial != limit:
-            self._kept = limit, throughput
+            self._before_trial = limit, throughput
         self._measure(trial)
 
     def _next_trial(self) -> int:

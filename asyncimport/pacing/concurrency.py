@@ -3,13 +3,11 @@
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import anyio
 
 from asyncimport.errors import primary_error
-from asyncimport.pacing.adaptive import AdaptiveLimit
-from asyncimport.pacing.archiving import ArchivingLimit
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -19,29 +17,48 @@ _SECONDS_BETWEEN_CUTS = 1.0
 _AVERAGED_CALLS = 8
 
 
+class LimitFinder(Protocol):
+    """Finds the best limit by the calls that end: see `AdaptiveLimit` and `ArchivingLimit`."""
+
+    @property
+    def limit(self) -> int:
+        """Calls that should be in flight now."""
+        ...
+
+    @property
+    def next_limit(self) -> int:
+        """To how many calls the limit may grow next."""
+        ...
+
+    def record_success(self, seconds: float, size: int, *, is_full: bool, is_zip: bool, link_seconds: float) -> None:
+        """Record a successful call: see `Throttle.record_success`; `is_full`: all slots were in use."""
+        ...
+
+    def restart(self) -> None:
+        """Drop the current trial: the server is in trouble."""
+        ...
+
+    def measure_again(self) -> None:
+        """Begin the current measurement again: the calls are of another kind now."""
+        ...
+
+
 class Throttle:
     """Halves the limit of calls in flight on overload, and grows it back by one for each full round of successes.
 
-    `ceiling` is the highest limit; with `adaptive`, `AdaptiveLimit` finds the best limit below it, and begins with more
-    calls on a long `round_trip`; or `finder` does. The limit is cut once a second at most, however many calls report
-    the same overload. A Retry-After holds back every call, not only the one that received it. Times are seconds.
+    The highest `limit` is given, or found. It is cut once a second at most, however many calls report the same
+    overload. A Retry-After holds back every call, not only the one that received it. Times are seconds.
     """
 
     def __init__(
         self,
-        ceiling: int,
+        limit: int | LimitFinder,
         *,
-        adaptive: bool = False,
-        round_trip: float = 0.0,
-        finder: ArchivingLimit | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._adaptive: AdaptiveLimit | ArchivingLimit | None = finder
-        if adaptive:
-            self._adaptive = AdaptiveLimit(ceiling, round_trip=round_trip, clock=clock)
-        self._ceiling = ceiling if self._adaptive is None else self._adaptive.limit
-        self._limit = self._ceiling
+        self._finder = None if isinstance(limit, int) else limit
+        self._ceiling = self._limit = limit if isinstance(limit, int) else limit.limit
         self._sleep = sleep
         self._clock = clock
         self._acquired = 0
@@ -61,9 +78,7 @@ class Throttle:
     @property
     def next_limit(self) -> int:
         """Calls that may be in flight soon, if the limit is about to grow."""
-        if self.is_cut or not isinstance(self._adaptive, AdaptiveLimit):
-            return self._limit
-        return self._adaptive.next_limit
+        return self._limit if self.is_cut or self._finder is None else self._finder.next_limit
 
     @property
     def in_flight(self) -> int:
@@ -78,7 +93,7 @@ class Throttle:
     @property
     def is_fixed(self) -> bool:
         """Whether the limit is a given number."""
-        return self._adaptive is None
+        return self._finder is None
 
     @property
     def is_frozen(self) -> bool:
@@ -87,8 +102,8 @@ class Throttle:
 
     @is_frozen.setter
     def is_frozen(self, value: bool) -> None:
-        if self._is_frozen and not value and self._adaptive is not None:
-            self._adaptive.measure_again()
+        if self._is_frozen and not value and self._finder is not None:
+            self._finder.measure_again()
         self._is_frozen = value
 
     @property
@@ -157,11 +172,11 @@ class Throttle:
                 self._successes += 1
                 if self._successes >= self._limit:
                     self._set_limit(self._limit + 1)
-        elif self._adaptive is not None:
+        elif self._finder is not None:
             is_full = self._acquired >= self._limit
-            self._adaptive.record_success(seconds, size, is_full=is_full, is_zip=is_zip, link_seconds=link_seconds)
-            if self._adaptive.limit != self._limit:
-                self._ceiling = self._adaptive.limit
+            self._finder.record_success(seconds, size, is_full=is_full, is_zip=is_zip, link_seconds=link_seconds)
+            if self._finder.limit != self._limit:
+                self._ceiling = self._finder.limit
                 self._set_limit(self._ceiling)
 
     def slow_down(self, retry_after: float | None = None) -> None:
@@ -171,9 +186,9 @@ class Throttle:
             self.pause(retry_after)
         if now - self._cut_at >= _SECONDS_BETWEEN_CUTS:
             self._cut_at = now
-            if self._adaptive is not None:
-                self._adaptive.restart()
-                self._ceiling = self._adaptive.limit
+            if self._finder is not None:
+                self._finder.restart()
+                self._ceiling = self._finder.limit
             self._set_limit(max(1, self._limit // 2))
 
     def allow(self, limit: int) -> None:

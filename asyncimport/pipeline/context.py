@@ -14,6 +14,7 @@ from asyncimport.journal import Journal
 from asyncimport.model.events import Event, Notice, ServerUnavailable
 from asyncimport.model.options import Options
 from asyncimport.model.ports import Destination, FileReader, Routes, Source
+from asyncimport.pacing.adaptive import AdaptiveLimit
 from asyncimport.pacing.archiving import ArchivingLimit
 from asyncimport.pacing.compression import Compression
 from asyncimport.pacing.concurrency import Throttle
@@ -52,10 +53,9 @@ class SendContext:
 
     def __post_init__(self) -> None:
         """Make what all uploads share."""
-        report = self.report
-        self.throttle = Throttle(
-            self.options.max_workers, adaptive=self.options.is_adaptive, round_trip=self.destination.round_trip
-        )
+        report, most = self.report, self.options.max_workers
+        round_trip = self.destination.round_trip
+        self.throttle = Throttle(AdaptiveLimit(most, round_trip=round_trip) if self.options.is_adaptive else most)
         self.load.throttle = self.throttle
         self.compression = Compression(self.options.compress, deflate_rate=expected_rate())
         self.outage = Outage(
@@ -101,7 +101,7 @@ class Context(SendContext):
         SendContext.__post_init__(self)
         self.may_feed = not self.options.check_first
         most = self.options.max_finalizers
-        self.finalizing = Throttle(most, finder=ArchivingLimit(most) if self.options.finalizers is None else None)
+        self.finalizing = Throttle(ArchivingLimit(most) if self.options.finalizers is None else most)
         self._journal_limiter = anyio.CapacityLimiter(1)
 
     async def call_journal(self, method: Callable[[], T]) -> T:

@@ -61,7 +61,7 @@ class Archiving:
 
 def found(slowdown: Slowdown, sessions: int = 400) -> Archiving:
     """Archive with the number that is found."""
-    archiving = Archiving(slowdown, Throttle(10, finder=ArchivingLimit(10)))
+    archiving = Archiving(slowdown, Throttle(ArchivingLimit(10)))
     archiving.run(sessions)
     return archiving
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from simulation import Client, Clock, Phase, Server
 
+from asyncimport.pacing.adaptive import AdaptiveLimit
 from asyncimport.pacing.concurrency import Throttle
 
 CEILING = 64
@@ -96,7 +97,7 @@ MODELS = {
 def auto(model: Model, seed: int) -> tuple[Client, Throttle, Clock]:
     """Let a client begin that finds out how many should be in flight."""
     clock = Clock()
-    throttle = Throttle(CEILING, adaptive=True, clock=clock.time)
+    throttle = Throttle(AdaptiveLimit(CEILING, clock=clock.time), clock=clock.time)
     return model.play(throttle, clock, seed), throttle, clock
 
 

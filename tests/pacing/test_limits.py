@@ -514,7 +514,7 @@ def test_whatever_happens_no_slot_is_lost(ceiling: int, actions: list[list[tuple
 async def test_an_adaptive_throttle_finds_a_limit() -> None:
     """The limit begins low, grows while latency stays, and stops at the ceiling."""
     time = Time()
-    throttle = Throttle(6, adaptive=True, sleep=time.sleep, clock=time.clock)
+    throttle = Throttle(AdaptiveLimit(6, clock=time.clock), sleep=time.sleep, clock=time.clock)
     async with anyio.create_task_group() as tasks:
         calls = Calls(throttle, tasks)
         await calls.begin(8)
@@ -531,7 +531,7 @@ async def test_an_adaptive_throttle_finds_a_limit() -> None:
 async def test_the_time_between_two_calls_of_a_slot_counts() -> None:
     """Latency counts from the acquisition of the slot or the end of its last call; waiting before does not count."""
     time = Time()
-    throttle = Throttle(64, adaptive=True, sleep=time.sleep, clock=time.clock)
+    throttle = Throttle(AdaptiveLimit(64, clock=time.clock), sleep=time.sleep, clock=time.clock)
     noted: list[float] = []
 
     def note(seconds: float = 0.0, size: int = 0, *, is_zip: bool = False, link_seconds: float = 0.0) -> None:
@@ -574,7 +574,7 @@ def test_seconds_per_call_is_a_moving_average() -> None:
 async def test_an_overload_cuts_the_adaptive_limit_too() -> None:
     """It grows back by one for each full round; only then the adaptive limit measures again."""
     time = Time()
-    throttle = Throttle(64, adaptive=True, sleep=time.sleep, clock=time.clock)
+    throttle = Throttle(AdaptiveLimit(64, clock=time.clock), sleep=time.sleep, clock=time.clock)
     while throttle.limit < 20:
         while throttle.try_acquire():
             pass

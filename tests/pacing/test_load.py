@@ -2,6 +2,7 @@
 
 import pytest
 
+from asyncimport.pacing.adaptive import AdaptiveLimit
 from asyncimport.pacing.concurrency import RateLimit, Throttle
 from asyncimport.pacing.load import Load
 
@@ -12,7 +13,8 @@ class Watched:
     def __init__(self, slots: int, in_flight: int, *, adaptive: bool = True, processor: float = 0.0) -> None:
         self.now = 1000.0
         self.load = Load(clock=lambda: self.now, processor=lambda: processor * self.now)
-        self.throttle = Throttle(slots, adaptive=adaptive, clock=lambda: self.now)
+        limit = AdaptiveLimit(slots, clock=lambda: self.now) if adaptive else slots
+        self.throttle = Throttle(limit, clock=lambda: self.now)
         self.load.throttle = self.throttle
         for _ in range(in_flight):
             assert self.throttle.try_acquire()

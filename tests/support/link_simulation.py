@@ -7,6 +7,7 @@ from random import Random
 from simulation import Clock, Phase, Server, Sizes, Station, Steps
 
 from asyncimport.model.choices import Compress
+from asyncimport.pacing.adaptive import AdaptiveLimit
 from asyncimport.pacing.compression import Compression
 from asyncimport.pacing.concurrency import Throttle
 
@@ -165,7 +166,7 @@ def send(
 ) -> Sender:
     """Send files for some seconds, with a number in flight or an adaptive one."""
     clock = Clock()
-    throttle = Throttle(workers or 64, adaptive=workers is None, round_trip=round_trip, clock=clock.time)
+    throttle = Throttle(workers or AdaptiveLimit(64, round_trip=round_trip, clock=clock.time), clock=clock.time)
     sender = Sender(
         clock,
         Link(clock, Random(seed), rate, round_trip, loss),
