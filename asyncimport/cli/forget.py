@@ -83,7 +83,7 @@ def _show(out: Console, found: Sequence[PruneItem]) -> None:
         out.print(Text(f"{title}: {counted(files, 'file')}, {human_bytes(size)}", style="bold"))
         show_lines(out, [_line(item) for item in items])
     if any(item.is_whole and item.state == "archived" and item.keep_reason is None for item in found):
-        warning = "An archived session is sent again. That is a conflict in XNAT, unless the session is deleted there."
+        warning = "Of an archived session, the next upload sends what the archive lacks."
         out.print(Text(warning))
 
 

@@ -53,7 +53,7 @@ def prune_journal(request: ForgetRequest, agree: Callable[[Sequence[PruneItem]],
     """Do the same, but block. Raises: JournalError, UsageError."""
     request.check()
     with Pruner.of(request.journal, project=request.project) as pruner:
-        for label in dict.fromkeys(name.lower() for name in request.sessions):
+        for label in {name.lower(): name for name in request.sessions}.values():
             pruner.find_sessions(label, force=request.force)
         if request.held:
             pruner.find_held(force=request.force)
