@@ -18,6 +18,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
         "asyncimport upload /data/dicom -P MYPROJECT --plan plan.csv",
         "asyncimport upload /data -P MYPROJECT --path-pattern '{subject}/{session}/**'",
         "asyncimport upload /incoming -P MYPROJECT --watch 5m --max-rate 20MB/s",
+        "asyncimport upload /data/dicom -P MYPROJECT --dask tls://head:8786",
     ),
     "plan": (
         "asyncimport plan /data/dicom -P MYPROJECT",

@@ -25,6 +25,21 @@ _EXIT_CODES = (
     ("130, 143", "stopped by a signal; the same command resumes"),
 )
 
+_VARIABLES = (
+    ("XNAT_HOST, XNAT_URL", "XNAT's address"),
+    ("XNAT_USER, XNAT_PASS", "the login"),
+    ("XNAT_TOKEN", "a token in its place: alias:secret"),
+    ("ASYNCIMPORT_CONFIG", "the file of profiles"),
+    ("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY", "proxies"),
+    ("SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE", "certificate authorities; the first that is set counts"),
+    ("NO_COLOR", "no colours"),
+)
+_FILES = (
+    ("~/.config/asyncimport/config.toml", "profiles"),
+    ("~/.local/state/asyncimport", "journals, unless --state-dir says otherwise"),
+    ("~/.netrc", "logins, closed to others"),
+)
+
 
 def manual() -> str:
     """Return the manual page, in the language of man(7)."""
@@ -50,6 +65,10 @@ def _page() -> Iterator[str]:
         yield from _examples(name)
     yield ".SH EXIT STATUS"
     yield from _list(_EXIT_CODES)
+    yield ".SH ENVIRONMENT"
+    yield from _list(_VARIABLES)
+    yield ".SH FILES"
+    yield from _list(_FILES)
     yield ".SH EXAMPLES"
     yield from _examples("")
 

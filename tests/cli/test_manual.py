@@ -23,6 +23,14 @@ def test_the_manual_page_is_up_to_date() -> None:
     assert PAGE.read_text("utf-8") == manual()
 
 
+def test_the_manual_page_names_the_variables_of_the_docs() -> None:
+    """Nobody finds those of passwords and proxies beside an option."""
+    section = (PAGE.parent / "options.md").read_text("utf-8").partition("\n## Environment variables\n")[2]
+    named = set(re.findall(r"`([A-Z][A-Z_]+)`", section.partition("\n## ")[0])) - {"ASYNCIMPORT_MAX_RATE"}
+    assert len(named) > 10
+    assert named <= set(re.findall(r"[A-Z][A-Z_]+", PAGE.read_text("utf-8").replace(r"\fB", "")))
+
+
 @pytest.mark.parametrize("words", [("groff", "-man", "-Tutf8", "-ww"), ("mandoc", "-Tlint", "-Werror")])
 def test_programs_for_manual_pages_accept_it(words: tuple[str, ...]) -> None:
     """They have no warnings; mandoc tells of those that it takes for errors."""
