@@ -49,8 +49,8 @@ class DeliveryQueue:
         with self._connection.transaction(durable=True):
             row = self._db.execute(
                 "SELECT d.key, d.number, d.uri, d.state, s.key, s.project, s.subject, s.label, s.study_uid, "
-                "s.initial_subject, s.initial_label, EXISTS (SELECT 1 FROM blocked WHERE blocked.session = s.key "
-                "AND blocked.second_row), "
+                "d.expected, d.archived_before, s.initial_subject, s.initial_label, "
+                "EXISTS (SELECT 1 FROM blocked WHERE blocked.session = s.key AND blocked.second_row), "
                 "iif(d.state = 'OPEN', max(0, max(coalesce(u.since, ?1), ?1) + ?2), 0) AS wait "
                 # CROSS makes SQLite start from the few ready deliveries.
                 "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
@@ -60,7 +60,8 @@ class DeliveryQueue:
             ).fetchone()
             if row is None:
                 return None
-            key, number, uri, state, session, project, subject, label, study_uid, *initial, second_row, wait = row
+            key, number, uri, state, session, project, subject, label, study_uid, *rest = row
+            expected, archived_before, *initial, second_row, wait = rest
             is_open = bool(second_row) and state == "OPEN"
             if wait:
                 return float(wait)
@@ -71,31 +72,33 @@ class DeliveryQueue:
                     "UPDATE delivery SET state = 'SEALED', partial = ? WHERE key = ?",
                     (any(self._state.count_missing(session)), key),
                 )
-            uids = self._uids(session, "STORED")
-            # Instances refused because of the second row may be accepted later.
-            refused = frozenset() if is_open else self._uids(session, "REFUSED")
-            (most_files,) = self._connection.one(
-                "SELECT count(*) FROM instance i LEFT JOIN delivery d ON d.key = i.delivery WHERE i.session = ? "
+            # One look at all instances: of a large session each takes milliseconds.
+            *counts, stored, refused, presumed, resent = self._connection.one(
+                "SELECT count(*) FILTER (WHERE d.uri = ?2), count(*) FILTER (WHERE d.uri = ?2 "
                 # A row that was built and left takes later files. It may have a part of a failed instance.
-                "AND (d.uri = ? OR i.state = 'FAILED' OR (i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED'))",
-                (session, uri),
-            )
-            presumed, resent = self._presumed(session, key)
-            files, expected, archived_before = self._connection.one(
-                "SELECT (SELECT count(*) FROM instance i JOIN delivery d ON d.key = i.delivery "
-                "WHERE i.session = ?1 AND d.uri = ?2), expected, archived_before FROM delivery WHERE key = ?3",
-                (session, uri, key),
+                "OR i.state = 'FAILED' OR (i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED')), "
+                "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'STORED'), "
+                # Instances refused because of the second row may be accepted later.
+                "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'REFUSED' AND NOT ?4), "
+                "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'STORED' AND i.presumed), "
+                "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'STORED' AND i.presumed AND i.delivery = ?3) "
+                "FROM instance i LEFT JOIN delivery d ON d.key = i.delivery WHERE i.session = ?1",
+                (session, uri, key, is_open),
             )
         where = Session(project, subject, label, study_uid)
-        delivery = Delivery(key, where, number, uri, initial_labels(where, *initial))
-        counts = {"most_files": most_files, "files": files, "expected": expected}
-        before = None if archived_before is None else frozenset[str](json.loads(archived_before))
-        outcome = delivery, uids, refused, state == "ARCHIVED", is_open
-        return SealedDelivery(*outcome, presumed=presumed, resent=resent, archived_before=before, **counts)
-
-    def _uids(self, session: int, state: str, which: str = "TRUE") -> frozenset[str]:
-        query = f"SELECT json_quote(sop_uid) FROM instance WHERE session = ? AND state = ? AND {which}"  # noqa: S608 - fixed text
-        return frozenset(self._connection.json_rows(query, (session, state)))
+        return SealedDelivery(
+            Delivery(key, where, number, uri, initial_labels(where, *initial)),
+            _uids(stored),
+            _uids(refused),
+            state == "ARCHIVED",
+            is_open,
+            files=counts[0],
+            most_files=counts[1],
+            presumed=_uids(presumed),
+            resent=_uids(resent),
+            expected=expected,
+            archived_before=None if archived_before is None else _uids(archived_before),
+        )
 
     def record_archived_before(self, sealed: SealedDelivery, before: frozenset[str]) -> SealedDelivery:
         """Record the UIDs archived before a sealed delivery. Call it before XNAT is called: later nobody can know."""
@@ -109,12 +112,6 @@ class DeliveryQueue:
             )
             (expected,) = self._connection.one("SELECT expected FROM delivery WHERE key = ?", (delivery,))
         return replace(sealed, expected=expected, archived_before=before)
-
-    def _presumed(self, session: int, delivery: int) -> tuple[frozenset[str], frozenset[str]]:
-        presumed = self._uids(session, "STORED", "presumed")
-        return presumed, self._uids(
-            session, "STORED", f"presumed AND delivery = {delivery:d}"
-        ) if presumed else presumed
 
     def record_verdict(self, verdict: Verdict) -> Verdict:
         """Record how a delivery ended, and release its subject and its place among the active sessions.
@@ -320,6 +317,10 @@ class DeliveryQueue:
             "presumed = iif(?, NULL, presumed) WHERE session = ? AND sop_uid = ? AND state = 'STORED'",
             [(state, reason, refusal, self._run, is_missing, session, uid) for uid in uids],
         )
+
+
+def _uids(array: str) -> frozenset[str]:
+    return frozenset(json.loads(array))
 
 
 def replaced_since(files: int) -> str:

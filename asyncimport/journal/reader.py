@@ -362,8 +362,8 @@ class JournalReader:
             for sop_uid, is_copy, presumed, sha256, xxh3, path, *columns in rows
         ]
 
-    def deliveries(self, label: str | None = None) -> list[DeliveryRow]:
-        """Return the deliveries of all sessions in scope, or of those with this label."""
+    def deliveries(self, label: str | None = None, *, counts: bool = True) -> list[DeliveryRow]:
+        """Return the deliveries of all sessions in scope, or of this label; `files` and `run` only with `counts`."""
         if label is None:
             which = f"DISTINCT i.session FROM {self._files} JOIN instance i ON i.key = f.instance AND f.kind IN "
             which += "('INSTANCE', 'SKIPPED')"
@@ -373,8 +373,8 @@ class JournalReader:
             f"WITH t AS (SELECT {which}) SELECT s.project, s.subject, s.label, s.study_uid, d.number, "  # noqa: S608 - fixed text
             "d.state, d.uri, d.archive_uri, d.merges, d.verified, d.closed_at, count(i.key), min(i.run), d.reason "
             "FROM t CROSS JOIN session s ON s.key = t.session JOIN delivery d ON d.session = s.key "
-            "LEFT JOIN instance i ON i.session = s.key AND i.delivery = d.key GROUP BY d.key ORDER BY d.key",
-            () if label is None else (label,),
+            "LEFT JOIN instance i ON ? AND i.session = s.key AND i.delivery = d.key GROUP BY d.key ORDER BY d.key",
+            (counts,) if label is None else (label, counts),
         )
         found = []
         for *names, number, state, uri, archive_uri, merges, verified, closed_at, files, run, reason in rows:

@@ -1,5 +1,7 @@
 """Look for what interrupted uploads have left in the prearchive."""
 
+from functools import partial
+
 import anyio.to_thread
 
 from asyncimport.journal import JournalReader
@@ -11,7 +13,7 @@ from asyncimport.xnat.orphans import find_orphans
 
 async def orphans_of(client: Client, reader: JournalReader) -> list[Orphan]:
     """Find the prearchive rows of our sessions that are no delivery of ours. Raises: TransientError, RefusedError."""
-    deliveries = await anyio.to_thread.run_sync(reader.deliveries)
+    deliveries = await anyio.to_thread.run_sync(partial(reader.deliveries, counts=False))
     source = (await anyio.to_thread.run_sync(reader.metadata)).get("source")
     # At the address of an archived or deleted delivery there is nothing, or a later row.
     live = {one.uri for one in deliveries if one.uri and one.state not in {"ARCHIVED", "DELETED"}}
