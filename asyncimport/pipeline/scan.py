@@ -182,7 +182,7 @@ def _nothing_sent(reasons: Sequence[tuple[str, int]], *, one_label: bool) -> Usa
     """Return the error of a run that checks all files first, by the reasons why files are skipped."""
     hint = "see them all with `asyncimport status`, and correct them"
     if one_label:
-        hint += "; one fixed session label is for one study: a field in --session gives each its own"
+        hint += "; one fixed session label is for one study: a field in --session, with --relabel, gives each its own"
     else:
         hint += "; without --check-first, the other files are sent"
     problems = counted(len(reasons), "problem was found", "problems were found")

@@ -104,8 +104,8 @@ async def test_truncated_files_explain_what_differs_from_the_plan(
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (("-E", "visit"), "a field in --session gives each its own"),
-        (("-E", "visit", "--check-first"), "a field in --session gives each its own"),
+        (("-E", "visit"), "a field in --session, with --relabel, gives each its own"),
+        (("-E", "visit", "--check-first"), "a field in --session, with --relabel, gives each its own"),
         (("-E", "{Modality}"), "--dry-run shows them all"),
         (("-E", "{StudyID}", "--check-first"), "without --check-first, the other files are sent"),
     ],
@@ -124,6 +124,9 @@ async def test_nobody_is_told_to_leave_out_what_nobody_gave(
     assert hint in ended.json["error"]["hint"]
     assert ("--check-first" in ended.json["error"]["hint"]) == hint.startswith("without")
     assert not xnat.archived
+    if "--relabel" in hint:
+        assert (await upload(commands, source, "-E", "{StudyInstanceUID}", "--relabel")).code == 0
+        assert len(xnat.archived) == 2
 
 
 async def test_a_second_source_with_its_own_templates(
