@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from math import inf
 from time import monotonic
 from typing import Any, Protocol, Self, TypeVar, cast
 
@@ -15,6 +16,10 @@ _MAX_RETRY_AFTER_SECONDS = 300.0
 _SECONDS_BETWEEN_CUTS = 1.0
 # `seconds_per_call` is a moving average over about this many calls.
 _AVERAGED_CALLS = 8
+# Where the limit is adaptive, it may be one, and an answer may never come. If no call ends for this many times as long
+# as one takes, and for so many seconds at least (or the third number where that is unknown), another may begin; the
+# next after twice as long, as the server may only be slow.
+_STUCK_CALLS, _MIN_STUCK_SECONDS, _STUCK_SECONDS = 20, 1.0, 10.0
 
 
 class LimitFinder(Protocol):
@@ -63,6 +68,12 @@ class Throttle:
         self._clock = clock
         self._acquired = 0
         self._waiting: deque[anyio.Event] = deque()
+        self._since: dict[Slot, float] = {}
+        """When the present call of each slot in use began, the oldest first."""
+        self._ended_at = float("-inf")
+        """When the last call succeeded, or gave its slot to another."""
+        self._lent = 0
+        """How many calls have given their slots to others since one succeeded."""
         self._successes = 0
         self._cut_at = float("-inf")
         self._resume_at = float("-inf")
@@ -129,7 +140,11 @@ class Throttle:
         acquired = anyio.Event()
         self._waiting.append(acquired)
         try:
-            await acquired.wait()
+            while not acquired.is_set():
+                with anyio.move_on_after(self._seconds_to_lend()):
+                    await acquired.wait()
+                if not acquired.is_set() and not self._seconds_to_lend():
+                    self._lend_slot()
         except BaseException:
             if acquired.is_set():
                 # Cancelled just when the slot was assigned: pass it on, or the next caller waits for ever.
@@ -142,6 +157,37 @@ class Throttle:
         """Give a slot back."""
         self._acquired -= 1
         self._wake_waiting()
+
+    def call_began(self, slot: "Slot", now: float) -> None:
+        """Note that a call begins in a slot."""
+        self._since.pop(slot, None)
+        self._since[slot] = now
+
+    def call_succeeded(self, slot: "Slot", now: float) -> None:
+        """Note that a call has succeeded, and that the next begins in its slot if it still has one."""
+        self._ended_at, self._lent = now, 0
+        if self._since.pop(slot, None) is not None:
+            self._since[slot] = now
+
+    def slot_released(self, slot: "Slot") -> None:
+        """Note that a slot is no longer in use, and give it back."""
+        self._since.pop(slot, None)
+        self.release()
+
+    def _seconds_to_lend(self) -> float:
+        """Return after how long the oldest call gives its slot to another, if none ends until then."""
+        if not isinstance(self._adaptive, AdaptiveLimit):
+            return inf
+        now, pace = self._clock(), self.seconds_per_call
+        stuck = _STUCK_SECONDS if pace is None else max(_MIN_STUCK_SECONDS, _STUCK_CALLS * pace)
+        began = max(self._ended_at, self._resume_at, next(iter(self._since.values()), now))
+        return max(0.0, began + stuck * 2.0**self._lent - now)
+
+    def _lend_slot(self) -> None:
+        self._ended_at = self._clock()
+        self._lent += 1
+        for slot in list(self._since)[:1]:
+            slot.release()
 
     def now(self) -> float:
         """Return the time of the clock."""
@@ -258,10 +304,15 @@ class Slot:
             if not self._is_acquired:
                 await throttle.acquire()
                 self._is_acquired = True
-                self._since = throttle.now()
+                self._begin()
             if not await throttle.wait_retry_after():
                 return
-            self._since = throttle.now()
+            if self._is_acquired:
+                self._begin()
+
+    def _begin(self) -> None:
+        self._since = self._throttle.now()
+        self._throttle.call_began(self, self._since)
 
     def record_success(self, size: int, *, is_zip: bool = False, link_seconds: float = 0.0) -> float:
         """Record a successful call that sent `size` bytes, as the throttle does; return the seconds that it took.
@@ -271,6 +322,7 @@ class Slot:
         """
         now = self._throttle.now()
         seconds, self._since = now - self._since, now
+        self._throttle.call_succeeded(self, now)
         self._throttle.record_success(seconds, size, is_zip=is_zip, link_seconds=link_seconds)
         return seconds
 
@@ -278,7 +330,7 @@ class Slot:
         """Give the slot back until the next `wait_turn`, for example during backoff."""
         if self._is_acquired:
             self._is_acquired = False
-            self._throttle.release()
+            self._throttle.slot_released(self)
 
 
 async def map_concurrently(call: Callable[[T], Awaitable[R]], items: Iterable[T], workers: int) -> list[R]:

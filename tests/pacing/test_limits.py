@@ -528,6 +528,29 @@ async def test_an_adaptive_throttle_finds_a_limit() -> None:
             await calls.end(1)
 
 
+async def test_a_call_that_gets_no_answer_gives_its_slot_to_another() -> None:
+    """It has none then, and waits for one before its next call."""
+    throttle = Throttle(64, adaptive=True)
+    async with throttle.slot() as quick:
+        quick.record_success(1)
+    stuck = [throttle.slot() for _ in range(throttle.limit)]
+    for slot in stuck:
+        await slot.wait_turn()
+    with anyio.fail_after(30):
+        async with throttle.slot():
+            assert throttle.in_flight == throttle.limit == 3
+            stuck[0].record_success(1)
+            stuck[0].release()
+            assert throttle.in_flight == 3
+    assert throttle.in_flight == 2
+    with anyio.fail_after(30):
+        await stuck[0].wait_turn()
+    assert throttle.in_flight == 3
+    for slot in stuck:
+        slot.release()
+    assert throttle.in_flight == 0
+
+
 async def test_the_time_between_two_calls_of_a_slot_counts() -> None:
     """Latency counts from the acquisition of the slot or the end of its last call; waiting before does not count."""
     time = Time()

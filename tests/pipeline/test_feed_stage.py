@@ -139,6 +139,23 @@ async def test_files_that_are_tried_again_later_keep_no_others_waiting(
     assert len(destination.stored) == 24
 
 
+async def test_files_that_get_no_answer_keep_no_others_waiting_for_a_slot(journal_path: Path) -> None:
+    """With `-w auto` there are three slots at first, or one while it measures, and an answer may take ten minutes."""
+    destination, others_stored = MemoryDestination(), anyio.Event()
+
+    async def store(claim: Claim) -> None:
+        if claim.instance.sop_uid in {"1.2", "2.2", "3.2"}:
+            await others_stored.wait()
+        elif len(destination.stored) == 116:
+            others_stored.set()
+
+    destination.on_store = store
+    files = {path: key for number in range(1, 7) for path, key in study_files(f"{number}", 20).items()}
+    with anyio.fail_after(30):
+        summary = await run_pipeline(MemorySource(files, batch=120), destination, journal_path, options=Options())
+    assert len(destination.stored) == len(set(destination.stored)) == summary.files.stored == 120
+
+
 @pytest.mark.parametrize("ahead", [0, 1_000])
 async def test_a_file_that_gets_no_answer_keeps_no_others_of_its_batch_waiting(
     journal_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
