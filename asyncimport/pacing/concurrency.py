@@ -16,10 +16,10 @@ _MAX_RETRY_AFTER_SECONDS = 300.0
 _SECONDS_BETWEEN_CUTS = 1.0
 # `seconds_per_call` is a moving average over about this many calls.
 _AVERAGED_CALLS = 8
-# Where the limit is adaptive, it may be one, and an answer may never come. If no call ends for this many times as long
+# Where the limit is found, it may be one, and an answer may never come. If no call ends for this many times as long
 # as one takes, and for so many seconds at least (or the third number where that is unknown), another may begin; the
 # next after twice as long, as the server may only be slow.
-_STUCK_CALLS, _MIN_STUCK_SECONDS, _STUCK_SECONDS = 20, 1.0, 10.0
+_STUCK_CALLS, _MIN_STUCK_SECONDS, _STUCK_SECONDS = 20, 1.0, 30.0
 
 
 class LimitFinder(Protocol):
@@ -176,7 +176,7 @@ class Throttle:
 
     def _seconds_to_lend(self) -> float:
         """Return after how long the oldest call gives its slot to another, if none ends until then."""
-        if not isinstance(self._adaptive, AdaptiveLimit):
+        if self.is_fixed:
             return inf
         now, pace = self._clock(), self.seconds_per_call
         stuck = _STUCK_SECONDS if pace is None else max(_MIN_STUCK_SECONDS, _STUCK_CALLS * pace)

@@ -530,7 +530,7 @@ async def test_an_adaptive_throttle_finds_a_limit() -> None:
 
 async def test_a_call_that_gets_no_answer_gives_its_slot_to_another() -> None:
     """It has none then, and waits for one before its next call."""
-    throttle = Throttle(64, adaptive=True)
+    throttle = Throttle(AdaptiveLimit(64))
     async with throttle.slot() as quick:
         quick.record_success(1)
     stuck = [throttle.slot() for _ in range(throttle.limit)]
