@@ -75,7 +75,8 @@ _ADVICE: Sequence[tuple[str, str, str]] = (
     ("subject differs", "", "compare the values"),
     ("subject from headers", "", "nothing to do"),
     ("subject ", "", f"correct the table or the subject in XNAT, then {_RUN_AGAIN}"),
-    ("held", "this study already", "let that upload end, or archive, move or delete the session in XNAT's prearchive"),
+    # The reason says it all.
+    ("held", "in XNAT's prearchive, then", ""),
     ("held", "of its files", "deal with these files, or --partial archive archives it without them"),
     ("held", "no part of it is sent", "correct these files or the rules, then run the same command again"),
     ("held", "", _RETRY_HELD),

@@ -137,6 +137,7 @@ def test_studies_of_a_plan_are_counted() -> None:
         ("refused", "the file is larger than a proxy before XNAT lets through (413)", "limit"),
         ("failed", "the server failed (500: no), 5 times", "run the same command again"),
         ("held", "2 of its files cannot be read", "--partial archive"),
+        ("held", "the prearchive has this study already (); delete it in XNAT's prearchive, then run this again", ""),
         ("held", "XNAT did not archive the session (500: no)", "--retry held"),
         ("subject failed", "no", "run the same command again"),
     ],
