@@ -89,9 +89,9 @@ class DeliveryQueue:
         return SealedDelivery(
             Delivery(key, where, number, uri, initial_labels(where, *initial)),
             _uids(stored),
-            _uids(refused),
-            state == "ARCHIVED",
-            is_open,
+            refused=_uids(refused),
+            archived=state == "ARCHIVED",
+            is_open=is_open,
             files=counts[0],
             most_files=counts[1],
             presumed=_uids(presumed),
@@ -143,65 +143,84 @@ class DeliveryQueue:
                 self._db.execute(
                     "UPDATE instance SET presumed = 1 WHERE delivery = ? AND state = 'STORED'", (delivery.key,)
                 )
-            if isinstance(verdict, Deleted) and not self._is_first_repair(session):
-                verdict = Held(delivery, "somebody has deleted it from the prearchive, and once more in the same run")
-            if isinstance(verdict, Deleted):
+            recorded = self._end(session, was, verdict)
+            if not isinstance(recorded, Held):
+                if was == "OPEN":
+                    self._reopen(session)
+                self._state.enqueue_pending(session)
+        return recorded
+
+    def _end(self, session: int, was: str, verdict: Verdict) -> Verdict:
+        """End a delivery that `was` in a state, by its verdict; return what is recorded in place of that."""
+        delivery = verdict.delivery
+        if isinstance(verdict, Deleted) and not self._is_first_repair(session):
+            verdict = Held(delivery, "somebody has deleted it from the prearchive, and once more in the same run")
+        match verdict:
+            case Deleted():
                 self._end_delivery(delivery, "DELETED", reason="somebody has deleted it from the prearchive")
                 stored = self._uids_of(delivery)
                 self._reset_stored(session, stored, "PENDING", None, is_missing=False)
-                verdict = Deleted(delivery, len(stored))
-            elif isinstance(verdict, Incomplete) and not (verdict.lost or verdict.resent):
-                verified = "present" if verdict.unproven else "uids"
-                self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, verified=verified)
-                self._refuse_dropped(session, verdict)
-                verdict = Archived(delivery, verdict.uri, verified)
-            elif isinstance(verdict, Incomplete) and self._may_repair(session, verdict.lost):
-                lost = f"{_lost_text(verdict, lacks='lacked')}, which are to be sent again"
-                self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
-                self._refuse_dropped(session, verdict)
-                self._reset_stored(session, verdict.lost, "PENDING", None)
-                self._reset_stored(session, verdict.resent, "PENDING", None, is_missing=False)
-            elif isinstance(verdict, Archived):
-                if verdict.holds is not None:
-                    self._db.execute(
-                        "UPDATE delivery SET expected = ?, archived_before = NULL WHERE key = ?",
-                        (verdict.holds, delivery.key),
-                    )
-                if verdict.proven:
-                    self._db.execute("UPDATE instance SET presumed = NULL WHERE delivery = ?", (delivery.key,))
-                self._db.executemany(
-                    "UPDATE instance SET presumed = 1 WHERE session = ? AND sop_uid = ? AND state <> 'STORED'",
-                    [(session, uid) for uid in verdict.unacknowledged],
-                )
-                replaced = self._record_digests(session, verdict)
-                if replaced and verdict.verified == "uids":
-                    verdict = replace(verdict, verified="present")
-                reason = replaced_since(replaced) if replaced else ""
-                self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified, reason=reason)
-            elif isinstance(verdict, Built):
-                self._end_delivery(delivery, "BUILT")
-            elif isinstance(verdict, Held) and was == "OPEN":
+                return Deleted(delivery, len(stored))
+            case Incomplete():
+                return self._end_incomplete(session, was, verdict)
+            case Archived():
+                return self._end_archived(session, verdict)
+            case Held() if was == "OPEN":
                 self._db.execute("UPDATE delivery SET reason = ? WHERE key = ?", (verdict.reason, delivery.key))
                 self._db.execute("UPDATE blocked SET second_row = 0 WHERE session = ?", (session,))
-                return verdict
-            else:
-                if isinstance(verdict, Incomplete):
-                    verdict = Held(
-                        delivery, f"{_lost_text(verdict)}; {_SEND_AGAIN if verdict.lost else _TOUCH}", verdict.uri
-                    )
-                if was == "ARCHIVED" and verdict.uri is None:
-                    (uri,) = self._connection.one("SELECT archive_uri FROM delivery WHERE key = ?", (delivery.key,))
-                    verdict = replace(verdict, uri=uri)
-                self._end_delivery(
-                    delivery, "ARCHIVED" if was == "ARCHIVED" else "HELD", uri=verdict.uri, reason=verdict.reason
-                )
-                self._db.execute(
-                    "INSERT OR IGNORE INTO blocked (session, reason) VALUES (?, ?)", (session, verdict.reason)
-                )
-                return verdict
-            if was == "OPEN":
-                self._reopen(session)
-            self._state.enqueue_pending(session)
+            case Held():
+                return self._hold(session, was, verdict)
+            case Built():
+                self._end_delivery(delivery, "BUILT")
+        return verdict
+
+    def _end_incomplete(self, session: int, was: str, verdict: Incomplete) -> Verdict:
+        """Refuse what a script dropped, and queue what is lost; hold the session if that must not be sent again."""
+        delivery = verdict.delivery
+        if not (verdict.lost or verdict.resent):
+            verified = "present" if verdict.unproven else "uids"
+            self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, verified=verified)
+            self._refuse_dropped(session, verdict)
+            return Archived(delivery, verdict.uri, verified)
+        if not self._may_repair(session, verdict.lost):
+            reason = f"{_lost_text(verdict)}; {_SEND_AGAIN if verdict.lost else _TOUCH}"
+            return self._hold(session, was, Held(delivery, reason, verdict.uri))
+        lost = f"{_lost_text(verdict, lacks='lacked')}, which are to be sent again"
+        self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
+        self._refuse_dropped(session, verdict)
+        self._reset_stored(session, verdict.lost, "PENDING", None)
+        self._reset_stored(session, verdict.resent, "PENDING", None, is_missing=False)
+        return verdict
+
+    def _end_archived(self, session: int, verdict: Archived) -> Archived:
+        """Note what the archive has; "uids" becomes "present" if instances of earlier deliveries were replaced."""
+        delivery = verdict.delivery
+        if verdict.holds is not None:
+            self._db.execute(
+                "UPDATE delivery SET expected = ?, archived_before = NULL WHERE key = ?", (verdict.holds, delivery.key)
+            )
+        if verdict.proven:
+            self._db.execute("UPDATE instance SET presumed = NULL WHERE delivery = ?", (delivery.key,))
+        self._db.executemany(
+            "UPDATE instance SET presumed = 1 WHERE session = ? AND sop_uid = ? AND state <> 'STORED'",
+            [(session, uid) for uid in verdict.unacknowledged],
+        )
+        replaced = self._record_digests(session, verdict)
+        if replaced and verdict.verified == "uids":
+            verdict = replace(verdict, verified="present")
+        reason = replaced_since(replaced) if replaced else ""
+        self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified, reason=reason)
+        return verdict
+
+    def _hold(self, session: int, was: str, verdict: Held) -> Held:
+        """Hold a session. One that was archived before stays so, at its address."""
+        delivery = verdict.delivery
+        if was == "ARCHIVED" and verdict.uri is None:
+            (uri,) = self._connection.one("SELECT archive_uri FROM delivery WHERE key = ?", (delivery.key,))
+            verdict = replace(verdict, uri=uri)
+        state = "ARCHIVED" if was == "ARCHIVED" else "HELD"
+        self._end_delivery(delivery, state, uri=verdict.uri, reason=verdict.reason)
+        self._db.execute("INSERT OR IGNORE INTO blocked (session, reason) VALUES (?, ?)", (session, verdict.reason))
         return verdict
 
     def _record_digests(self, session: int, verdict: Archived) -> int:
@@ -230,8 +249,8 @@ class DeliveryQueue:
             ).fetchone()
             if row is None or row[2] not in {"ARCHIVED", "HELD"}:
                 return 0
-            delivery, key, state = row
-            if state == "HELD":
+            delivery, key, was = row
+            if was == "HELD":
                 # It is in the archive, whatever is wrong with it there.
                 for state in ("SEALED", "ARCHIVED"):
                     self._db.execute("UPDATE delivery SET state = ? WHERE key = ?", (state, delivery))
