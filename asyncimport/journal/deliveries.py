@@ -157,7 +157,7 @@ class DeliveryQueue:
             verdict = Held(delivery, "somebody has deleted it from the prearchive, and once more in the same run")
         match verdict:
             case Deleted():
-                self._end_delivery(delivery, "DELETED", reason="somebody has deleted it from the prearchive")
+                self._close(delivery, "DELETED", reason="somebody has deleted it from the prearchive")
                 stored = self._uids_of(delivery)
                 self._reset_stored(session, stored, "PENDING", None, is_missing=False)
                 return Deleted(delivery, len(stored))
@@ -171,7 +171,7 @@ class DeliveryQueue:
             case Held():
                 return self._hold(session, was, verdict)
             case Built():
-                self._end_delivery(delivery, "BUILT")
+                self._close(delivery, "BUILT")
         return verdict
 
     def _end_incomplete(self, session: int, was: str, verdict: Incomplete) -> Verdict:
@@ -179,14 +179,14 @@ class DeliveryQueue:
         delivery = verdict.delivery
         if not (verdict.lost or verdict.resent):
             verified = "present" if verdict.unproven else "uids"
-            self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, verified=verified)
+            self._close(delivery, "ARCHIVED", uri=verdict.uri, verified=verified)
             self._refuse_dropped(session, verdict)
             return Archived(delivery, verdict.uri, verified)
         if not self._may_repair(session, verdict.lost):
             reason = f"{_lost_text(verdict)}; {_SEND_AGAIN if verdict.lost else _TOUCH}"
             return self._hold(session, was, Held(delivery, reason, verdict.uri))
         lost = f"{_lost_text(verdict, lacks='lacked')}, which are to be sent again"
-        self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
+        self._close(delivery, "ARCHIVED", uri=verdict.uri, reason=lost)
         self._refuse_dropped(session, verdict)
         self._reset_stored(session, verdict.lost, "PENDING", None)
         self._reset_stored(session, verdict.resent, "PENDING", None, is_missing=False)
@@ -209,7 +209,7 @@ class DeliveryQueue:
         if replaced and verdict.verified == "uids":
             verdict = replace(verdict, verified="present")
         reason = replaced_since(replaced) if replaced else ""
-        self._end_delivery(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified, reason=reason)
+        self._close(delivery, "ARCHIVED", uri=verdict.uri, verified=verdict.verified, reason=reason)
         return verdict
 
     def _hold(self, session: int, was: str, verdict: Held) -> Held:
@@ -219,7 +219,7 @@ class DeliveryQueue:
             (uri,) = self._connection.one("SELECT archive_uri FROM delivery WHERE key = ?", (delivery.key,))
             verdict = replace(verdict, uri=uri)
         state = "ARCHIVED" if was == "ARCHIVED" else "HELD"
-        self._end_delivery(delivery, state, uri=verdict.uri, reason=verdict.reason)
+        self._close(delivery, state, uri=verdict.uri, reason=verdict.reason)
         self._db.execute("INSERT OR IGNORE INTO blocked (session, reason) VALUES (?, ?)", (session, verdict.reason))
         return verdict
 
@@ -269,7 +269,7 @@ class DeliveryQueue:
         )
         return [(uid, file_of(bytes.fromhex(path), columns)) for uid, path, *columns in rows]
 
-    def _end_delivery(
+    def _close(
         self, delivery: Delivery, state: str, *, uri: str | None = None, verified: str | None = None, reason: str = ""
     ) -> None:
         self._db.execute(

@@ -31,7 +31,6 @@ from asyncimport.journal.reports import (
     demographics_seen,
     file_problems,
     remaining,
-    session_reports,
     settled_files,
     stored_batches,
     stored_rows,
@@ -52,6 +51,7 @@ from asyncimport.journal.rows import (
     digests_of,
     file_of,
 )
+from asyncimport.journal.session_reports import session_reports
 from asyncimport.model.activity import RunActivity
 from asyncimport.model.addresses import with_archived_subject
 from asyncimport.model.attachments import AttachmentBatch

@@ -1,18 +1,17 @@
-"""Reports about the files, sessions, attachments and subjects of a journal."""
+"""Reports about the files, attachments and subjects of a journal."""
 
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from asyncimport.journal.rows import Remaining, StudyFacts, file_of
-from asyncimport.model.addresses import with_archived_subject
 from asyncimport.model.attachments import Attachment, AttachmentBatch, Resource, ResourceOwner
 from asyncimport.model.files import File, Session
 from asyncimport.model.record import record
-from asyncimport.model.summary import NOTHING_STORED, AttachmentCounts, Files, Problem, SessionReport, SubjectCounts
+from asyncimport.model.summary import AttachmentCounts, Files, Problem, SubjectCounts
 from asyncimport.routing.patients import other_study_of
 
 # The rate counts intervals of this length in which a file was stored, so it leaves out long outages. Below the minimum
@@ -78,51 +77,6 @@ def count_files(
     return Files(**counts), sizes, sessions
 
 
-def session_reports(
-    database: sqlite3.Connection,
-    counted: Mapping[int, tuple[int, int]],
-    *,
-    began_at: float | None,
-    postponed: Mapping[int, str],
-) -> tuple[SessionReport, ...]:
-    """Report the sessions in `counted` (files and bytes of each), in the order they were found.
-
-    The state of a session covers files outside the scope of the run too. `postponed` sessions have a reason to be left
-    alone in this run. Those archived before `began_at` (seconds since 1970) are marked as earlier ones.
-    """
-    # A delivery without a file yet says nothing about the session.
-    rows = database.execute(
-        "WITH u AS (SELECT i.session, sum(i.state = 'FAILED') AS failed, "
-        "sum(i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED') AS refused, "
-        "sum(i.state = 'PENDING') AS pending, sum(i.state = 'STORED') AS stored, "
-        "sum(i.state = 'STORED' AND i.presumed IS NOT NULL) AS presumed FROM instance i "
-        "WHERE i.session IN (SELECT value FROM json_each(?)) GROUP BY i.session) "
-        "SELECT s.key, s.project, s.subject, s.label, s.study_uid, u.failed, u.refused, (SELECT count(*) "
-        "FROM file l WHERE l.missing_from = s.key AND l.kind = 'UNREADABLE' AND NOT EXISTS (SELECT 1 FROM instance i "
-        "WHERE i.session = s.key AND i.sop_uid = l.missing_uid)), (SELECT count(*) FROM file l "
-        "WHERE l.missing_from = s.key AND l.kind = 'EXCLUDED' AND NOT EXISTS (SELECT 1 FROM instance i "
-        "WHERE i.session = s.key AND i.sop_uid = l.missing_uid)), u.pending, u.stored, "
-        "(SELECT min(l.reason) FROM file l WHERE l.missing_from = s.key AND l.kind = 'SKIPPED'), "
-        "d.state, d.partial, coalesce(d.archive_uri, d.uri), d.verified, d.reason, "
-        "u.presumed, d.expected, d.closed_at "
-        "FROM u CROSS JOIN session s ON s.key = u.session "
-        "LEFT JOIN delivery d ON d.session = s.key AND d.number = (SELECT max(number) FROM delivery "
-        "WHERE session = s.key AND (state <> 'OPEN' OR uri IS NOT NULL OR reason IS NOT NULL)) ORDER BY s.key",
-        (json.dumps(list(counted)),),
-    )
-    reports = []
-    for key, *names, presumed, expected, as_of in rows:
-        report = _report(Session(*names[:4]), *counted[key], *names[4:])
-        if key in postponed and report.state == "open":
-            report = replace(report, reason=postponed[key])
-        report = replace(report, presumed=presumed, expected=expected)
-        if as_of is not None and report.state in {"archived", "prearchive"}:
-            earlier = began_at is not None and as_of < began_at
-            report = replace(report, as_of=as_of, earlier=earlier)
-        reports.append(report)
-    return tuple(reports)
-
-
 def settled_files(database: sqlite3.Connection, run: int) -> None:
     """Put into `scope` the files that a run settled, and those of the sessions that were closed while it ran.
 
@@ -172,59 +126,6 @@ def _with_other_example(database: sqlite3.Connection, problem: Problem) -> Probl
     """Add a file of the study that has another person with the same PatientID."""
     found = database.execute(EXAMPLE_OF_STUDY, (other_study_of(problem.reason),)).fetchone()
     return problem if found is None else replace(problem, other_example=os.fsdecode(found[0]))
-
-
-def _report(
-    session: Session,
-    files: int,
-    size: int,
-    failed: int,
-    refused: int,
-    unreadable: int,
-    unasked: int,
-    pending: int,
-    stored: int,
-    disputed: str | None,
-    state: str | None,
-    partial: int | None,
-    uri: str | None,
-    verified: str | None,
-    reason: str | None,
-) -> SessionReport:
-    session = with_archived_subject(session, uri)
-    missing = _missing_text(failed, refused, unreadable)
-    disputes = disputed is not None and state not in {"ARCHIVED", "SEALED"}
-    if state in {"ARCHIVED", "BUILT"} and not pending and not disputes and (not missing or partial):
-        found = "archived" if state == "ARCHIVED" else "prearchive"
-        unasked_for = _unasked(unasked) if unasked else None
-        return SessionReport(session, files, size, found, uri, verified, missing or unasked_for or reason)
-    # The reason of an open delivery is why the last run did not continue it.
-    if state == "HELD" or (state == "OPEN" and reason):
-        return SessionReport(session, files, size, "held", uri, None, reason)
-    if disputes:
-        return SessionReport(session, files, size, "held", uri, None, f"no part of it is sent: {disputed}")
-    if failed or (missing and not pending and state != "SEALED"):
-        return SessionReport(session, files, size, "held", uri, None, missing)
-    if unasked and not pending and state != "SEALED":
-        reason = f"{_unasked(unasked)}: it is archived when it has all files, or with --partial archive"
-        return SessionReport(session, files, size, "open", uri, None, reason)
-    if not pending and not stored:
-        return SessionReport(session, files, size, "held", uri, None, NOTHING_STORED)
-    return SessionReport(session, files, size, "open", uri, None, reason if pending or state == "SEALED" else None)
-
-
-def _unasked(files: int) -> str:
-    return "1 file of it was not asked for" if files == 1 else f"{files:,} files of it were not asked for"
-
-
-def _missing_text(failed: int, refused: int, unreadable: int) -> str | None:
-    counts = {
-        "could not be sent": failed,
-        "was refused" if refused == 1 else "were refused": refused,
-        "cannot be read": unreadable,
-    }
-    said = [f"{count} {what}" for what, count in counts.items() if count]
-    return ", ".join(said).replace(" ", " of its files ", 1) if said else None
 
 
 def remaining(database: sqlite3.Connection, scope: str) -> Remaining:
