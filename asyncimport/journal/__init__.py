@@ -3,10 +3,10 @@
 The journal is the only queue and the only record. It is synchronous: the pipeline calls it from one worker thread at a
 time. Every method is one transaction and returns what is committed: no kill takes it back.
 
-A power failure may take back the last transactions. These are synced before they return: the begin of a delivery; its
-seal, before XNAT is called about it, with every outcome before; verdicts; results of attachments and subjects; the
-begin and the end of a run. Other outcomes are synced four times a second. A lost outcome is found again in the archive,
-or its file is sent again into a delivery that is not sealed, where it overwrites itself.
+A power failure may take back the last transactions. These are synced before they return: the beginning of a delivery;
+its seal, before XNAT is called about it, with every outcome before; verdicts; results of attachments and subjects; the
+beginning and the end of a run. Other outcomes are synced four times a second. A lost outcome is found again in the
+archive, or its file is sent again into a delivery that is not sealed, where it overwrites itself.
 """
 
 from asyncimport.journal.database import LockWait, copy_journal

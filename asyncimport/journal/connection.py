@@ -1,4 +1,4 @@
-"""The journal's file as one run uses it: opened, locked and changed in transactions, from its begin to its end."""
+"""The journal's file as one run uses it: opened, locked and changed in transactions; the run's beginning and end."""
 
 import json
 import secrets

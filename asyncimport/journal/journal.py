@@ -26,7 +26,7 @@ class Journal:
     """The durable queue of one run. What the methods of its parts return is committed.
 
     Use it as a context manager, or call `close()`. Call it from one thread at a time. `run` is the key of this run,
-    `began_at` its begin in seconds since 1970, `source` the source of prearchive rows of this journal.
+    `began_at` its beginning in seconds since 1970, `source` the source of prearchive rows of this journal.
 
     `relabel` applies other rules to what is not archived. `allow_mixed_patients` lets several patients share a subject;
     `accepted` are pairs of people that are one. `is_planned`: labels were decided for whole studies, so they are not

@@ -258,7 +258,7 @@ class Sessions:
         The journal keeps only digests of names and birth dates: it compares them and never shows them.
         """
         wanted = digest_patient(patient)
-        own, others = self._of_subject(session, patient.id), self._of_patient(session, patient.id)
+        own, others = self._patients_in_subject(session, patient.id), self._patients_elsewhere(session, patient.id)
         for key, one in own:
             if is_same_patient(one, wanted):
                 if (more := merge_patients(one, wanted)) != one:
@@ -295,7 +295,7 @@ class Sessions:
                 )
         return None
 
-    def _of_subject(self, session: Session, patient_id: str) -> list[tuple[int, Patient]]:
+    def _patients_in_subject(self, session: Session, patient_id: str) -> list[tuple[int, Patient]]:
         """Return the patients with this PatientID in the subject of a session, with their keys."""
         rows = self._db.execute(
             "SELECT key, id, name, birth_date, issuer FROM patient WHERE project = ? AND subject = ? AND id = ?",
@@ -340,7 +340,7 @@ class Sessions:
             self._other_studies.clear()
         return self._other_studies.setdefault(key, "" if found is None else str(found[0]))
 
-    def _of_patient(self, session: Session, patient_id: str) -> list[tuple[str, Patient]]:
+    def _patients_elsewhere(self, session: Session, patient_id: str) -> list[tuple[str, Patient]]:
         """Return patients with this PatientID in other subjects, each with one of these. An empty ID matches none."""
         if not patient_id:
             return []

@@ -43,8 +43,8 @@ class Readable(Protocol):
         ...
 
 
-class Bytes(Readable, Protocol):
-    """Reads the bytes of files, and digests them."""
+class AttachmentSource(Readable, Protocol):
+    """Where attachments come from: it reads the bytes of files, and digests them."""
 
     async def md5(self, parts: Sequence[tuple[File, int]]) -> list[str | SourceError]:
         """Return the MD5 (hexadecimal) of the first bytes of each file, or its error."""
@@ -56,7 +56,7 @@ class FileReader(Readable, Protocol):
 
     @property
     def read_ahead(self) -> int:
-        """Bytes of bodies that are worth reading at once; 0 for one file at a time."""
+        """AttachmentSource of bodies that are worth reading at once; 0 for one file at a time."""
         ...
 
     def identify(self, file: File) -> Identity | Ignored:

@@ -12,7 +12,7 @@ from asyncimport.errors import TransientError
 from asyncimport.model.attachments import Attachment, AttachmentBatch, AttachmentResult, AttachmentState
 from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options
-from asyncimport.model.ports import Bytes
+from asyncimport.model.ports import AttachmentSource
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.workers import Done, Workers
 
@@ -34,7 +34,11 @@ class ResourceStore(Protocol):
     """Where batches of attachments go."""
 
     async def fill(
-        self, batch: AttachmentBatch, source: Bytes, start: Callable[[Sequence[Attachment]], Awaitable[None]], /
+        self,
+        batch: AttachmentBatch,
+        source: AttachmentSource,
+        start: Callable[[Sequence[Attachment]], Awaitable[None]],
+        /,
     ) -> list[AttachmentResult]:
         """Bring files into a resource, and call `start` before sending. It can be repeated at any time.
 
@@ -75,7 +79,7 @@ class InMemoryQueue:
 
 
 async def upload_attachments(
-    source: Bytes,
+    source: AttachmentSource,
     store: ResourceStore,
     pending: PendingAttachments,
     *,

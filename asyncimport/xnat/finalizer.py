@@ -24,7 +24,10 @@ from asyncimport.xnat.replies.identity import row_conflict, session_conflict, su
 from asyncimport.xnat.replies.images import Row
 from asyncimport.xnat.site import SiteRules
 
-CORRECT = "correct it in XNAT, then `--retry held`"
+# What a person can do about a session that is not as it should be.
+CLEAR_ROW = "archive, move or delete it in XNAT's prearchive, then"
+RELABEL = "give this one another label, or rename that one, then `--retry held`"
+_CORRECT = "correct it in XNAT, then `--retry held`"
 
 
 @dataclass(slots=True)
@@ -67,11 +70,6 @@ def archive_address(session: Session, found: Experiment) -> str:
     return f"/data/archive/projects/{session.project}/subjects/{subject}/experiments/{found.label}"
 
 
-# What a person can do about a session that is not as it should be.
-CLEAR_ROW = "archive, move or delete it in XNAT's prearchive, then"
-RELABEL = "give this one another label, or rename that one, then `--retry held`"
-
-
 class Step(Enum):
     """What to do next about a sealed delivery."""
 
@@ -95,14 +93,17 @@ def next_step(row: Row | None, *, is_archived: bool, has_begun: bool) -> Step:
 
 @dataclass(slots=True, kw_only=True)
 class Finalizer:
-    """Finalises deliveries. `archived` lists the sessions of a project; the other options are as of XnatDestination."""
+    """Finalises deliveries; without `may_archive` they stay built. The other options are as of XnatDestination.
+
+    `archived` lists the sessions of a project: a dry run asks it before all else.
+    """
 
     archive: Archive
     prearchive: Prearchive
     conflicts: ArchiveConflicts
     archived: ArchivedSessions
     rules: SiteRules
-    archives: bool
+    may_archive: bool
     overwrite: str
     source: str
     attempts: int
@@ -206,7 +207,7 @@ class Finalizer:
             if error.unreachable or error.overload or error.may_have_taken_effect:
                 raise
         if found.problem is not None:
-            return Held(delivery, f"{found.problem}; {CORRECT}", uri)
+            return Held(delivery, f"{found.problem}; {_CORRECT}", uri)
         if comparison is None:
             # It is archived, but could not be read: the next run tries again.
             return Archived(delivery, uri, None, unproven=not is_own)
@@ -274,9 +275,9 @@ class Finalizer:
             await self.prearchive.build(delivery)
         count = partial(self._count_files, sealed)
         progress.row_files, other = await both(count, partial(self._label_conflict, delivery))
-        if reason := self._surplus(sealed, progress.row_files):
+        if reason := self._foreign_files(sealed, progress.row_files):
             return Held(delivery, f"{reason}; {CLEAR_ROW} `--retry held`")
-        if not self.archives:
+        if not self.may_archive:
             return Built(delivery, f"/data{delivery.uri}")
         if reason := self._relabel_conflict(sealed, row, progress.row_files):
             return Held(delivery, f"{reason}; {CLEAR_ROW} `--retry held`")
@@ -292,13 +293,13 @@ class Finalizer:
             raise
         labels = labels_in_address(uri)
         if labels is not None and (reason := subject_conflict(labels[0], session)):
-            return Held(delivery, f"{reason}; {CORRECT}", uri)
+            return Held(delivery, f"{reason}; {_CORRECT}", uri)
         return uri
 
     async def _count_files(self, sealed: SealedDelivery) -> int | None:
         return None if sealed.most_files is None else await self.prearchive.count_files(sealed.delivery.uri or "")
 
-    def _surplus(self, sealed: SealedDelivery, row_files: int | None) -> str | None:
+    def _foreign_files(self, sealed: SealedDelivery, row_files: int | None) -> str | None:
         """Say how many files in a built row are not from us; None if none are, or nobody has counted."""
         max_files = sealed.most_files
         if max_files is None or row_files is None:
@@ -328,7 +329,7 @@ class Finalizer:
     async def _label_conflict(self, delivery: Delivery) -> str | None:
         """Say what else has the session's label in the archive, where XNAT would merge the two; None: nothing."""
         session = delivery.session
-        if not self.archives:
+        if not self.may_archive:
             return None
         listed = await self.archive.list_labelled(session.project, [session.label], is_reliable=True)
         found = next((one for one in listed if one.label == session.label), None)

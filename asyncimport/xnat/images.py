@@ -82,7 +82,7 @@ class XnatDestination:
             conflicts=self._conflicts,
             archived=self._archived,
             rules=self._rules,
-            archives=archive,
+            may_archive=archive,
             overwrite=overwrite,
             source=source,
             attempts=policy.attempts,
@@ -208,7 +208,7 @@ class XnatDestination:
         those in the archive. Raises: SessionConflictError, TransientError.
         """
         session = claim.instance.session
-        found, _ = await both(partial(self._archive.find_session, session), partial(self._read_ahead, session.project))
+        found, _ = await both(partial(self._archive.find_session, session), partial(self._prefetch, session.project))
         if found.problem is not None:
             raise SessionConflictError(f"{found.problem}; {RELABEL}")
         label = ""
@@ -230,7 +230,7 @@ class XnatDestination:
             kind = ""
         return ArchivedContent(archive_address(session, found.experiments[0]), held, kind, label)
 
-    async def _read_ahead(self, project: str) -> None:
+    async def _prefetch(self, project: str) -> None:
         """Read what sending and archiving will ask of a project: one round trip later, not one for each."""
         reads = self._archived.list_project, self._rules.get
 

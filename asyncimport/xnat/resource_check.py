@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from asyncimport.errors import RefusedError
 from asyncimport.model.attachments import Attachment, AttachmentResult, AttachmentState
-from asyncimport.model.ports import Bytes
+from asyncimport.model.ports import AttachmentSource
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.resources import ListedFile, parse_file_size
@@ -87,7 +87,9 @@ class FileChecker:
             return FileState.SAME
         return FileState.DAMAGED if listed.md5 == attachment.previous else FileState.OTHER
 
-    async def judge(self, upload: Upload, listed: ListedFile | None, source: Bytes) -> AttachmentResult | None:
+    async def judge(
+        self, upload: Upload, listed: ListedFile | None, source: AttachmentSource
+    ) -> AttachmentResult | None:
         """Compare an upload with what the resource lists under its name; None if it is to be sent.
 
         Only our own is overwritten: an earlier state of the file, if asked, or the beginning of this one.

@@ -14,7 +14,7 @@ import anyio
 from asyncimport.errors import RefusedError, SourceError, TransientError
 from asyncimport.model.attachments import Attachment, AttachmentBatch, AttachmentResult, AttachmentState, ResourceOwner
 from asyncimport.model.files import Body
-from asyncimport.model.ports import Bytes
+from asyncimport.model.ports import AttachmentSource
 from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.client import Client
@@ -44,8 +44,8 @@ class _Fill:
     """One call of `Resources.fill`, and the results so far."""
 
     calls: ResourceCalls
-    source: Bytes
-    begin: Callable[[Sequence[Attachment]], Awaitable[None]]
+    source: AttachmentSource
+    start: Callable[[Sequence[Attachment]], Awaitable[None]]
     results: list[AttachmentResult] = field(default_factory=list)
 
     def without_result(self, uploads: Iterable[Upload]) -> list[Upload]:
@@ -107,11 +107,14 @@ class Resources:
         return await self._client.ping()
 
     async def fill(
-        self, batch: AttachmentBatch, source: Bytes, begin: Callable[[Sequence[Attachment]], Awaitable[None]] = _ignore
+        self,
+        batch: AttachmentBatch,
+        source: AttachmentSource,
+        start: Callable[[Sequence[Attachment]], Awaitable[None]] = _ignore,
     ) -> list[AttachmentResult]:
         """Bring files into a resource, which is created if need be. It may be called again at any time.
 
-        `begin` gets attachments before they are sent; a dry run makes them PENDING. Raises: TransientError, FatalError.
+        `start` gets attachments before they are sent; a dry run makes them PENDING. Raises: TransientError, FatalError.
         """
         results: list[AttachmentResult] = []
         uploads: list[Upload] = []
@@ -127,7 +130,7 @@ class Resources:
         try:
             path = self._paths.get(resource.owner) or await find_address(self._client, resource.owner, self._policy)
             calls = ResourceCalls(self._client, self._policy, path, resource, self._event_reason)
-            fill = _Fill(calls, source, begin, results)
+            fill = _Fill(calls, source, start, results)
             # One lock a resource: its owner may be named in several ways.
             async with self._locks.setdefault(f"{path}/{resource.label}", anyio.Lock()):
                 await self._fill(fill, uploads)
@@ -168,7 +171,7 @@ class Resources:
                     # Somebody may have put another file there meanwhile.
                     chosen = await self._judge(fill, group, await fill.calls.list_files())
                 if chosen:
-                    await fill.begin([upload.attachment for upload in chosen])
+                    await fill.start([upload.attachment for upload in chosen])
                     await self._send(fill, chosen)
             listed = await fill.calls.list_files()
             waiting = await self._judge(fill, fill.without_result(waiting), listed)
