@@ -52,17 +52,20 @@ class FileSender:
 
     async def store(self, attempt: int) -> str:
         """Make one attempt, and return the address of the row. Raises: as `Destination.store`, but for zips."""
-        context = self._context
-        if context.compression.has_ended and self._refusal is None:
-            return await context.destination.store(self._claim, self._body)
+        compression = self._context.compression
+        if compression.has_ended and self._refusal is None:
+            return await self._context.destination.store(self._claim, self._body)
+        uri = await self._store_zip(attempt) if compression.is_on else None
+        return uri or await self._store_file()
+
+    async def _store_zip(self, attempt: int) -> str | None:
+        """Send the file as a zip; return None if it is to go as it is. Raises: TransientError."""
         began = monotonic()
         try:
-            packed = await self._make_zip() if context.compression.is_on else None
-            if packed is not None:
-                uri = await context.destination.store(self._claim, packed)
-                self.zip_size = packed.size
-                self._record_success(monotonic() - began)
-                return uri
+            packed = await self._make_zip()
+            if packed is None:
+                return None
+            uri = await self._context.destination.store(self._claim, packed)
         except ZipRefusedError as error:
             self._note_refusal(error, attempt)
         except UnavailableError as error:
@@ -80,9 +83,17 @@ class FileSender:
         except TransientError as error:
             self._may_be_zip, self._loss = False, (began, str(error))
             raise
+        else:
+            self.zip_size = packed.size
+            self._record_success(monotonic() - began)
+            return uri
+        return None
+
+    async def _store_file(self) -> str:
+        """Send the file as it is: how that ends also says what zips of it were worth."""
         began = monotonic()
         try:
-            uri = await context.destination.store(self._claim, self._body)
+            uri = await self._context.destination.store(self._claim, self._body)
         except (NothingStoredError, RefusedError):
             self._record_end_of_zip(is_stored=False)
             raise
@@ -95,8 +106,8 @@ class FileSender:
         if self._loss is not None:
             zip_began, reason = self._loss
             seconds = 0.0 if self._has_failed_as_file else began - zip_began
-            if context.compression.record_loss(zip_began, seconds=seconds):
-                context.end_zips(reason)
+            if self._context.compression.record_loss(zip_began, seconds=seconds):
+                self._context.end_zips(reason)
         return uri
 
     async def _make_zip(self) -> Zip | None:
