@@ -126,47 +126,13 @@ async def _compare(client: Client, request: VerifyRequest, result: VerifyResult)
 async def _repair(
     client: Client, path: Path, about: dict[str, str], result: VerifyResult, stop: Stop, lock_wait: LockWait
 ) -> None:
-    """Send missing instances again in a run of their own, from their files."""
+    """Send again, in a run of its own, what the archive lacks: instances, attachments, demographics."""
     rules = {name.removeprefix("rule "): rule for name, rule in about.items() if name.startswith("rule ")}
     opened = partial(Journal, path, destination=about["destination"], rules=rules, lock_wait=lock_wait)
     async with opened_in_thread(opened) as journal:
         everything = JournalReader(journal.connection.db, path, run=None)
-        paths: list[str] = []
-        for finding in result.findings:
-            if not finding.missing or finding.expected is not None:
-                continue
-            there, gone = await anyio.to_thread.run_sync(comparison.files_to_resend, everything, finding)
-            result.unrepaired += gone
-            uids = [source.sop_uid for source in there]
-            if await anyio.to_thread.run_sync(journal.deliveries.repair, finding.session, uids):
-                result.repaired += len(uids)
-                await anyio.to_thread.run_sync(journal.scan.confirm_unchanged, [source.file for source in there])
-                paths += [source.file.path for source in there]
-        if paths:
-            # The journal knows where each file goes. A file that has changed meanwhile is not sent.
-            routes = PlannedRoutes([])
-            source = await anyio.to_thread.run_sync(FileSource, paths)
-            await upload_images(
-                source, XnatDestination(client, source=journal.source), journal, routes, options=Options(), stop=stop
-            )
-        missing, gone = await anyio.to_thread.run_sync(comparison.attachments_to_repair, result.resources)
-        result.unrepaired += gone
-        if missing:
-            stored = 0
-
-            def count(event: Event) -> None:
-                nonlocal stored
-                if isinstance(event, AttachmentsStored):
-                    stored += sum(one.state is AttachmentState.STORED for one in event.results)
-
-            await anyio.to_thread.run_sync(journal.scan.confirm_unchanged, [one.file for one in missing])
-            await anyio.to_thread.run_sync(journal.attachments.requeue, [one.key for one in missing])
-            source = await anyio.to_thread.run_sync(FileSource, [])
-            # XNAT still lists files that are gone from its disk or damaged there.
-            resources = Resources(client, depth=Depth.BYTES)
-            await upload_attachments(source, resources, journal.attachments, options=Options(), report=count, stop=stop)
-            result.repaired += stored
-            result.unrepaired += len(missing) - stored
+        await _repair_images(client, journal, everything, result, stop)
+        await _repair_attachments(client, journal, result, stop)
         if not stop.requested and any(one.problem for one in result.subjects):
             with stop.immediate_scope():
                 # Subjects whose sessions were sent again may have lost theirs too.
@@ -175,6 +141,51 @@ async def _repair(
                 lost = [one for one in found if (one.project, one.subject) in wrong]
                 result.restored = await comparison.restore_subjects(client, lost, RetryPolicy())
         await anyio.to_thread.run_sync(journal.end_run, 128 + stop.signal if stop.requested else 0)
+
+
+async def _repair_images(
+    client: Client, journal: Journal, everything: JournalReader, result: VerifyResult, stop: Stop
+) -> None:
+    """Send missing instances again, from the files that they were sent from."""
+    paths: list[str] = []
+    for finding in result.findings:
+        if not finding.missing or finding.expected is not None:
+            continue
+        there, gone = await anyio.to_thread.run_sync(comparison.files_to_resend, everything, finding)
+        result.unrepaired += gone
+        uids = [source.sop_uid for source in there]
+        if await anyio.to_thread.run_sync(journal.deliveries.repair, finding.session, uids):
+            result.repaired += len(uids)
+            await anyio.to_thread.run_sync(journal.scan.confirm_unchanged, [source.file for source in there])
+            paths += [source.file.path for source in there]
+    if paths:
+        # The journal knows where each file goes. A file that has changed meanwhile is not sent.
+        routes, destination = PlannedRoutes([]), XnatDestination(client, source=journal.source)
+        source = await anyio.to_thread.run_sync(FileSource, paths)
+        await upload_images(source, destination, journal, routes, options=Options(), stop=stop)
+
+
+async def _repair_attachments(client: Client, journal: Journal, result: VerifyResult, stop: Stop) -> None:
+    """Send missing and damaged attachments again."""
+    missing, gone = await anyio.to_thread.run_sync(comparison.attachments_to_repair, result.resources)
+    result.unrepaired += gone
+    if not missing:
+        return
+    stored = 0
+
+    def count(event: Event) -> None:
+        nonlocal stored
+        if isinstance(event, AttachmentsStored):
+            stored += sum(one.state is AttachmentState.STORED for one in event.results)
+
+    await anyio.to_thread.run_sync(journal.scan.confirm_unchanged, [one.file for one in missing])
+    await anyio.to_thread.run_sync(journal.attachments.requeue, [one.key for one in missing])
+    source = await anyio.to_thread.run_sync(FileSource, [])
+    # XNAT still lists files that are gone from its disk or damaged there.
+    resources = Resources(client, depth=Depth.BYTES)
+    await upload_attachments(source, resources, journal.attachments, options=Options(), report=count, stop=stop)
+    result.repaired += stored
+    result.unrepaired += len(missing) - stored
 
 
 async def _orphans(client: Client, reader: JournalReader, result: VerifyResult, stop: Stop, *, delete: bool) -> None:
