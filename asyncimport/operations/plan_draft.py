@@ -1,8 +1,8 @@
 """The first step of a plan: each scanned study is routed by the rules of the run."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import field, replace
 
 import anyio
 import anyio.to_thread
@@ -120,6 +120,21 @@ class PlanDraft:
         return sorted({draft.session.project for draft in self.studies if draft.session is not None})
 
 
+@record
+class _Headers:
+    """What the headers of studies say, by StudyInstanceUID.
+
+    `when` is date and time. `patients` have the path of a file each. `pieces` are the parts of studies that the rules
+    can tell apart; a study with a file that no rule fits is `unroutable`.
+    """
+
+    of_study: dict[str, dict[StudyHeader, None]] = field(default_factory=dict)
+    when: dict[str, tuple[str, str]] = field(default_factory=dict)
+    patients: dict[str, dict[Patient, str]] = field(default_factory=dict)
+    pieces: dict[object, Study] = field(default_factory=dict)
+    unroutable: dict[str, UnroutableError] = field(default_factory=dict)
+
+
 def draft_plan(
     cache: HeaderCache,
     rules: PlanRules,
@@ -127,40 +142,19 @@ def draft_plan(
     relative: Relative = lambda path: path,
     sessions: ExistingSessions = NO_SESSIONS,
 ) -> PlanDraft:
-    """Route every study that the filter selects, by all its files or, with `parts`, by the selected ones.
+    """Route every study that the filter selects: by all its files or, if it selects parts of studies, by these.
 
     Where labels depend on other studies (also with `suffix`), studies that the filter leaves out count among these.
     It blocks.
     """
     routes, study_filter, truncated = rules.routes, rules.study_filter, rules.send_truncated
     left_out = {} if study_filter.is_everything else _left_out(cache, study_filter, relative)
-    counts_left_out = rules.suffix or routes.needs_whole_study
-    pieces: dict[object, Study] = {}
-    unroutable: dict[str, UnroutableError] = {}
-    when: dict[str, tuple[str, str]] = {}
-    patients: dict[str, dict[Patient, str]] = {}
-    headers: dict[str, dict[StudyHeader, None]] = {}
-    by_file = routes.needs_name or (study_filter.is_of_parts and study_filter.needs_path)
-    for header in cache.headers(truncated=truncated, by_directory=routes.needs_path, by_file=by_file):
-        uid, fields = header.study_uid, header.fields
-        headers.setdefault(uid, {})[StudyHeader.of(fields)] = None
-        when.setdefault(uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
-        if (uid in left_out and not counts_left_out) or (
-            study_filter.is_of_parts and study_filter.rejection_reason(fields, relative(header.path))
-        ):
-            continue
-        patients.setdefault(uid, {}).setdefault(patient_of(fields), header.path)
-        try:
-            piece = routes.study(uid, fields, relative(header.path))
-        except UnroutableError as error:
-            unroutable[uid] = error
-        else:
-            pieces.setdefault((piece.uid, *sorted(piece.fields.items()), *piece.modalities), piece)
+    headers = _read_headers(cache, rules, relative, left_out)
     late: dict[str, str] = {}
-    routed = routes.resolve(pieces.values(), sessions, late.__setitem__)
-    results = {**routed, **unroutable, **{uid: LeftOutError(reason) for uid, reason in left_out.items()}}
+    routed = routes.resolve(headers.pieces.values(), sessions, late.__setitem__)
+    results = {**routed, **headers.unroutable, **{uid: LeftOutError(reason) for uid, reason in left_out.items()}}
     selected = _selected_parts(cache, rules, relative) if study_filter.is_of_parts else {}
-    by_truncated = _files_of_planned(cache) if isinstance(routes, PlannedRoutes) else {}
+    numbers = _files_of_planned(cache) if isinstance(routes, PlannedRoutes) else {}
     problems: list[PlanProblem] = []
     unasked, drafts = 0, []
     for whole in cache.studies(truncated=truncated):
@@ -172,29 +166,54 @@ def draft_plan(
             advice = "send these too, or its session stays open; --partial archive archives it without them"
             problems.append(study_problem(ProblemCode.PART_OF_STUDY, study, text, advice))
         result = results.get(uid) or UnroutableError("none of its selected files is intact")
-        of_truncated = by_truncated.get(uid, (None, None))
-        if isinstance(result, UnplannedError) and of_truncated[1] == 0:
+        files, intact_files = numbers.get(uid, (None, None))
+        if isinstance(result, UnplannedError) and intact_files == 0:
             result = UnplannedError(
                 f"{result}: all its files are truncated, and only a plan of --truncated send has them"
             )
         if isinstance(result, LeftOutError):
             left_out[uid] = str(result)
-        problems += _routing_problems(study, result, patients.get(uid, {}), late.get(uid))
+        patients = headers.patients.get(uid, {})
+        problems += _routing_problems(study, result, patients, late.get(uid))
         session = result if isinstance(result, Session) else None
         ruled = routed.get(uid) if uid in left_out and rules.suffix else session
         drafts.append(
             StudyDraft(
                 study,
                 session,
-                when.get(uid, ("", "")),
-                patients.get(uid, {}),
-                FoundStudy(uid, tuple(headers[uid]), study.files, *of_truncated),
+                headers.when.get(uid, ("", "")),
+                patients,
+                FoundStudy(uid, tuple(headers.of_study[uid]), study.files, files, intact_files),
                 ruled if isinstance(ruled, Session) else None,
             )
         )
     drafts.sort(key=lambda draft: (*draft.when, draft.study.study_uid))
-    damaged = frozenset(uid for uid, (_, intact) in by_truncated.items() if not intact)
+    damaged = frozenset(uid for uid, (_, intact_files) in numbers.items() if not intact_files)
     return PlanDraft(drafts, problems, left_out, damaged, unasked)
+
+
+def _read_headers(cache: HeaderCache, rules: PlanRules, relative: Relative, left_out: Collection[str]) -> _Headers:
+    """Read the headers of the scan; those of studies that are left out only as far as other labels depend on them."""
+    routes, study_filter = rules.routes, rules.study_filter
+    counts_left_out = rules.suffix or routes.needs_whole_study
+    by_file = routes.needs_name or (study_filter.is_of_parts and study_filter.needs_path)
+    found = _Headers()
+    for header in cache.headers(truncated=rules.send_truncated, by_directory=routes.needs_path, by_file=by_file):
+        uid, fields, path = header.study_uid, header.fields, relative(header.path)
+        found.of_study.setdefault(uid, {})[StudyHeader.of(fields)] = None
+        found.when.setdefault(uid, (fields.get("StudyDate", ""), fields.get("StudyTime", "")))
+        if uid in left_out and not counts_left_out:
+            continue
+        if study_filter.is_of_parts and study_filter.rejection_reason(fields, path):
+            continue
+        found.patients.setdefault(uid, {}).setdefault(patient_of(fields), header.path)
+        try:
+            piece = routes.study(uid, fields, path)
+        except UnroutableError as error:
+            found.unroutable[uid] = error
+        else:
+            found.pieces.setdefault((piece.uid, *sorted(piece.fields.items()), *piece.modalities), piece)
+    return found
 
 
 def _routing_problems(
@@ -231,7 +250,7 @@ def _left_out(cache: HeaderCache, study_filter: StudyFilter, relative: Relative)
 
 
 def _files_of_planned(cache: HeaderCache) -> dict[str, tuple[int, int]]:
-    """Return the number of files of each study, with truncated ones and without."""
+    """Return the number of files of each study, and how many of them are intact."""
     intact = {one.study_uid: one.files for one in cache.studies()}
     return {one.study_uid: (one.files, intact.get(one.study_uid, 0)) for one in cache.studies(truncated=True)}
 
