@@ -27,10 +27,10 @@ from asyncimport.routing.filters import APPEARED, StudyFilter
 from asyncimport.routing.planned_routes import PlannedRoutes, StudyRoutes
 from asyncimport.routing.problems import Effect, PlanProblem
 from asyncimport.routing.router import Router
-from asyncimport.xnat.archive import ArchivedSessions, label_before_division
+from asyncimport.xnat.archive import KnownSite, label_before_division
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.archive import Experiment
-from asyncimport.xnat.site import SiteRules, check_project
+from asyncimport.xnat.site import check_project
 
 # Each takes a look at all sessions of the journal.
 _MAX_EXAMPLES = 100
@@ -76,13 +76,12 @@ async def decide(
     observer: Observer,
     *,
     stop: Stop,
-    archived: ArchivedSessions | None = None,
-    site: SiteRules | None = None,
+    site: KnownSite | None = None,
     needs_plan: bool = False,
 ) -> Decision | None:
     """Check the projects, and scan the source where whole studies decide, or with `needs_plan`; None if stopped.
 
-    Pass `archived` and `site` to share their answers. Raises: ProjectMissingError, ProjectReadOnlyError when the only
+    Pass a `site` to share its answers. Raises: ProjectMissingError, ProjectReadOnlyError when the only
     project is closed, UnavailableError, UsageError.
     """
     ids: dict[str, str | AsyncimportError] = {}
@@ -124,8 +123,7 @@ async def decide(
         find_projects=find_projects,
         find_sessions=partial(
             find_sessions,
-            archived or ArchivedSessions(client, RetryPolicy()),
-            site or SiteRules(client, RetryPolicy()),
+            site or KnownSite.of(client, RetryPolicy()),
             journal,
             relabel=request.relabel,
             # Otherwise only the journal decides, as in a run that sends while it scans.
@@ -166,13 +164,7 @@ def _id_of(name: str, ids: ProjectIds) -> str:
 
 
 async def find_sessions(
-    archived: ArchivedSessions,
-    rules: SiteRules,
-    journal: Path,
-    project_ids: Mapping[str, str],
-    *,
-    relabel: bool,
-    with_archive: bool,
+    site: KnownSite, journal: Path, project_ids: Mapping[str, str], *, relabel: bool, with_archive: bool
 ) -> ExistingSessions:
     """Return the sessions of projects, whose IDs are given by the names that the rules have for them.
 
@@ -182,7 +174,7 @@ async def find_sessions(
     found = await anyio.to_thread.run_sync(_in_journal, journal, relabel)
     try:
         for project in sorted(set(project_ids.values())) if with_archive else ():
-            found += await _in_archive(archived, rules, project)
+            found += await _in_archive(site, project)
     except TransientError as error:
         raise UnavailableError(
             f"XNAT could not list the sessions of the archive: {error}",
@@ -197,14 +189,14 @@ async def find_sessions(
     return ExistingSessions.of([*found, *by_name])
 
 
-async def _in_archive(archived: ArchivedSessions, rules: SiteRules, project: str) -> list[ExistingSession]:
-    listed = await archived.list_project(project)
+async def _in_archive(site: KnownSite, project: str) -> list[ExistingSession]:
+    listed = await site.archived.list_project(project)
     if listed is None:
         raise UnavailableError(
             f"XNAT does not show the sessions of project {project}",
             hint="ask for the right to see them: these labels depend on the sessions that exist",
         )
-    is_mapped = bool(listed) and bool((await rules.get(project)).maps_studies)
+    is_mapped = bool(listed) and bool((await site.rules.get(project)).maps_studies)
     studies: dict[str, list[Experiment]] = {}
     for one in listed:
         # A session that somebody made without DICOM has no StudyInstanceUID, and counts as a study of its own.

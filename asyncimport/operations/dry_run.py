@@ -37,7 +37,7 @@ from asyncimport.routing.filters import FilteredRoutes
 from asyncimport.routing.plan_file import PlanRow
 from asyncimport.routing.problems import PlanProblem, ProblemCode
 from asyncimport.system.threads import opened_in_thread
-from asyncimport.xnat.archive import ArchivedSessions
+from asyncimport.xnat.archive import KnownSite
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.dry_run import DryRunDestination
 from asyncimport.xnat.inspection import series_filters
@@ -45,7 +45,6 @@ from asyncimport.xnat.prearchive import PrearchiveRows
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.images import Row
 from asyncimport.xnat.replies.site import SeriesFilter
-from asyncimport.xnat.site import SiteRules
 
 if TYPE_CHECKING:
     from asyncimport.cluster.source import ClusterSource
@@ -90,24 +89,22 @@ async def dry_run(
         async with opened as source:
             with stop.immediate_scope():
                 async with request.server.connect(connections=4, timeouts=request.timeouts) as client:
-                    archived, site = ArchivedSessions(client, RetryPolicy()), SiteRules(client, RetryPolicy())
-                    decision = await decide(
-                        request, source, client, observer, stop=stop, archived=archived, site=site, needs_plan=True
-                    )
+                    site = KnownSite.of(client, RetryPolicy())
+                    decision = await decide(request, source, client, observer, stop=stop, site=site, needs_plan=True)
                     if decision is not None and decision.plan is not None:
-                        plan = await _compare_with_server(client, archived, site, decision.plan)
-                        found = await rehearse(request, source, client, archived, site, decision, plan, stop)
+                        plan = await _compare_with_server(client, site, decision.plan)
+                        found = await _rehearse(request, source, client, site, decision, plan, stop)
                         result.plan, result.summary, result.expected_code = found
     return result
 
 
-async def _compare_with_server(client: Client, archived: ArchivedSessions, site: SiteRules, plan: Plan) -> Plan:
+async def _compare_with_server(client: Client, site: KnownSite, plan: Plan) -> Plan:
     """Add what the server has of each study, and the rules by which it drops files. Raises: UnavailableError."""
     problems: list[PlanProblem] = []
     try:
         for project in sorted({row.project_id for row in plan.rows if row.project_id}):
-            sessions = {one.label: one for one in await archived.list_project(project) or ()}
-            rules = await site.get(project)
+            sessions = {one.label: one for one in await site.archived.list_project(project) or ()}
+            rules = await site.rules.get(project)
             for name in (rules.on_import, rules.on_archive):
                 if name and "script" in name:
                     text = f"project {project}: {name} may reject files"
@@ -163,21 +160,18 @@ def _dropped_series(
             yield PlanProblem(code, text, advice, row.study_uid, sum(dropped), row.source)
 
 
-async def rehearse(
+async def _rehearse(
     request: UploadRequest,
     seen: "FileSource | ClusterSource",
     client: Client,
-    archived: ArchivedSessions,
-    site: SiteRules,
+    site: KnownSite,
     decision: Decision,
     plan: Plan,
     stop: Stop,
 ) -> tuple[Plan, Summary, int]:
     """Return a plan with what the run makes of it, the summary before the run, and the run's exit code.
 
-    `seen` is the source of the run, which a scan has just read.
-
-    Raises: what a run raises.
+    `seen` is the source of the run, which a scan has just read. Raises: what a run raises.
     """
     cache_path = header_cache_path(seen, request.state_dir)
     async with (
@@ -194,8 +188,7 @@ async def rehearse(
             destination = DryRunDestination(
                 client,
                 identify=source.identify,
-                archived=archived,
-                rules=site,
+                site=site,
                 archive=options.archive,
                 overwrite=request.overwrite,
                 source=journal.source,

@@ -224,6 +224,19 @@ class ArchivedSessions:
         return self._projects[project]
 
 
+@record
+class KnownSite:
+    """What is read of a site once, for all who ask: the archived sessions of each project, and what drops files."""
+
+    archived: ArchivedSessions
+    rules: SiteRules
+
+    @classmethod
+    def of(cls, client: Client, policy: RetryPolicy) -> "KnownSite":
+        """Return a site of which nothing is known yet."""
+        return cls(ArchivedSessions(client, policy), SiteRules(client, policy))
+
+
 def scan_path(accession: str, scan: str) -> str:
     """Return the path of a scan, whose ID may be any text (SecureResource.getUrlEncodedParameter decodes it)."""
     name = scan.replace("/", "[SLASH]").replace(",", "[COMMA]")

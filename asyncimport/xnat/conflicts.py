@@ -12,11 +12,10 @@ from asyncimport.model.files import ArchivedPatient, Session
 from asyncimport.model.record import record
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.routing.patients import patient_of
-from asyncimport.xnat.archive import ArchivedSessions, parts_among
+from asyncimport.xnat.archive import KnownSite, parts_among
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.subjects import parse_owners
-from asyncimport.xnat.site import SiteRules
 
 # The form of XNAT's IDs: the site, the kind, a number of five digits or more (IDGenerator).
 _ID = re.compile(r"[\w-]+_[A-Za-z]+\d{4,}", re.ASCII)
@@ -60,10 +59,9 @@ class _Index:
 class ArchiveConflicts:
     """Compares sessions with the archive before anything is sent. All methods raise TransientError."""
 
-    def __init__(self, client: Client, archived: ArchivedSessions, rules: SiteRules, policy: RetryPolicy) -> None:
+    def __init__(self, client: Client, site: KnownSite, policy: RetryPolicy) -> None:
         self._client = client
-        self._archived = archived
-        self._rules = rules
+        self._site = site
         self._policy = policy
         self._indexes: dict[str, _Index] = {}
         self._lock = anyio.Lock()
@@ -77,7 +75,7 @@ class ArchiveConflicts:
         found = (await self._index(session.project)).subjects.get(session.subject.lower(), ())
         if not found:
             return ()
-        changed = (await self._rules.get(session.project)).patient_fields
+        changed = (await self._site.rules.get(session.project)).patient_fields
         return [_patient(session.project, one, changed) for one in found]
 
     async def find_session_of_study(self, session: Session) -> Experiment | None:
@@ -117,7 +115,7 @@ class ArchiveConflicts:
 
     async def _index(self, project: str) -> _Index:
         if project not in self._indexes:
-            sessions = await self._archived.list_project(project) or ()
+            sessions = await self._site.archived.list_project(project) or ()
             self._indexes.setdefault(project, _Index.of(sessions))
         return self._indexes[project]
 

@@ -12,13 +12,13 @@ from asyncimport.errors import RefusedError, TransientError
 from asyncimport.model.deliveries import Archived, ArchivedContent, Claim, Delivery, SealedDelivery, Verdict
 from asyncimport.model.files import Body, File, Ignored, Session, Zip
 from asyncimport.pacing.retry import RetryPolicy
-from asyncimport.xnat.archive import ArchivedSessions
+from asyncimport.xnat.archive import ArchivedSessions, KnownSite
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.finalizer import Finalizer, Progress
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.prearchive import Prearchive, PrearchiveRows
 from asyncimport.xnat.replies.images import Row
-from asyncimport.xnat.site import SiteRules, explain_drop
+from asyncimport.xnat.site import explain_drop
 
 
 async def _skip_pause(_: float) -> None:
@@ -62,8 +62,8 @@ class _DryRunFinalizer(Finalizer):
 class DryRunDestination(XnatDestination):
     """An XNAT that accepts everything: a run with this destination is like the real one, up to each first write.
 
-    `identify` reads the header of a file, where the site has rules that drop some. `archived` and `rules` hold what was
-    read from the site before. All rows that the run would begin are built at once, and archived.
+    `identify` reads the header of a file, where the site has rules that drop some. `site` has what was read before. All
+    rows that the run would begin are built at once, and archived.
     """
 
     finalizer_type = _DryRunFinalizer
@@ -73,8 +73,7 @@ class DryRunDestination(XnatDestination):
         client: Client,
         *,
         identify: Callable[[File], Identity | Ignored],
-        archived: ArchivedSessions,
-        rules: SiteRules,
+        site: KnownSite,
         archive: bool = True,
         overwrite: str = "none",
         source: str,
@@ -88,8 +87,7 @@ class DryRunDestination(XnatDestination):
             overwrite=overwrite,
             source=source,
             adopt_rows=adopt_rows,
-            rules=rules,
-            archived=archived,
+            site=site,
             prearchive=_DryRunPrearchive(client, RetryPolicy(), self._begun_rows),
             # XNAT's caches never lag, and what it works on is done.
             sleep=_skip_pause,

@@ -16,7 +16,7 @@ from asyncimport.model.files import ArchivedPatient, Body, Session, Zip
 from asyncimport.pacing.concurrency import both, map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.system.deflate import thread_limiter
-from asyncimport.xnat.archive import Archive, ArchivedSessions, FoundSessions
+from asyncimport.xnat.archive import Archive, FoundSessions, KnownSite
 from asyncimport.xnat.body import send
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.conflicts import ArchiveConflicts
@@ -24,7 +24,7 @@ from asyncimport.xnat.finalizer import CLEAR_ROW, RELABEL, Finalizer, archive_ad
 from asyncimport.xnat.prearchive import Prearchive, PrearchiveRows
 from asyncimport.xnat.replies.identity import row_conflict
 from asyncimport.xnat.replies.images import Row, parse_import_uri, parse_zip_uri
-from asyncimport.xnat.site import SiteRules, explain_drop
+from asyncimport.xnat.site import explain_drop
 from asyncimport.xnat.zip_body import zip_body
 
 _HEADERS = {"Content-Type": "application/dicom"}
@@ -38,7 +38,7 @@ class XnatDestination:
     setting) and `event_reason`, which sites with an audit trail require. `patience` is how many seconds XNAT may work
     on one session, `first_pause` how long to wait before reading its row again (pauses double up to 30 s). `source` is
     what this journal's prearchive rows name as theirs: only these are filled, or with `adopt_rows` those of other
-    journals too. `rules` and `archived` hold what was read from the site before. All methods raise TransientError.
+    journals too. `site` has what was read before. All methods raise TransientError.
     """
 
     finalizer_type = Finalizer
@@ -57,8 +57,7 @@ class XnatDestination:
         patience: float = 3600.0,
         first_pause: float = 1.0,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
-        rules: SiteRules | None = None,
-        archived: ArchivedSessions | None = None,
+        site: KnownSite | None = None,
         prearchive: Prearchive | None = None,
     ) -> None:
         policy = policy or RetryPolicy()
@@ -68,11 +67,11 @@ class XnatDestination:
         self._adopt_rows = adopt_rows
         self._import_url = lru_cache(maxsize=1024)(self._make_import_url)
         self._deflating = thread_limiter()
-        self._rules = rules or SiteRules(client, policy)
-        self._archived = archived or ArchivedSessions(client, policy)
+        site = site or KnownSite.of(client, policy)
+        self._rules, self._archived = site.rules, site.archived
         self._archive = Archive(client, policy, self._rules)
         self._rows = PrearchiveRows(client)
-        self._conflicts = ArchiveConflicts(client, self._archived, self._rules, policy)
+        self._conflicts = ArchiveConflicts(client, site, policy)
         self._prearchive = prearchive or Prearchive(
             client, policy, overwrite=overwrite, trigger_pipelines=trigger_pipelines, event_reason=event_reason
         )
