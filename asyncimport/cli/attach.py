@@ -108,8 +108,8 @@ def _json(result: "AttachResult", *, host: str | None) -> dict[str, object]:
     }
 
 
-def _detail(resource: Resource, filed: AttachmentResult) -> dict[str, object]:
-    place, file = resource.owner, filed.attachment.file
+def _detail(resource: Resource, result: AttachmentResult) -> dict[str, object]:
+    place, file = resource.owner, result.attachment.file
     return {
         "path": plain(file.path),
         "project": place.project,
@@ -118,12 +118,12 @@ def _detail(resource: Resource, filed: AttachmentResult) -> dict[str, object]:
         "study_uid": place.study_uid or None,
         "scan": place.scan or None,
         "resource": resource.label,
-        "name": filed.attachment.name,
+        "name": result.attachment.name,
         "bytes": file.size,
-        "state": filed.state.value.lower(),
-        "sent": filed.sent,
-        "md5": filed.md5,
-        "reason": filed.reason,
+        "state": result.state.value.lower(),
+        "sent": result.sent,
+        "md5": result.md5,
+        "reason": result.reason,
     }
 
 

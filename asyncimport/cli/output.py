@@ -238,7 +238,7 @@ def show_summary(console: Console, summary: Summary, *, seconds: float | None) -
         of_attachments = {"left": "wait for their session", "already_refused": "refused by XNAT in an earlier run"}
         _show_counts(console, "attachment", summary.attachments, of_attachments)
     if summary.subjects.found:
-        of_subjects = {"stored": "described", "already_stored": "described by an earlier run", "refused": "refused"}
+        of_subjects = {"stored": "updated", "already_stored": "updated by an earlier run", "refused": "refused"}
         _show_counts(console, "subject", summary.subjects, of_subjects)
     states = {state: summary.count(state) for state in ("archived", "prearchive", "held", "open")}
     counts = [f"{count:,} {state}" for state, count in states.items() if count]

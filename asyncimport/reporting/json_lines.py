@@ -73,7 +73,7 @@ def _events(entry: Entry) -> Iterator[dict[str, object]]:
         case events.AttachmentsStarted(files=files):
             yield {"event": "enclosing", "files": files}
         case events.AttachmentsStored(resource=resource, results=results):
-            yield from (_filed(resource, one) for one in results)
+            yield from (_attachment(resource, one) for one in results)
         case SubjectReport():
             yield {
                 "event": f"subject_{entry.state}",
@@ -127,19 +127,19 @@ def _file(claim: deliveries.Claim) -> dict[str, object]:
     }
 
 
-def _filed(resource: attachments.Resource, filed: attachments.AttachmentResult) -> dict[str, object]:
-    place, file = resource.owner, filed.attachment.file
+def _attachment(resource: attachments.Resource, result: attachments.AttachmentResult) -> dict[str, object]:
+    place, file = resource.owner, result.attachment.file
     event: dict[str, object] = {
-        "event": f"attachment_{filed.state.value.lower()}",
+        "event": f"attachment_{result.state.value.lower()}",
         "project": place.project,
         "subject": place.subject,
         "session": place.session,
         "resource": resource.label,
         "path": text_of_path(file.path),
-        "name": filed.attachment.name,
+        "name": result.attachment.name,
         "bytes": file.size,
     }
-    return event | ({"sent": filed.sent, "md5": filed.md5} if filed.md5 else {"reason": filed.reason})
+    return event | ({"sent": result.sent, "md5": result.md5} if result.md5 else {"reason": result.reason})
 
 
 def _names(delivery: deliveries.Delivery) -> dict[str, object]:

@@ -45,11 +45,11 @@ class Totals:
     repaired: int = 0
     away: str | None = None
     away_since: float = 0.0
-    quiet_until: float = float("-inf")
+    settling_until: float = float("-inf")
     attachments: int = 0
     attached: int = 0
     unattached: int = 0
-    described: int = 0
+    subjects_updated: int = 0
     gone: int = 0
     gone_unsent: int = 0
     notices: list[str] = field(default_factory=list)
@@ -112,9 +112,9 @@ class Totals:
                 self.attached += attached
                 self.unattached += len(results) - attached
             case events.Settling(seconds=seconds):
-                self.quiet_until = self.clock() + seconds
+                self.settling_until = self.clock() + seconds
             case SubjectReport():
-                self.described += 1
+                self.subjects_updated += 1
             case _:
                 self._note_verdict(event)
 

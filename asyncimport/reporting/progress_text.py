@@ -167,8 +167,8 @@ def _other(totals: Totals) -> Iterator[str]:
         yield f"{totals.repaired:,} missing from XNAT and sent again"
     if totals.attachments:
         yield f"{totals.attached:,} of {counted(totals.attachments, 'attachment')}"
-    if totals.described:
-        yield f"demographics of {counted(totals.described, 'subject')}"
+    if totals.subjects_updated:
+        yield f"demographics of {counted(totals.subjects_updated, 'subject')}"
 
 
 def _bad_ends(totals: Totals) -> Iterator[str]:
@@ -191,10 +191,10 @@ def _waits(totals: Totals, now: float) -> Iterator[str]:
         if left is not None:
             yield f"gives up in {human_seconds(left)}"
     elif _is_settling(totals, now):
-        yield f"waiting {human_seconds(totals.quiet_until - now)}, in case an interrupted upload still lands"
+        yield f"waiting {human_seconds(totals.settling_until - now)}, in case an interrupted upload still lands"
     elif (still := totals.speed.seconds_still()) >= _STILL_SECONDS and totals.settled < totals.waiting:
         yield f"no progress for {human_seconds(still)}"
 
 
 def _is_settling(totals: Totals, now: float) -> bool:
-    return now < totals.quiet_until and totals.settled >= totals.waiting
+    return now < totals.settling_until and totals.settled >= totals.waiting

@@ -124,7 +124,7 @@ OUTCOMES: tuple[Outcome, ...] = (
         ([Postponed(DELIVERY, "busy")], {}),
         ([SessionFound(claim(), "/data/archive", 4, 4000)], {"waiting": -4, "waiting_size": -4000, "found": 4}),
         ([ServerUnavailable("away"), ServerUnavailable("still away")], {"away": "still away"}),
-        ([SubjectReport("P", "S", "stored")], {"described": 1}),
+        ([SubjectReport("P", "S", "stored")], {"subjects_updated": 1}),
     ],
 )
 def test_events_are_added_up(events: list[Event], expected: dict[str, object]) -> None:

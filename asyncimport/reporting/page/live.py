@@ -248,7 +248,7 @@ class LiveRun:
 
     def _is_settling(self) -> bool:
         totals = self._totals
-        return totals.quiet_until > self._clock() and totals.settled >= totals.waiting
+        return totals.settling_until > self._clock() and totals.settled >= totals.waiting
 
     def _done(self) -> float | None:
         """Return how much of what is queued is settled; None while it is unknown."""

@@ -74,7 +74,7 @@ def tiles(summary: Summary, *, busy: float | None, sent: int) -> list[Tile]:
         found.append(Tile("Attachments", f"{arrived:,}", f"of {summary.attachments.found:,}"))
     if summary.subjects.found:
         arrived = summary.subjects.stored + summary.subjects.already_stored
-        found.append(Tile("Subjects described", f"{arrived:,}", f"of {summary.subjects.found:,}"))
+        found.append(Tile("Subjects updated", f"{arrived:,}", f"of {summary.subjects.found:,}"))
     if busy:
         found.append(Tile("Time", human_seconds(busy), f"{human_bytes(sent / busy)}/s on average"))
     return found
