@@ -13,10 +13,11 @@ _MIN_OPEN = 3
 
 @record
 class Demand:
-    """When other sessions begin, so that no slot is idle and no more are open than that takes.
+    """How many files senders need, so that other sessions begin in time and no sooner.
 
-    None begins while open sessions have `files` for this claim and later ones: they last for the time of a first file.
-    With `firsts` first files under way, none begins either while `now` files can be sent at once.
+    `files` last until the first file of another session is recorded: while open sessions have as many, none begins.
+    `now` is what can be sent at once: while open sessions have as many for that, and `firsts` first files are under
+    way, none begins either.
     """
 
     files: int = 1_000_000

@@ -16,8 +16,9 @@ _MIN_LIMIT = 3
 # The first limit is one higher for this much of a round trip (seconds), up to a bound: on a long way too few leave the
 # server idle for long, until that shows.
 _FIRST_SECONDS, _MAX_FIRST_LIMIT = 0.01, 16
-# As many calls that wait for the link at a time keep it busy, if that is a share of all their time too. More than the
-# other number only wait; fewer may wait for the windows of their connections, and not fill the link.
+# The link is full if at least so many calls wait for it at a time, and for at least this share of their time. With more
+# than the last number waiting, others would only wait too; with fewer, they may wait for the windows of their
+# connections, and not fill the link.
 _FULL_LINK, _LINK_SHARE, _CROWDED_LINK = 2.0, 0.2, 16.0
 # On a link, this many times as many calls are tried, or as few. The larger number stays if it carries more, by the
 # quotient of both to this power: half as many again must carry 8 % more.
@@ -28,7 +29,7 @@ _FEW_CALLS, _MANY_CALLS, _PROBE_CALLS = 8, 128, 64
 _MIN_MEASURE_SECONDS = 0.1
 # A probe that has taken as long is content with fewer calls: on a slow link each is a loss.
 _LONG_PROBE_SECONDS = 0.5
-# A lower growth of latency needs no explanation; a lower one still is no reason to grow more slowly.
+# Growth of latency below the first factor needs no explanation; below the second, the limit goes on growing fast.
 _NOTICEABLE = 1.15
 _HARDLY_NOTICEABLE = 1.05
 # A probe costs a third of the throughput while it lasts. The pause before the next is this many times its duration,

@@ -1,6 +1,7 @@
 """Decides which files go as zips. Pure: it learns from calls as they end, and neither waits nor polls."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 
 from asyncimport.model.choices import Compress
@@ -9,7 +10,7 @@ from asyncimport.model.choices import Compress
 _MIN_SAVING = 0.15
 # Where the system itself tells that they would save this share, they begin without a trial.
 _OBVIOUS_SAVING = 0.2
-# Where as many bytes of files a second get through, deflating them would be the limit on any machine: 2.4 Gbit/s.
+# From this rate on (bytes a second, 2.4 Gbit/s) files get through faster than any machine deflates them.
 _FAST_BYTES = 300e6
 # Larger files are deflated twice.
 _DEFLATED_ONCE = 1 << 20
@@ -19,7 +20,7 @@ _BEGIN_BELOW, _END_ABOVE = 0.92, 0.98
 _TOLERANCE = 0.15
 # A trial that is still not clear then changes nothing.
 _MAX_PARTS = 5
-# Calls and seconds after which the share of the link is known.
+# Calls and seconds after which the system has told what share of their time calls wait for the link.
 _SHARE_CALLS, _SHARE_SECONDS = 4, 0.25
 # While the number in flight grows, it does so after fewer calls. With too few in flight zips would save nothing.
 _CALLS_TO_SETTLE, _ROUNDS_TO_SETTLE = 8, 3
@@ -71,6 +72,20 @@ class _Times:
         return quotient / calls if calls else 1.0
 
 
+@dataclass(slots=True)
+class _Told:
+    """The calls since a time, for what the system tells of the link.
+
+    `link_seconds` is how long all calls had waited for it until then. `bytes` are those that zips would deflate.
+    """
+
+    began: float
+    link_seconds: float
+    calls: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+
+
 class Compression:
     """Decides for each file whether it goes as a zip.
 
@@ -115,9 +130,8 @@ class Compression:
         """What calls took since then, and how long all had waited."""
         self._share = self._told_share = 0.0
         """Which share of their time they waited, and of late by what the system tells."""
-        self._told: tuple[float, int, float, int, float] | None = (clock(), 0, 0.0, 0, 0.0)
-        """When the latter was last measured; since then, calls, their seconds and the bytes that zips would deflate;
-        how long all had waited until then. None after a trial."""
+        self._told: _Told | None = _Told(clock(), 0.0)
+        """The calls since the latter was last measured; None after a trial."""
         self._is_fast = False
         """Whether deflating would be the limit."""
         self._is_doubtful = False
@@ -197,20 +211,21 @@ class Compression:
 
     def _measure_told_share(self, now: float, seconds: float, size: int, in_flight: int, link_seconds: float) -> None:
         """Add a call to what the system tells of the share, and begin zips if that is large."""
-        if self._told is None:
-            self._told = now, 0, 0.0, 0, link_seconds
+        told = self._told
+        if told is None:
+            self._told = _Told(now, link_seconds)
             return
-        began, calls, total, sent, link_before = self._told
-        calls, total, sent = calls + 1, total + seconds, sent + size * (1 + (size > _DEFLATED_ONCE))
-        self._told = began, calls, total, sent, link_before
-        if calls < _SHARE_CALLS or now - began < _SHARE_SECONDS:
+        told.calls += 1
+        told.seconds += seconds
+        told.bytes += size * (1 + (size > _DEFLATED_ONCE))
+        if told.calls < _SHARE_CALLS or now - told.began < _SHARE_SECONDS:
             return
-        self._told = now, 0, 0.0, 0, link_seconds
-        self._told_share = min(1.0, (link_seconds - link_before) / max(total, 1e-9))
+        self._told = _Told(now, link_seconds)
+        self._told_share = min(1.0, (link_seconds - told.link_seconds) / max(told.seconds, 1e-9))
         if self._is_on:
             return
         # Large files that end together have not been sent in the time between their ends.
-        self._is_fast = sent > self._fast_bytes * max(now - began, total / in_flight)
+        self._is_fast = told.bytes > self._fast_bytes * max(now - told.began, told.seconds / in_flight)
         is_obvious = self._told_share * (1 - 1 / self._ratio) > _OBVIOUS_SAVING
         if is_obvious and not self._is_doubtful and not self._is_fast:
             self._is_on, self._tried_at, self._recent = True, now, None

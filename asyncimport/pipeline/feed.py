@@ -19,8 +19,8 @@ _BATCH_SECONDS = 0.05
 # behind those of others.
 _WAITING_SECONDS = 0.1
 _MIN_WAITING, _MAX_WAITING = 4, 512
-# A first file takes as long as so many others, until it is known how long it takes, as the archive is asked before.
-# Then this many times as long, as it varies, and the time until the next files of its session are handed out.
+# How long a first file takes: as long as so many others, because the archive is asked before it. When that has been
+# measured: the usual time, with a margin as it varies, and the time until the next files of its session are handed out.
 _FIRST_ROUNDS, _FIRST_MARGIN, _HAND_OUT_SECONDS = 4.0, 1.2, 0.05
 # So many first files may be under way to hide their time; more only to fill the slots.
 _MIN_FIRSTS, _SLOTS_PER_FIRST = 3, 8
