@@ -21,6 +21,7 @@ from asyncimport.cli.parameters import command
 from asyncimport.cli.rows import show_rows
 from asyncimport.journal.reports import AttachmentRow
 from asyncimport.journal.rows import DeliveryRow, InstanceRow, Remaining, Run
+from asyncimport.model.csv_table import escape_cell
 from asyncimport.model.option import setting
 from asyncimport.model.options import JournalOptions
 from asyncimport.model.texts import counted, plain
@@ -30,7 +31,6 @@ from asyncimport.reporting.entries import session_names
 from asyncimport.reporting.json_lines import worker_json
 from asyncimport.reporting.progress import human_bytes
 from asyncimport.reporting.progress_text import worker_lines
-from asyncimport.routing.plan_file import escape_cell
 
 
 class Form(StrEnum):

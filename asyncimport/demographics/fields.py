@@ -12,8 +12,9 @@ from decimal import Decimal
 from enum import StrEnum
 
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import character, normalized
+from asyncimport.model.csv_table import normalized
 from asyncimport.model.record import record
+from asyncimport.model.texts import character_text
 
 # The value with which XNAT clears a field (GenericItemObject.setProperties).
 NULL = "NULL"
@@ -171,7 +172,7 @@ def _bounds(one: Field, today: date) -> str:
 def _text(text: str) -> str:
     odd = next((one for one in text if not one.isprintable()), "")
     if odd:
-        raise UsageError(f"the character {character(odd)}", hint="write texts in one line")
+        raise UsageError(f"the character {character_text(odd)}", hint="write texts in one line")
     if len(text) > _LONGEST_TEXT:
         raise UsageError(f"{len(text)} characters", hint=f"shorten it: XNAT keeps {_LONGEST_TEXT} at most")
     if has_reference(text):

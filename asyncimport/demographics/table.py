@@ -9,7 +9,8 @@ from datetime import date
 
 from asyncimport.demographics.fields import BIRTH, FIELDS, NULL, Kind, canonical, field_of, local_day
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import LABELS, TableIssue, label_problem, normalized, records, text_of, unescape_cell
+from asyncimport.model.csv_table import TableIssue, normalized, records, text_of, unescape_cell
+from asyncimport.model.label_syntax import LABELS, label_problem
 from asyncimport.model.record import record
 
 _SUBJECT = ("subject_label", "subject", "label", "subject_id", "participant_id", "XNAT Subject ID")

@@ -1,4 +1,4 @@
-"""CSV as spreadsheets save it: encodings, separators, cells that they would change, labels. Pure: no disk.
+"""CSV as spreadsheets save it: encodings, separators, cells that they would change. Pure: no disk.
 
 A message about a cell shows at most one character of it: cells can be patients' data.
 """
@@ -12,11 +12,6 @@ from collections.abc import Container, Iterator
 from asyncimport.errors import UsageError
 from asyncimport.model.option import invalid
 from asyncimport.model.record import record
-
-# XNAT stores labels in columns of 255 characters.
-LONGEST_LABEL = 255
-UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-LABELS = f"labels are letters, digits, '_' and '-', {LONGEST_LABEL} at most; nothing is cleaned silently"
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -149,15 +144,3 @@ def unescape_cell(text: str) -> str:
 def escape_controls(text: str) -> str:
     """Escape control characters, except tabs and line feeds, which belong to text and do no harm to a terminal."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-def label_problem(text: str) -> str:
-    """Return why a text cannot be a label, or ""."""
-    if found := UNSAFE.search(text):
-        return f"the character {character(found[0])}"
-    return f"{len(text)} characters" if len(text) > LONGEST_LABEL else ""
-
-
-def character(one: str) -> str:
-    """Return a character with its code point: many look alike, or are invisible."""
-    return f"{one!r} (U+{ord(one):04X})"

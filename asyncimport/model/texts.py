@@ -29,6 +29,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(by_lower[one] for one in near)}? " if near else ""
 
 
+def character_text(one: str) -> str:
+    """Return a character with its code point: many look alike, or are invisible."""
+    return f"{one!r} (U+{ord(one):04X})"
+
+
 def are(number: int) -> str:
     """Return the verb of a number of things."""
     return "is" if number == 1 else "are"

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from asyncimport.errors import UsageError
 from asyncimport.model.attachments import ResourceOwner
-from asyncimport.model.csv_table import TableIssue, label_problem, normalized, records, text_of, unescape_cell
+from asyncimport.model.csv_table import TableIssue, normalized, records, text_of, unescape_cell
+from asyncimport.model.label_syntax import label_problem
 from asyncimport.model.record import record
 from asyncimport.routing.attachments import check_resource
 

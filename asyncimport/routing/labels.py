@@ -2,8 +2,8 @@
 
 import re
 
-from asyncimport.model.csv_table import LONGEST_LABEL, UNSAFE
 from asyncimport.model.files import Session
+from asyncimport.model.label_syntax import LONGEST_LABEL, UNSAFE
 from asyncimport.model.texts import nfc
 
 _PROJECT_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{LONGEST_LABEL}}}")

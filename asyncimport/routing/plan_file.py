@@ -12,7 +12,7 @@ from dataclasses import field
 from enum import StrEnum
 
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import escape_controls, needs_escape, normalized
+from asyncimport.model.csv_table import escape_cell, escape_controls, needs_escape, normalized
 from asyncimport.model.record import record
 
 # The columns in the order of writing, with their names in the manifests of XNAT Desktop Client, DQR and dax. Case,
@@ -120,7 +120,7 @@ def write_plan(rows: Iterable[PlanRow]) -> str:
     table = csv.writer(out, lineterminator="\r\n")
     table.writerow(escape_cell(escape_controls(column)) for column in columns)
     for row in rows:
-        table.writerow(escape_cell(escape_controls(_cell(row, column)), column) for column in columns)
+        table.writerow(_escape(escape_controls(_cell(row, column)), column) for column in columns)
     return _as_text(out.getvalue())
 
 
@@ -152,8 +152,7 @@ def cell_needs_escape(column: str, text: str) -> bool:
     return needs_escape(text)
 
 
-def escape_cell(text: str, column: str = "") -> str:
-    """Return a cell that spreadsheets do not change: with an apostrophe in front where they would."""
+def _escape(text: str, column: str) -> str:
     return f"'{text}" if cell_needs_escape(column, text) else text
 
 

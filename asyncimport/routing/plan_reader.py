@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import LABELS, character, label_problem, normalized, records, text_of
-from asyncimport.model.texts import nfc
+from asyncimport.model.csv_table import normalized, records, text_of
+from asyncimport.model.label_syntax import LABELS, label_problem
+from asyncimport.model.texts import character_text, nfc
 from asyncimport.routing.plan_file import COLUMN_OF, COLUMNS, UID, Key, PlanRow, cell_needs_escape, day_of
 
 _NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)?E[+-]?[0-9]+|[0-9]+[.,][0-9]*|[0-9]+", re.IGNORECASE)
@@ -230,7 +231,7 @@ class _Reader:
 def _why_no_uid(text: str) -> str:
     """Return which rule of PS3.5 9.1 a text breaks, without the text, which may belong to another column."""
     if found := re.search(r"[^0-9.]", text):
-        return f"the character {character(found[0])}"
+        return f"the character {character_text(found[0])}"
     if len(text) > 64:
         return f"{len(text)} characters"
     components = text.split(".")

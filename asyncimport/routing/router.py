@@ -6,8 +6,8 @@ from copy import copy
 from functools import lru_cache, partial
 
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import LONGEST_LABEL
 from asyncimport.model.files import Session
+from asyncimport.model.label_syntax import LONGEST_LABEL
 from asyncimport.model.texts import nfc
 from asyncimport.routing.existing_sessions import NO_SESSIONS, ExistingSessions
 from asyncimport.routing.label_map import LookupTable

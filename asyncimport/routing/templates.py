@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from asyncimport.errors import UsageError
-from asyncimport.model.csv_table import LONGEST_LABEL
+from asyncimport.model.label_syntax import LONGEST_LABEL
 from asyncimport.model.record import record
 from asyncimport.model.texts import did_you_mean, nfc
 from asyncimport.routing.labels import UnroutableError, clean_label

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from asyncimport.errors import UsageError
 from asyncimport.model.attachments import Attachment, AttachmentBatch, Resource, ResourceOwner
-from asyncimport.model.csv_table import TableIssue, label_problem
+from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.files import File
+from asyncimport.model.label_syntax import label_problem
 from asyncimport.model.texts import plain
 from asyncimport.routing.attachment_file import AttachRow, read_attachments
 from asyncimport.routing.attachments import check_resource, name_in_resource, name_problem

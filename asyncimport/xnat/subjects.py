@@ -16,7 +16,7 @@ import anyio
 from asyncimport.demographics.comparison import Changes, Difference, Values, compute_changes, missing_values
 from asyncimport.demographics.table import Demographics
 from asyncimport.errors import RefusedError, TransientError, UnavailableError
-from asyncimport.model.csv_table import label_problem
+from asyncimport.model.label_syntax import label_problem
 from asyncimport.model.record import record
 from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
