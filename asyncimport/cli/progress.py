@@ -91,6 +91,7 @@ async def _live(totals: Totals, console: Console, news: News) -> None:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(area.close, terminal_size(console)[0])
             error_output.area = None
+            # What others wrote meanwhile is above the area, and has not been drawn yet.
             await anyio.to_thread.run_sync(area.close, terminal_size(console)[0])
 
 

@@ -27,7 +27,7 @@ class WorkerReader:
         )
         # A process reads headers from the first file on: a file that kills it must not kill this one. It would end with
         # the walk, so the walk is that of another source.
-        self.source, self.walked = make(many=0), make()
+        self.source, self.walked = make(files_before_worker=0), make()
 
     @property
     def read_ahead(self) -> int:

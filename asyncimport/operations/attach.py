@@ -16,7 +16,7 @@ from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.files import File
 from asyncimport.model.options import AttachOptions, Options
 from asyncimport.model.texts import plain
-from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.result import Result, captured_in
 from asyncimport.operations.server import Server, find_project_ids
 from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.shutdown import Stop
@@ -90,7 +90,7 @@ async def attach(
             result.results += [(event.resource, one) for one in event.results]
             report(result)
 
-    with ended_in(result, stop):
+    with captured_in(result, stop):
         async with AsyncExitStack() as stack:
             with stop.immediate_scope():
                 client = await stack.enter_async_context(request.server.connect())

@@ -26,7 +26,7 @@ from asyncimport.xnat.client import Client
 from asyncimport.xnat.resource_check import Depth, FileState
 from asyncimport.xnat.resources import Resources
 from asyncimport.xnat.site import SiteRules
-from asyncimport.xnat.subjects import SubjectError, SubjectResult, Subjects, update_subjects
+from asyncimport.xnat.subjects import SubjectError, SubjectResult, Subjects, update_all
 
 # Sessions that are compared at a time; each takes a few small requests.
 _AT_A_TIME = 8
@@ -197,7 +197,7 @@ async def compare_subjects(client: Client, reader: JournalReader, policy: RetryP
     findings = []
     for stored, found in zip(
         demographics,
-        await update_subjects(Subjects(client, policy, dry_run=True, only_existing=True), demographics),
+        await update_all(Subjects(client, policy, dry_run=True, only_existing=True), demographics),
         strict=True,
     ):
         finding = SubjectFinding(stored.project, stored.subject, tuple(stored.values))
@@ -217,7 +217,7 @@ async def restore_subjects(
 ) -> list[SubjectResult]:
     """Store the demographics again that XNAT has lost. Other values in XNAT are kept. Raises: UnavailableError."""
     demographics = [Demographics(one.subject, one.missing, one.project) for one in findings if one.missing]
-    return await update_subjects(Subjects(client, policy, event_reason=_REPAIR, only_existing=True), demographics)
+    return await update_all(Subjects(client, policy, event_reason=_REPAIR, only_existing=True), demographics)
 
 
 def files_to_resend(reader: JournalReader, finding: SessionFinding) -> tuple[list[SentFile], int]:

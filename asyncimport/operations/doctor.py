@@ -10,8 +10,8 @@ import anyio.to_thread
 from asyncimport.credentials.hosts import check_host
 from asyncimport.errors import FatalError, UsageError
 from asyncimport.model.record import record
-from asyncimport.operations.result import Result, ended_in
-from asyncimport.operations.server_checks import Facts, Finding, check_connection, check_login, exit_code
+from asyncimport.operations.result import Result, captured_in
+from asyncimport.operations.server_checks import Facts, Finding, check_connection, check_login, exit_code_of
 from asyncimport.operations.site_checks import check_projects, check_site
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
@@ -46,7 +46,7 @@ class DoctorResult(Result):
     @property
     def findings_code(self) -> int:
         """Return 0, or the code of the first error that `upload` would meet."""
-        return exit_code(self.findings)
+        return exit_code_of(self.findings)
 
 
 async def doctor(request: DoctorRequest, *, stop: Stop | None = None) -> DoctorResult:
@@ -54,7 +54,7 @@ async def doctor(request: DoctorRequest, *, stop: Stop | None = None) -> DoctorR
     stop = stop or Stop()
     facts = _initial_facts(request)
     result = DoctorResult(host=facts.host)
-    with ended_in(result, stop):
+    with captured_in(result, stop):
         with stop.immediate_scope():
             credentials = None if facts.unencrypted else request.credentials
             facts = await collect_facts(facts, credentials, request.projects, ca_bundle=request.ca_bundle)

@@ -27,7 +27,7 @@ from asyncimport.operations.dry_run_plan import apply_rehearsal
 from asyncimport.operations.plan import Plan
 from asyncimport.operations.planning import header_cache_path
 from asyncimport.operations.rehearsed_source import RehearsedSource
-from asyncimport.operations.result import Observer, Result, ended_in
+from asyncimport.operations.result import Observer, Result, captured_in
 from asyncimport.operations.upload_request import UploadRequest
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop, StoppedError
@@ -85,7 +85,7 @@ async def dry_run(
         is_partial=not request.study_filter.is_everything,
         client=dask_client,
     )
-    with ended_in(result, stop), suppress(StoppedError):
+    with captured_in(result, stop), suppress(StoppedError):
         async with opened as source:
             with stop.immediate_scope():
                 async with request.server.connect(connections=4, timeouts=request.timeouts) as client:

@@ -11,7 +11,7 @@ import anyio.to_thread
 from asyncimport.errors import UsageError
 from asyncimport.journal.prune import PruneItem, Pruner
 from asyncimport.model.options import ForgetOptions
-from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.result import Result, captured_in
 from asyncimport.pacing.shutdown import Stop
 
 
@@ -43,7 +43,7 @@ async def forget(
 ) -> ForgetResult:
     """Find what the request selects, and delete it if `agree` returns True. `agree` is called in a worker thread."""
     result = ForgetResult()
-    with ended_in(result, stop or Stop()):
+    with captured_in(result, stop or Stop()):
         pruned = await anyio.to_thread.run_sync(prune_journal, request, agree)
         result.found, result.is_done = pruned.found, pruned.is_done
     return result

@@ -23,7 +23,7 @@ from asyncimport.operations.cluster import check_cluster, open_any_source
 from asyncimport.operations.journals import state_directory
 from asyncimport.operations.plan import Plan, make_plan, unmatched_filter
 from asyncimport.operations.plan_draft import PlanRules, draft_plan, scan_headers
-from asyncimport.operations.result import Observer, Result, ended_in
+from asyncimport.operations.result import Observer, Result, captured_in
 from asyncimport.operations.server import ProjectIds
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
 from asyncimport.reporting.progress import Totals
@@ -86,7 +86,7 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
     """Scan, route whole studies, compare them with each other, and write the plan."""
     stop = stop or Stop()
     result = PlanResult()
-    with ended_in(result, stop):
+    with captured_in(result, stop):
         if request.parts > 1 and request.out_file is None:
             raise UsageError("--split needs a file to write to", hint="name it with --out")
         targets = _targets(request.out_file, request.parts) if request.out_file else []
@@ -223,4 +223,5 @@ async def scan_and_plan(
 def header_cache_path(source: Source, state_dir: Path | None) -> Path:
     """Return the header cache of a source."""
     digest = hashlib.sha256("\n".join(source.places).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    # The former name of a header cache: another one would leave the files of earlier versions behind.
     return state_directory(state_dir) / f"scan-{digest}.survey"

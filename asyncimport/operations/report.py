@@ -18,7 +18,7 @@ from asyncimport.journal.rows import Run
 from asyncimport.model.activity import RunActivity
 from asyncimport.model.record import record
 from asyncimport.model.summary import Summary
-from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.result import Result, captured_in
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.reporting.page import summary as parts
 from asyncimport.reporting.page.content import BAD, ChartRun, Fact, Page, RunLine, SessionRow
@@ -58,7 +58,7 @@ class ReportResult(Result):
 async def report(request: ReportRequest, *, stop: Stop | None = None) -> ReportResult:
     """Make the report of a run, or of all that the journal holds, also while a run goes on, or after a kill."""
     result = ReportResult()
-    with ended_in(result, stop or Stop()):
+    with captured_in(result, stop or Stop()):
         return await anyio.to_thread.run_sync(make_report, request)
     return result
 

@@ -45,7 +45,7 @@ class Result:
 
 
 @contextmanager
-def ended_in(result: Result, stop: Stop) -> Iterator[None]:
+def captured_in(result: Result, stop: Stop) -> Iterator[None]:
     """Keep in the result an error of ours that ends the block, and a requested stop."""
     try:
         yield

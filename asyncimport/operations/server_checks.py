@@ -62,7 +62,7 @@ class Facts:
     projects: Sequence[ProjectFacts] = ()
 
 
-def exit_code(findings: Sequence[Finding]) -> int:
+def exit_code_of(findings: Sequence[Finding]) -> int:
     """Return 0, or the code of the first error that `upload` would meet."""
     codes = {finding.exit_code for finding in findings if finding.status is Status.ERROR}
     return next((code for code in _EXIT_CODES if code in codes), max(codes, default=0))

@@ -15,7 +15,7 @@ from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.record import record
 from asyncimport.model.summary import Summary
 from asyncimport.model.texts import did_you_mean
-from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.result import Result, captured_in
 from asyncimport.pacing.shutdown import Stop
 
 
@@ -57,7 +57,7 @@ class StatusResult(Result):
 async def status(request: StatusRequest, *, stop: Stop | None = None) -> StatusResult:
     """Read what was uploaded, what is left, and why."""
     result = StatusResult()
-    with ended_in(result, stop or Stop()):
+    with captured_in(result, stop or Stop()):
         await anyio.to_thread.run_sync(_read, request, result)
     return result
 

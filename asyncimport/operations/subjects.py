@@ -11,13 +11,13 @@ from asyncimport.demographics.table import Demographics, read_subjects
 from asyncimport.errors import ProjectReadOnlyError, UsageError
 from asyncimport.model.csv_table import TableIssue
 from asyncimport.model.options import SubjectsOptions
-from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.result import Result, captured_in
 from asyncimport.operations.server import Server, find_project_ids
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import find_project
-from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_subjects
+from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_all
 
 _STATES = ("created", "updated", "unchanged", "refused", "failed")
 
@@ -81,7 +81,7 @@ async def subjects(
         report(result)
 
     policy = RetryPolicy()
-    with ended_in(result, stop):
+    with captured_in(result, stop):
         async with AsyncExitStack() as stack:
             with stop.immediate_scope():
                 client = await stack.enter_async_context(request.server.connect())
@@ -91,7 +91,7 @@ async def subjects(
             refused = list(result.outcomes)
             rows = (replace(row, project=names[row.project]) for row in request.rows if row.project in names)
             with stop.grace_scope():
-                done = await update_subjects(
+                done = await update_all(
                     Subjects(
                         client,
                         policy,

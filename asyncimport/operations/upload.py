@@ -17,7 +17,7 @@ from asyncimport.operations import upload_steps
 from asyncimport.operations.cluster import open_cluster, open_cluster_source
 from asyncimport.operations.decision import decide
 from asyncimport.operations.orphans import orphans_of
-from asyncimport.operations.result import Observer, ended_in
+from asyncimport.operations.result import Observer, captured_in
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
 from asyncimport.pacing.load import Load
 from asyncimport.pacing.monitor import OutageMonitor
@@ -49,7 +49,7 @@ async def upload(
     """
     observer, stop = report or Observer(), stop or Stop()
     result = UploadResult(issues=request.issues)
-    with ended_in(result, stop):
+    with captured_in(result, stop):
         async with open_runner(request, observer, stop, workers, dask_client) as runner:
             await runner.run(result)
     observer.note(RunEnded(result.run, result.exit_code, result.error, result.summary))

@@ -19,7 +19,7 @@ from asyncimport.model.options import Options, VerifyOptions
 from asyncimport.model.summary import Orphan
 from asyncimport.operations import comparison
 from asyncimport.operations.orphans import orphans_of
-from asyncimport.operations.result import Result, ended_in
+from asyncimport.operations.result import Result, captured_in
 from asyncimport.operations.server import Server
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.pacing.shutdown import LOCK_SECONDS, Stop, StoppedError
@@ -77,7 +77,7 @@ async def verify(
     """
     stop = stop or Stop()
     result = VerifyResult()
-    with ended_in(result, stop):
+    with captured_in(result, stop):
         if request.safe_to_delete is not None:
             await anyio.to_thread.run_sync(check_option, "--safe-to-delete", request.safe_to_delete)
         await _verify(request, result, stop, report)

@@ -15,7 +15,7 @@ import anyio.to_thread
 from asyncimport.errors import AsyncimportError, LoginRefusedError, UsageError
 from asyncimport.model.summary import Summary
 from asyncimport.model.texts import plain
-from asyncimport.operations.result import Observer, Result, ended_in
+from asyncimport.operations.result import Observer, Result, captured_in
 from asyncimport.operations.upload import Runner, open_runner
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
 from asyncimport.pacing.shutdown import Stop, StoppedError
@@ -28,7 +28,7 @@ async def watch(request: UploadRequest, *, report: Observer | None = None, stop:
     stop = stop or Stop()
     watched = _Watch(request, report or Observer(), stop)
     ended = Result()
-    with ended_in(ended, stop):
+    with captured_in(ended, stop):
         await watched.run()
     return replace(watched.result, error=ended.error, signal=ended.signal)
 

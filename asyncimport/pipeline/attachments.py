@@ -14,7 +14,7 @@ from asyncimport.model.events import AttachmentsStored, Event
 from asyncimport.model.options import Options
 from asyncimport.model.ports import AttachmentSource
 from asyncimport.pacing.shutdown import Stop
-from asyncimport.pipeline.workers import Done, Workers
+from asyncimport.pipeline.worker_pool import Done, WorkerPool
 
 
 class PendingAttachments(Protocol):
@@ -88,17 +88,17 @@ async def upload_attachments(
     stop: Stop | None = None,
 ) -> None:
     """Fill all resources that have pending attachments. Raises: FatalError."""
-    workers = Workers(store.ping, options=options, report=report, stop=stop)
+    pool = WorkerPool(store.ping, options=options, report=report, stop=stop)
 
     async def start(attachments: Sequence[Attachment]) -> None:
-        await workers.call_journal(partial(pending.start, attachments))
+        await pool.call_journal(partial(pending.start, attachments))
 
     async def fill(batch: AttachmentBatch) -> Done:
         try:
-            results = await workers.outage.call(partial(store.fill, batch, source, start), batch.resource)
+            results = await pool.outage.call(partial(store.fill, batch, source, start), batch.resource)
         except TransientError as error:
             # Other batches get through.
             results = [AttachmentResult(one, AttachmentState.FAILED, str(error)) for one in batch.attachments]
         return Done(partial(pending.record, batch, results), AttachmentsStored(batch.resource, tuple(results)))
 
-    await workers.run(pending.claim, fill)
+    await pool.run(pending.claim, fill)

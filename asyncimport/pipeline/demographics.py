@@ -18,7 +18,7 @@ from asyncimport.model.options import Options
 from asyncimport.model.record import record
 from asyncimport.model.summary import SubjectReport
 from asyncimport.pacing.shutdown import Stop, StoppedError
-from asyncimport.pipeline.workers import Done, Workers
+from asyncimport.pipeline.worker_pool import Done, WorkerPool
 
 if TYPE_CHECKING:
     from asyncimport.xnat.subjects import SubjectUpdated
@@ -66,17 +66,17 @@ async def update_subjects(
     stop: Stop | None = None,
 ) -> None:
     """Set the demographics of all subjects with archived sessions. Raises: FatalError."""
-    workers = Workers(store.ping, options=options, report=report, stop=stop)
+    pool = WorkerPool(store.ping, options=options, report=report, stop=stop)
     table = {(row.project, row.subject.casefold()): row for row in request.table}
     wanted = header_fields(request.from_headers)
-    due = iter(await workers.call_journal(journal.subjects.due_subjects))
+    due = iter(await pool.call_journal(journal.subjects.due_subjects))
 
     async def send(values: Demographics, header_names: Sequence[str]) -> SubjectReport:
         result = partial(SubjectReport, values.project, values.subject)
         if not values.values:
             return result("stored")
         try:
-            updated = await workers.outage.call(partial(store.update, values), values.subject)
+            updated = await pool.outage.call(partial(store.update, values), values.subject)
         except RefusedError as error:
             return result("refused", reason=str(error))
         except TransientError as error:
@@ -92,19 +92,19 @@ async def update_subjects(
 
     async def read_headers(subject: DueSubject) -> tuple[Mapping[str, str], Sequence[str]]:
         """Return the values that the headers of all sessions agree on, and the fields in which they differ."""
-        known = await workers.call_journal(partial(journal.subjects.headers_of, subject, wanted))
+        known = await pool.call_journal(partial(journal.subjects.headers_of, subject, wanted))
         read = await anyio.to_thread.run_sync(_read, source, known, wanted, journal.run, abandon_on_cancel=True)
         if read != known:
-            await workers.call_journal(partial(journal.subjects.record_headers, read))
+            await pool.call_journal(partial(journal.subjects.record_headers, read))
         return agreed_values({name: {value for one in read for value in one.values[name]} for name in wanted}, wanted)
 
     async def update(subject: DueSubject) -> Done | None:
         found: Mapping[str, str] = {}
         contradictory: Sequence[str] = ()
-        with workers.stop.immediate_scope():
+        with pool.stop.immediate_scope():
             if wanted:
                 found, contradictory = await read_headers(subject)
-        if workers.stop.requested:
+        if pool.stop.requested:
             raise StoppedError
         row = table.get((subject.project, subject.subject.casefold()))
         own = Demographics(subject.subject, {} if row is None else row.values, subject.project)
@@ -125,7 +125,7 @@ async def update_subjects(
                 result = replace(result, state="refused", reason=f"{_CONTRADICTION}: {', '.join(contradictory)}")
         return Done(partial(journal.subjects.record, result, values.values, in_archive), result)
 
-    await workers.run(lambda: next(due, None), update)
+    await pool.run(lambda: next(due, None), update)
 
 
 def rows_without_session(journal: Journal, request: DemographicsRequest) -> list[Demographics]:

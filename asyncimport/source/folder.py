@@ -42,38 +42,38 @@ class FileSource:
     """Directories (or single files), walked in sorted order. Content decides what is DICOM, never a name.
 
     `follow_links` follows links that lead out of the places. `ignore_archives` treats archive files as any file that is
-    not DICOM. With `digests`, large files are digested while they are read. After `many` files, a worker process reads
-    headers. `exclude` has shell patterns of paths below a root to skip; their `*` matches `/` too. `is_partial`: only a
-    part of the files is wanted. Raises: UsageError when a root does not exist.
+    not DICOM. With `digests`, large files are digested while they are read. `exclude` has shell patterns of paths below
+    a place to skip; their `*` matches `/` too. `is_partial`: only a part of the files is wanted. After
+    `files_before_worker`, a worker process reads headers. Raises: UsageError when a place does not exist.
     """
 
     def __init__(
         self,
-        roots: Sequence[str | os.PathLike[str]],
+        places: Sequence[str | os.PathLike[str]],
         *,
         ignore_archives: bool = False,
         follow_links: bool = False,
         digests: bool = False,
         exclude: Sequence[str] = (),
         is_partial: bool = False,
-        many: int = _FILES_BEFORE_WORKER,
+        files_before_worker: int = _FILES_BEFORE_WORKER,
     ) -> None:
         self._exclude = glob_pattern(exclude)
         self._is_partial = is_partial or self._exclude is not None
         self._ignore_archives = ignore_archives
         self._follow_links = follow_links
         # A worker process is worth its start only after this many files.
-        self._left_for_threads = many if (os.cpu_count() or 1) > 1 else sys.maxsize
+        self._left_for_threads = files_before_worker if (os.cpu_count() or 1) > 1 else sys.maxsize
         self._worker = Worker(identify_files_in_worker)
         self._together = 1
         self._digests = digests
         self._devices = DeviceCache()
         self.uncovered: Collection[str] = ()
         """Places that may have files which this machine does not see."""
-        self.places = [os.path.abspath(root) for root in roots]  # noqa: PTH100 - Path.resolve would follow links
-        for root in self.places:
-            if not os.path.lexists(root):
-                raise UsageError(f"no such file or directory: {root}", hint="check the path of SOURCE")
+        self.places = [os.path.abspath(place) for place in places]  # noqa: PTH100 - Path.resolve would follow links
+        for place in self.places:
+            if not os.path.lexists(place):
+                raise UsageError(f"no such file or directory: {place}", hint="check the path of SOURCE")
         self._disk = DiskReader(remote=follow_links or not is_local(map(Path, self.places)))
 
     @property
@@ -174,9 +174,9 @@ class FileSource:
         return await anyio.to_thread.run_sync(lambda: [compute_md5(file, size) for file, size in parts])
 
     def relative(self, path: str) -> str:
-        """Return a path relative to the root that it is below; a root that is a file is its own name."""
-        for root in self.places:
-            below = os.path.join(root, "")  # noqa: PTH118 - the path need not be text
+        """Return a path relative to the place that it is below; a place that is a file is its own name."""
+        for place in self.places:
+            below = os.path.join(place, "")  # noqa: PTH118 - the path need not be text
             if path.startswith(below):
                 return path[len(below) :]
         return os.path.basename(path)  # noqa: PTH119 - as above

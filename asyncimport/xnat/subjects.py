@@ -305,7 +305,7 @@ def _matches(wanted: Demographics, item: SubjectItem) -> bool:
     return (item.project, item.label) == (wanted.project, wanted.subject)
 
 
-async def update_subjects(
+async def update_all(
     subjects: Subjects, wanted: Iterable[Demographics], report: Callable[[SubjectResult], None] = lambda _: None
 ) -> list[SubjectResult]:
     """Update subjects, several at once, and return the result of each, in their order.

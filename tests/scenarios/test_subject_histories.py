@@ -33,7 +33,7 @@ from asyncimport.demographics.fields import NULL
 from asyncimport.demographics.table import Demographics
 from asyncimport.errors import UnavailableError
 from asyncimport.testserver import Project, Subject, TestXnat, serve
-from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_subjects
+from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_all
 
 # Three differ in case, and two become accession IDs.
 LABELS = ("Ab", "ab", "AB", "XNAT_S00001", "XNAT_S00002")
@@ -491,7 +491,7 @@ class Histories(RuleBasedStateMachine):
         wish = wire.wish
         async with wired(wire, self._site), logged_in(wire.url) as client:
             try:
-                (outcome,) = await update_subjects(
+                (outcome,) = await update_all(
                     Subjects(
                         client,
                         AT_ONCE,

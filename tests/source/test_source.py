@@ -444,7 +444,7 @@ async def test_many_headers_are_read_in_a_worker(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("1.dcm", image(1))
     os.mkfifo(tmp_path / "pipe")
-    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], files_before_worker=0))
     met = [item async for batch in source.batches() for item in batch if isinstance(item, File)]
     gone = File(str(tmp_path / "gone"), 1, 1)
     odd = write(Path(os.fsdecode(bytes(tmp_path) + b"/\xff")), image(7))
@@ -460,7 +460,7 @@ async def test_many_headers_are_read_in_a_worker(tmp_path: Path) -> None:
 async def test_a_dead_worker_is_restarted(tmp_path: Path) -> None:
     """After the system killed it for memory, no header is left out."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
-    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], files_before_worker=0))
     first = await source.identify_many(files)
     (process,) = readers()
     process.kill()
@@ -475,7 +475,7 @@ async def test_a_file_that_kills_the_worker_twice_is_unreadable(
     """Other files are read, and later headers in another worker."""
     files = [write(tmp_path / "root" / f"{number}.dcm", image(number)) for number in range(1, 6)]
     for_children(tmp_path, monkeypatch, f"os._exit(1) if path == {files[2].path!r} else None")
-    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path / "root"], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path / "root"], files_before_worker=0))
     expected: list[Identity | Ignored] = [await anyio.to_thread.run_sync(source.identify, file) for file in files]
     expected[2] = Ignored(
         files[2], FileKind.UNREADABLE, "reading its header kills the process that reads it", damaged=True
@@ -492,7 +492,7 @@ async def test_without_a_worker_headers_are_read_in_this_process(
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
     before = readers()
-    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], files_before_worker=0))
     results = await source.identify_many(files)
     assert {type(look) for look in results} == {Identity}
     assert set(readers()) <= set(before)
@@ -503,7 +503,7 @@ async def test_a_stop_ends_the_worker(tmp_path: Path, monkeypatch: pytest.Monkey
     files = [write(tmp_path / "root" / f"{number}.dcm", image(number)) for number in range(1, 4)]
     hangs = tmp_path / "hangs"
     for_children(tmp_path, monkeypatch, f"(open({str(hangs)!r}, 'w'), time.sleep(600))")
-    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path / "root"], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path / "root"], files_before_worker=0))
     before = threading.active_count()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(source.identify_many, files)
@@ -518,7 +518,7 @@ async def test_a_stop_ends_the_worker(tmp_path: Path, monkeypatch: pytest.Monkey
 async def test_the_worker_ends_with_the_walk(tmp_path: Path) -> None:
     """And when the source is no longer used."""
     files = [write(tmp_path / f"{number}.dcm", image(number)) for number in range(1, 4)]
-    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [tmp_path], files_before_worker=0))
     async for _ in source.batches():
         await source.identify_many(files)
         assert children() == 1
@@ -627,7 +627,7 @@ async def test_the_worker_opens_many_files_at_once_too(tmp_path: Path, monkeypat
     for_children(tmp_path, monkeypatch, f"count(path, {str(told)!r}) if path.startswith({str(root)!r}) else None")
     files = [write(root / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
     here = await (await folder(root)).identify_many(files)
-    source = await anyio.to_thread.run_sync(partial(FileSource, [root], many=0))
+    source = await anyio.to_thread.run_sync(partial(FileSource, [root], files_before_worker=0))
     assert await source.identify_many(files[:8]) == here[:8]
     assert told.read_text() == "1"
     assert await source.identify_many(files) == here

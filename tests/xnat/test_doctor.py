@@ -20,7 +20,7 @@ from examination import check_untouched, examined, only, wrong
 from forward_proxy import forward_proxy, serve_tls
 
 from asyncimport.operations.doctor import run_checks
-from asyncimport.operations.server_checks import Facts, Finding, Status, exit_code
+from asyncimport.operations.server_checks import Facts, Finding, Status, exit_code_of
 from asyncimport.system.deflate import NAME
 from asyncimport.testserver import (
     PROFILES,
@@ -79,7 +79,7 @@ async def test_all_checks_are_ok(xnat: TestXnat, url: str) -> None:
     assert wrong(findings) == []
     assert [finding.code for finding in findings] == [*WAY, *LOGIN, *SITE, *PROJECT]
     assert [finding.about for finding in findings[-len(PROJECT) :]] == ["demo"] * len(PROJECT)
-    assert exit_code(findings) == 0
+    assert exit_code_of(findings) == 0
     (zips,) = (finding.found for finding in findings if finding.code == "compression")
     assert re.fullmatch(rf"XNAT takes images as zips; {NAME} deflates [1-9][\d,]* MB/s on one core .*", zips)
     check_untouched(xnat)
@@ -274,7 +274,7 @@ async def test_one_wrong_setting_gives_one_finding(
     assert found in finding.found
     assert finding.meaning
     assert hint in finding.hint
-    assert exit_code(findings) == (9 if status is Status.ERROR else 0)
+    assert exit_code_of(findings) == (9 if status is Status.ERROR else 0)
     assert SECRET not in str(findings)
 
 
@@ -315,7 +315,7 @@ async def test_a_missing_project(url: str) -> None:
     assert [(error.code, error.about) for error in errors] == [("project", "nowhere")]
     assert "member" in errors[0].hint
     assert [finding.code for finding in findings if finding.about == "demo"] == PROJECT
-    assert exit_code(findings) == 5
+    assert exit_code_of(findings) == 5
 
 
 async def test_a_project_named_by_an_alias(xnat: TestXnat, url: str) -> None:
@@ -341,7 +341,7 @@ async def test_a_project_that_may_only_be_read(xnat: TestXnat, url: str) -> None
     assert about["automation"].status is Status.UNKNOWN
     assert about["prearchive-code"].status is Status.OK
     assert "creation" not in about
-    assert exit_code(findings) == 6
+    assert exit_code_of(findings) == 6
 
 
 async def test_a_project_without_the_right_to_create_sessions(xnat: TestXnat, url: str) -> None:
@@ -351,7 +351,7 @@ async def test_a_project_without_the_right_to_create_sessions(xnat: TestXnat, ur
     (error,) = [finding for finding in findings if finding.status is Status.ERROR]
     assert (error.code, error.about) == ("creation", "demo")
     assert "member" in error.hint
-    assert exit_code(findings) == 9
+    assert exit_code_of(findings) == 9
 
 
 @pytest.mark.parametrize("version", ["1.5.4", "1.6.1"])
@@ -367,7 +367,7 @@ async def test_an_old_xnat(tmp_path: Path, version: str) -> None:
     assert found["compression", ""].found == "images go as they are, because zips need XNAT 1.8"
     assert {finding.status for finding in wrong(findings)} == {Status.WARNING, Status.UNKNOWN}
     assert found["series-filter", ""].status is found["anonymisation", "demo"].status is Status.UNKNOWN
-    assert exit_code(findings) == 0
+    assert exit_code_of(findings) == 0
     check_untouched(xnat)
 
 
@@ -390,7 +390,7 @@ async def test_a_wrong_password_is_tried_once(xnat: TestXnat, url: str) -> None:
     findings = await examined(url, "demo", credentials=Credentials("demo", "guess"))
     assert [finding.code for finding in findings] == [*WAY, "login"]
     assert "after 20 refusals" in only(findings).hint
-    assert exit_code(findings) == 3
+    assert exit_code_of(findings) == 3
     assert xnat.logins._failed["demo"] == 1
     assert xnat.live_logins("demo") == 0
 
@@ -401,14 +401,14 @@ async def test_an_expired_password(xnat: TestXnat, url: str) -> None:
     findings = await examined(url, "demo")
     assert only(findings).code == "login"
     assert "browser" in only(findings).hint
-    assert exit_code(findings) == 3
+    assert exit_code_of(findings) == 3
 
 
 async def test_a_site_that_is_not_set_up(xnat: TestXnat, url: str) -> None:
     """XNAT refuses every login."""
     xnat.initialised = False
     findings = await examined(url)
-    assert exit_code(findings) == 4
+    assert exit_code_of(findings) == 4
     assert "configured" in str(wrong(findings))
 
 
@@ -427,7 +427,7 @@ async def test_single_sign_on() -> None:
     assert "led to https://sso.example.org: single sign-on" in error.meaning
     assert "for programs" in error.hint
     assert "secret" not in str(findings)
-    assert exit_code(findings) == 4
+    assert exit_code_of(findings) == 4
 
 
 # --- the way
@@ -437,7 +437,7 @@ async def test_a_closed_port(unused_port: int) -> None:
     """Nothing else is checked."""
     url = f"http://127.0.0.1:{unused_port}"
     findings = await examined(url, "demo")
-    assert (only(findings).code, exit_code(findings)) == ("address", 4)
+    assert (only(findings).code, exit_code_of(findings)) == ("address", 4)
     assert "no connection" in only(findings).found
     assert "port" in only(findings).hint
 
@@ -471,7 +471,7 @@ async def test_a_server_that_is_not_an_xnat(answer: dict[str, Any]) -> None:
         findings = await examined(url, "demo")
     assert (only(findings).code, only(findings).found) == ("address", "what answers there is not an XNAT")
     assert "context path" in only(findings).hint
-    assert exit_code(findings) == 4
+    assert exit_code_of(findings) == 4
     assert seen
     assert not any("Authorization" in request.headers for request in seen)
     assert {request.method for request in seen} == {"GET"}
@@ -485,7 +485,7 @@ async def test_an_overloaded_server() -> None:
 
     async with listening(answer) as url:
         findings = await examined(url)
-    assert (only(findings).code, exit_code(findings)) == ("address", 4)
+    assert (only(findings).code, exit_code_of(findings)) == ("address", 4)
     assert "502" in only(findings).found
 
 
@@ -499,7 +499,7 @@ async def test_a_wrong_context_path(xnat: TestXnat, context: str, given: str) ->
         findings = await examined(url.removesuffix(context) + given, "demo")
         assert only(findings).code == "address"
         assert only(findings).hint == f"give --host {url}"
-    assert exit_code(findings) == 4
+    assert exit_code_of(findings) == 4
     check_untouched(xnat)
 
 
@@ -530,7 +530,7 @@ async def test_an_address_that_redirects(xnat: TestXnat, tmp_path: Path) -> None
             findings = await examined(f"{url}/xnat", "demo", ca_bundle=bundle)
     assert only(findings).code == "address"
     assert only(findings).hint == f"give --host {target}"
-    assert exit_code(findings) == 4
+    assert exit_code_of(findings) == 4
     check_untouched(xnat)
 
 
@@ -592,7 +592,7 @@ async def test_an_unknown_authority(xnat: TestXnat, tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
     async with encrypted(xnat, bundle) as url:
         findings = await examined(url, "demo")
-        assert (only(findings).code, exit_code(findings)) == ("certificate", 4)
+        assert (only(findings).code, exit_code_of(findings)) == ("certificate", 4)
         assert "issuer" in only(findings).found
         assert "--ca-bundle" in only(findings).hint
         assert not xnat.count
@@ -636,7 +636,7 @@ async def test_a_missing_bundle(tmp_path: Path) -> None:
 async def test_tls_to_a_plain_server(url: str) -> None:
     """The scheme of the address is wrong."""
     findings = await examined(url.replace("http:", "https:"))
-    assert (only(findings).code, exit_code(findings)) == ("address", 4)
+    assert (only(findings).code, exit_code_of(findings)) == ("address", 4)
     assert "scheme" in only(findings).hint
 
 
@@ -686,7 +686,7 @@ def test_missing_facts_are_unknown() -> None:
         "project",
     ]
     assert {finding.meaning for finding in wrong(findings)} == {"", "it rained"}
-    assert exit_code(findings) == 0
+    assert exit_code_of(findings) == 0
 
 
 def test_slow_ways_have_an_end() -> None:
@@ -710,7 +710,7 @@ def test_slow_ways_have_an_end() -> None:
 def test_the_exit_code_is_that_of_the_first_stumble(codes: list[int], expected: int) -> None:
     """It is that of the error that an upload would meet first; a warning has none."""
     errors = [Finding("x", Status.ERROR, "", exit_code=code) for code in codes]
-    assert exit_code([*errors, Finding("x", Status.WARNING, "")]) == expected
+    assert exit_code_of([*errors, Finding("x", Status.WARNING, "")]) == expected
 
 
 # --- the command

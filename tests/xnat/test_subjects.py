@@ -20,7 +20,7 @@ from asyncimport.errors import ProjectMissingError, RefusedError, TransientError
 from asyncimport.testserver import Project, TestXnat, User
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.site import find_project
-from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_subjects
+from asyncimport.xnat.subjects import SubjectError, Subjects, SubjectUpdated, update_all
 
 pytestmark = pytest.mark.anyio
 
@@ -247,7 +247,7 @@ class TestLabels:
             return web.Response(status=404, text="<h3>gone</h3>", content_type="text/html")
 
         wire.instead = hide
-        (done,) = await update_subjects(Subjects(client, AT_ONCE), [wish("sub1", gender="male", age="34")])
+        (done,) = await update_all(Subjects(client, AT_ONCE), [wish("sub1", gender="male", age="34")])
         assert [one.label for one in xnat.subjects("demo")] == ["SUB1"]
         if times == 1:
             assert isinstance(done, SubjectUpdated)
@@ -281,10 +281,10 @@ class TestLabels:
         """If the label is exactly that of one, the other is named; else the label is ambiguous."""
         xnat.add_subject("demo", "SUB1")
         xnat.add_subject("demo", "sub1")
-        (done,) = await update_subjects(Subjects(client, AT_ONCE, dry_run=True), [wish("sub1", gender="male")])
+        (done,) = await update_all(Subjects(client, AT_ONCE, dry_run=True), [wish("sub1", gender="male")])
         assert isinstance(done, SubjectUpdated)
         assert (done.label, done.alike) == ("sub1", ("SUB1",))
-        (told,) = await update_subjects(Subjects(client, AT_ONCE), [wish("Sub1", gender="male")])
+        (told,) = await update_all(Subjects(client, AT_ONCE), [wish("Sub1", gender="male")])
         assert isinstance(told, SubjectError)
         assert (told.state, wire.puts) == ("refused", [])
         assert "SUB1 is XNAT_S00001" in told.reason
@@ -298,7 +298,7 @@ class TestLabels:
             return None
 
         wire.instead = race
-        (done,) = await update_subjects(Subjects(client, AT_ONCE), [wish("S1", gender="female")])
+        (done,) = await update_all(Subjects(client, AT_ONCE), [wish("S1", gender="female")])
         assert isinstance(done, SubjectUpdated)
         assert (done.created, done.label, done.alike) == (True, "S1", ("s1",))
 
@@ -321,11 +321,11 @@ class TestLabels:
         xnat.add_project(Project("home"))
         shared = xnat.add_subject("home", "H1", gender="male")
         xnat.share(shared, "demo", "S1")
-        (same,) = await update_subjects(Subjects(client, AT_ONCE), [wish("S1", gender="male")])
+        (same,) = await update_all(Subjects(client, AT_ONCE), [wish("S1", gender="male")])
         assert isinstance(same, SubjectUpdated)
         assert (same.state, same.accession) == ("unchanged", shared.id)
         for dry_run in (True, False):
-            (told,) = await update_subjects(
+            (told,) = await update_all(
                 Subjects(client, AT_ONCE, dry_run=dry_run), [wish("S1", gender="male", age="34")]
             )
             assert isinstance(told, SubjectError)
@@ -392,9 +392,7 @@ class TestWhatIsThere:
         """A dry run reports what would happen, and sends nothing."""
         xnat.add_subject("demo", "S1", gender="male", group="x")
         demographics = [wish(), wish("S2", gender="male"), wish("S1", gender="male")]
-        first, second, third = await update_subjects(
-            Subjects(client, AT_ONCE, dry_run=True, overwrite=True), demographics
-        )
+        first, second, third = await update_all(Subjects(client, AT_ONCE, dry_run=True, overwrite=True), demographics)
         assert isinstance(first, SubjectUpdated)
         assert isinstance(second, SubjectUpdated)
         assert isinstance(third, SubjectUpdated)
@@ -441,7 +439,7 @@ class TestRights:
     async def test_no_right(self, client: Client) -> None:
         """Each error names the missing right."""
         demographics = [wish("S1", "read"), wish("S2", "read")]
-        edit, create = await update_subjects(Subjects(client, AT_ONCE), demographics)
+        edit, create = await update_all(Subjects(client, AT_ONCE), demographics)
         assert isinstance(edit, SubjectError)
         assert isinstance(create, SubjectError)
         assert (edit.no_right, create.no_right) == (True, True)
@@ -469,7 +467,7 @@ class TestRights:
     async def test_a_locked_subject(self, xnat: TestXnat, client: Client) -> None:
         """It is refused, and the reason names the lock; the others are updated."""
         xnat.add_subject("demo", "S1").locked = True
-        told, done = await update_subjects(Subjects(client, AT_ONCE), [wish("S1"), wish("S2")])
+        told, done = await update_all(Subjects(client, AT_ONCE), [wish("S1"), wish("S2")])
         assert isinstance(told, SubjectError)
         assert "locked" in told.reason
         assert done.state == "created"
@@ -495,9 +493,7 @@ class TestTrouble:
         wire.instead = instead
         seen: list[str] = []
         demographics = [wish(f"S{number}", gender="male") for number in range(1, 6)]
-        done = await update_subjects(
-            Subjects(client, AT_ONCE), demographics, report=lambda one: seen.append(one.subject)
-        )
+        done = await update_all(Subjects(client, AT_ONCE), demographics, report=lambda one: seen.append(one.subject))
         assert [one.state for one in done] == ["updated", "refused", "updated", "failed", "updated"]
         assert sorted(seen) == ["S1", "S2", "S3", "S4", "S5"]
         assert "planted" not in repr(done)
@@ -657,13 +653,13 @@ class TestTrouble:
         told: list[SubjectUpdated | SubjectError] = []
         wire.instead = lambda _method, _path: web.Response(status=503) if len(wire.puts) > 20 else None
         with pytest.raises(UnavailableError) as caught:
-            await update_subjects(Subjects(client, AT_ONCE), demographics, report=told.append)
+            await update_all(Subjects(client, AT_ONCE), demographics, report=told.append)
         assert caught.value.exit_code == 4
         assert 10 < len(told) <= 20
         assert {one.subject for one in told} <= {one.label for one in xnat.subjects("demo")}
         first = len(wire.puts)
         wire.instead = lambda _method, _path: None
-        done = await update_subjects(Subjects(client, AT_ONCE), demographics)
+        done = await update_all(Subjects(client, AT_ONCE), demographics)
         assert {one.state for one in done} == {"created", "unchanged"}
         assert len(xnat.subjects("demo")) == 40
         assert len(wire.puts) - first == 40 - sum(one.state == "unchanged" for one in done)
@@ -680,7 +676,7 @@ class TestManyAtATime:
     async def test_eight_subjects_and_never_one_twice(self, xnat: TestXnat, wire: Wire, client: Client) -> None:
         """Subjects are updated side by side, but rows of one subject one after the other."""
         demographics = [wish(f"S{number}", gender="male") for number in range(50)]
-        done = await update_subjects(Subjects(client, AT_ONCE), demographics)
+        done = await update_all(Subjects(client, AT_ONCE), demographics)
         assert [one.subject for one in done] == [one.subject for one in demographics]
         assert 2 <= wire.most <= 8
         subjects = Subjects(client, AT_ONCE)
@@ -695,9 +691,7 @@ class TestManyAtATime:
     async def test_one_listing_a_project(self, wire: Wire, client: Client) -> None:
         """The number of subjects does not matter; if some were created, a second listing looks for twins."""
         for most in (2, 3):
-            await update_subjects(
-                Subjects(client, AT_ONCE), [wish(f"S{number}", gender="male") for number in range(20)]
-            )
+            await update_all(Subjects(client, AT_ONCE), [wish(f"S{number}", gender="male") for number in range(20)])
             assert sum("/subjects?" in path for method, path in wire.calls if method == "GET") == most
 
 

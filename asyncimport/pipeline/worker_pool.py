@@ -24,7 +24,7 @@ class Done:
     event: Event
 
 
-class Workers:
+class WorkerPool:
     """Workers that share the journal, one call at a time, and the wait for a server that is away."""
 
     def __init__(
