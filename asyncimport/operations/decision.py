@@ -133,22 +133,25 @@ async def decide(
     if plan is None:
         return None
     plan = await anyio.to_thread.run_sync(_with_other_examples, plan, journal)
-    study_filter = request.study_filter
-    if plan_rules.selects_studies:
-        study_filter = replace(
-            study_filter,
-            studies={row.study_uid for row in plan.rows if not row.skip},
-            faulty={one.study_uid: one.text for one in plan.problems if one.is_error},
-            waiting=plan.waiting,
-            left_out=plan.left_out,
-            beyond_limit=plan.beyond_limit,
-        )
+    study_filter = _filter_by(plan, request.study_filter) if plan_rules.selects_studies else request.study_filter
     if is_strict:
         fallback = routes if isinstance(routes, PlannedRoutes) else None
         routes = PlannedRoutes(
             plan.rows, faulty=plan.faulty, left_out=plan.left_out, fallback=fallback, if_unplanned=APPEARED
         )
     return Decision(routes, rules, study_filter, journal, plan, is_strict)
+
+
+def _filter_by(plan: Plan, study_filter: StudyFilter) -> StudyFilter:
+    """Return the filter with what a plan has decided about each study."""
+    return replace(
+        study_filter,
+        studies={row.study_uid for row in plan.rows if not row.skip},
+        faulty={one.study_uid: one.text for one in plan.problems if one.is_error},
+        waiting=plan.waiting,
+        left_out=plan.left_out,
+        beyond_limit=plan.beyond_limit,
+    )
 
 
 def _check_rules(journal: Path, host: str, rules: Mapping[str, str]) -> None:

@@ -183,7 +183,17 @@ class Runner:
             if request.project and request.project != decision.rules.get("project"):
                 await anyio.to_thread.run_sync(journal.note_alias, request.project)
             options = await anyio.to_thread.run_sync(upload_steps.prepare_options, request, decision, journal)
-            run = upload_steps.OpenRun(request, options, source, decision, client, journal, self._report, stop, workers)
+            run = upload_steps.OpenRun(
+                request=request,
+                options=options,
+                source=source,
+                decision=decision,
+                client=client,
+                journal=journal,
+                report=self._report,
+                stop=stop,
+                workers=workers,
+            )
             try:
                 # Even if another program had locked the journal until the stop, the journal can be read.
                 with suppress(StoppedError):

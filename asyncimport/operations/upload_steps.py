@@ -68,7 +68,7 @@ _EVENT_OPTIONS = {
 _MAX_LABELS = 10
 
 
-@record
+@record(kw_only=True)
 class OpenRun:
     """A run whose journal is open."""
 

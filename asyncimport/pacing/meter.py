@@ -24,14 +24,14 @@ class Meter:
     def take(self, *, failed: int, in_flight: int, allowed: int) -> Activity:
         """Return what was done since the last call."""
         taken = Activity(
-            self._files,
-            self._size,
-            failed,
-            self._retries,
-            self._busy_seconds,
-            self._slowest_seconds,
-            in_flight,
-            allowed,
+            files=self._files,
+            size=self._size,
+            failed=failed,
+            retries=self._retries,
+            busy_seconds=self._busy_seconds,
+            slowest_seconds=self._slowest_seconds,
+            in_flight=in_flight,
+            allowed=allowed,
         )
         self._files = self._size = self._retries = 0
         self._busy_seconds = self._slowest_seconds = 0.0

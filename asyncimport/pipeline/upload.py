@@ -160,9 +160,18 @@ class Uploader:
         if not isinstance(body, bytes):
             xxh3 = body.xxh3
             digest = body.sha256 if context.options.digests else digest
-        merges = False if claim.check_archive else None
-        effect = attempts.may_have_taken_effect
-        return Stored(claim, uri, attempts.count, effect, digest, merges, xxh3, sender.zip_size, seconds)
+        return Stored(
+            claim,
+            uri,
+            attempts=attempts.count,
+            may_have_taken_effect=attempts.may_have_taken_effect,
+            sha256=digest,
+            # The archive was asked before, and has nothing that others brought there.
+            merges=False if claim.check_archive else None,
+            xxh3=xxh3,
+            zip_size=sender.zip_size,
+            seconds=seconds,
+        )
 
     def _note_failure(self, claim: Claim, error: TransientError, attempts: Attempts) -> None:
         context = self._context
@@ -193,7 +202,15 @@ def judge(claim: Claim, error: RefusedError | TransientError, attempts: Attempts
         # a part of this one.
         reason = f"{reason}, after an attempt that broke off"
         return Failed(claim, reason, attempts=count, may_have_taken_effect=True)
-    return Refused(claim, reason, whole_session, count, may_have_taken_effect, _kind(error), second_row)
+    return Refused(
+        claim,
+        reason,
+        whole_session=whole_session,
+        attempts=count,
+        may_have_taken_effect=may_have_taken_effect,
+        kind=_kind(error),
+        second_row=second_row,
+    )
 
 
 def _kind(error: RefusedError | TransientError) -> Refusal:
