@@ -25,6 +25,8 @@ class ClusterRequest(Protocol):
 
     # They are properties, as requests are frozen.
     @property
+    def sources(self) -> Sequence[Path]: ...  # noqa: D102 - see above
+    @property
     def dask(self) -> str | None: ...  # noqa: D102 - see above
     @property
     def path_map(self) -> Sequence[str]: ...  # noqa: D102 - see above
@@ -75,7 +77,6 @@ def open_cluster(
 async def open_cluster_source(
     cluster: "Cluster",
     request: ClusterRequest,
-    sources: Sequence[Path],
     report: Callable[[Event], None],
     *,
     stop: Stop,
@@ -90,7 +91,7 @@ async def open_cluster_source(
     from asyncimport.cluster.source import open_source
 
     def settings() -> ScanSettings:
-        places = [os.path.abspath(source) for source in sources]  # noqa: PTH100 - Path.resolve would follow links
+        places = [os.path.abspath(source) for source in request.sources]  # noqa: PTH100 - Path.resolve would follow links
         path_map = _path_map(request)
         for here, there in path_map:
             # The walk of a place would never meet what lies elsewhere on the worker.
@@ -114,7 +115,6 @@ async def open_cluster_source(
 @asynccontextmanager
 async def open_any_source(
     request: ClusterRequest,
-    sources: Sequence[Path],
     here: "Callable[[], FileSource]",
     report: Callable[[Event], None],
     *,
@@ -132,6 +132,6 @@ async def open_any_source(
         return
     async with (
         open_cluster(request, report, insecure=insecure, stop=stop, client=client) as cluster,
-        open_cluster_source(cluster, request, sources, report, stop=stop, is_partial=is_partial) as source,
+        open_cluster_source(cluster, request, report, stop=stop, is_partial=is_partial) as source,
     ):
         yield source

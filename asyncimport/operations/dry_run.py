@@ -77,7 +77,6 @@ async def dry_run(
     result = DryRunResult()
     opened = open_any_source(
         request,
-        request.sources,
         request.source,
         observer.note,
         insecure=not request.server.verify_certificate,

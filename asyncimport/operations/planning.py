@@ -110,9 +110,7 @@ async def plan(request: PlanRequest, *, report: Observer | None = None, stop: St
                 follow_links=request.follow_links,
                 exclude=request.exclude,
             )
-            opened = open_any_source(
-                request, request.sources, here, observer.note, insecure=request.allow_plain_tcp, stop=stop
-            )
+            opened = open_any_source(request, here, observer.note, insecure=request.allow_plain_tcp, stop=stop)
             async with opened as source:
                 found = await scan_and_plan(source, rules, request.state_dir, observer, stop=stop)
         if found is not None:

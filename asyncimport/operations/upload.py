@@ -139,7 +139,6 @@ class Runner:
             open_cluster_source(
                 cluster,
                 request,
-                request.sources,
                 self._note_cluster,
                 stop=self._stop,
                 digests=request.receipts is not None,
