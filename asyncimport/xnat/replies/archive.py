@@ -84,16 +84,26 @@ def parse_project_sessions(reply: Reply) -> list[Experiment] | None:
         # XNAT has two shortcuts for this path, and names the column by either of them or by the path.
         names = ("UID", "studyInstanceUID", "xnat:imagesessiondata/uid")
         uid = next((row[name] for name in names if row.get(name)), "")
-        columns = ("ID", "label", "subject_label", "xsiType", "date", "project", "subject_ID")
-        accession, label, subject, kind, date, project, subject_id = (row.get(name, "") for name in columns)
-        patient, name = (row.get(column, "") for column in ("dcmPatientId", "dcmPatientName"))
         # If a column is requested by its path, XNAT names it by the path's end, or by all of it in lower case.
         path, born = (
             next((value for column, value in row.items() if column.lower().endswith(end)), "")
             for end in ("prearchivepath", "dcmpatientbirthdate")
         )
         found.append(
-            Experiment(accession, label, uid, subject, kind, date, project, subject_id, path, patient, name, born)
+            Experiment(
+                accession=row.get("ID", ""),
+                label=row.get("label", ""),
+                study_uid=uid,
+                subject=row.get("subject_label", ""),
+                type=row.get("xsiType", ""),
+                date=row.get("date", ""),
+                project=row.get("project", ""),
+                subject_id=row.get("subject_ID", ""),
+                prearchive_path=path,
+                patient_id=row.get("dcmPatientId", ""),
+                patient_name=row.get("dcmPatientName", ""),
+                birth_date=born,
+            )
         )
     return found
 
