@@ -67,65 +67,106 @@ async def update_subjects(
 ) -> None:
     """Set the demographics of all subjects with archived sessions. Raises: FatalError."""
     pool = WorkerPool(store.ping, options=options, report=report, stop=stop)
-    table = {(row.project, row.subject.casefold()): row for row in request.table}
-    wanted = header_fields(request.from_headers)
     due = iter(await pool.call_journal(journal.subjects.due_subjects))
+    await pool.run(lambda: next(due, None), _Updates(source, store, journal, request, pool).update)
 
-    async def send(values: Demographics, header_names: Sequence[str]) -> SubjectReport:
-        result = partial(SubjectReport, values.project, values.subject)
-        if not values.values:
+
+@record
+class _Values:
+    """What a subject is to get: all its values, and the names of those that headers gave.
+
+    Headers contradict each other in the fields of `contradictory`, which nothing else gives: they are not set.
+    """
+
+    subject: Demographics
+    from_headers: Sequence[str]
+    contradictory: Sequence[str]
+
+
+class _Updates:
+    """The updates of subjects, one call of `update` each."""
+
+    def __init__(
+        self,
+        source: HeaderSource,
+        store: SubjectStore,
+        journal: Journal,
+        request: DemographicsRequest,
+        pool: WorkerPool,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._journal = journal
+        self._pool = pool
+        self._overwrite = request.overwrite
+        self._table = {(row.project, row.subject.casefold()): row for row in request.table}
+        self._wanted = header_fields(request.from_headers)
+
+    async def update(self, due: DueSubject) -> Done | None:
+        """Give a subject its values; None if nothing is to be recorded. Raises: FatalError, StoppedError."""
+        wanted = await self._values_of(due)
+        values, contradictory = wanted.subject.values, wanted.contradictory
+        is_known = due.stored_fields == values
+        if not contradictory and (not values or (is_known and not self._overwrite)):
+            return None
+        result = await self._send(wanted)
+        if not contradictory and is_known and (result.kept, result.written) == (due.kept, ()):
+            # Nothing has changed since an earlier run.
+            return None
+        in_archive: Mapping[str, str] = {}
+        if result.state == "stored":
+            in_archive = {name: value for name, value in values.items() if name not in result.kept}
+            if contradictory:
+                result = replace(result, state="refused", reason=f"{_CONTRADICTION}: {', '.join(contradictory)}")
+        return Done(partial(self._journal.subjects.record, result, values, in_archive), result)
+
+    async def _values_of(self, due: DueSubject) -> _Values:
+        """Return the values of the table, and those of headers where it has none. Raises: StoppedError."""
+        found: Mapping[str, str] = {}
+        contradicted: Sequence[str] = ()
+        with self._pool.stop.immediate_scope():
+            if self._wanted:
+                found, contradicted = await self._read_headers(due)
+        if self._pool.stop.requested:
+            raise StoppedError
+        row = self._table.get((due.project, due.subject.casefold()))
+        own = Demographics(due.subject, {} if row is None else row.values, due.project)
+        subject = fill_gaps(own, found)
+        gaps = fill_gaps(own, dict.fromkeys(contradicted, ""))
+        return _Values(
+            subject,
+            from_headers=[name for name in subject.values if name not in own.values],
+            contradictory=[name for name in gaps.values if name not in own.values],
+        )
+
+    async def _read_headers(self, due: DueSubject) -> tuple[Mapping[str, str], Sequence[str]]:
+        """Return the values that the headers of all sessions agree on, and the fields in which they differ."""
+        wanted, journal = self._wanted, self._journal
+        known = await self._pool.call_journal(partial(journal.subjects.headers_of, due, wanted))
+        read = await anyio.to_thread.run_sync(_read, self._source, known, wanted, journal.run, abandon_on_cancel=True)
+        if read != known:
+            await self._pool.call_journal(partial(journal.subjects.record_headers, read))
+        return agreed_values({name: {value for one in read for value in one.values[name]} for name in wanted}, wanted)
+
+    async def _send(self, wanted: _Values) -> SubjectReport:
+        subject = wanted.subject
+        result = partial(SubjectReport, subject.project, subject.subject)
+        if not subject.values:
             return result("stored")
         try:
-            updated = await pool.outage.call(partial(store.update, values), values.subject)
+            updated = await self._pool.outage.call(partial(self._store.update, subject), subject.subject)
         except RefusedError as error:
             return result("refused", reason=str(error))
         except TransientError as error:
             return result("failed", reason=str(error))
         if updated.alike:
             labels = ", ".join(updated.alike)
-            report(
+            self._pool.report(
                 Notice(f"XNAT ignores letter case when it archives, and has several subjects of one label: {labels}")
             )
         kept = tuple(dict.fromkeys(one.name for one in updated.kept))
-        arrived = tuple(name for name in header_names if name in updated.written)
+        arrived = tuple(name for name in wanted.from_headers if name in updated.written)
         return result("stored", written=updated.written, kept=kept, taken=arrived)
-
-    async def read_headers(subject: DueSubject) -> tuple[Mapping[str, str], Sequence[str]]:
-        """Return the values that the headers of all sessions agree on, and the fields in which they differ."""
-        known = await pool.call_journal(partial(journal.subjects.headers_of, subject, wanted))
-        read = await anyio.to_thread.run_sync(_read, source, known, wanted, journal.run, abandon_on_cancel=True)
-        if read != known:
-            await pool.call_journal(partial(journal.subjects.record_headers, read))
-        return agreed_values({name: {value for one in read for value in one.values[name]} for name in wanted}, wanted)
-
-    async def update(subject: DueSubject) -> Done | None:
-        found: Mapping[str, str] = {}
-        contradictory: Sequence[str] = ()
-        with pool.stop.immediate_scope():
-            if wanted:
-                found, contradictory = await read_headers(subject)
-        if pool.stop.requested:
-            raise StoppedError
-        row = table.get((subject.project, subject.subject.casefold()))
-        own = Demographics(subject.subject, {} if row is None else row.values, subject.project)
-        values = fill_gaps(own, found)
-        gaps = fill_gaps(own, dict.fromkeys(contradictory, "")).values
-        contradictory = [name for name in gaps if name not in own.values]
-        is_known = subject.stored_fields == values.values
-        if not contradictory and (not values.values or (is_known and not request.overwrite)):
-            return None
-        result = await send(values, [name for name in values.values if name not in own.values])
-        if not contradictory and is_known and (result.kept, result.written) == (subject.kept, ()):
-            # Nothing has changed since an earlier run.
-            return None
-        in_archive: Mapping[str, str] = {}
-        if result.state == "stored":
-            in_archive = {name: value for name, value in values.values.items() if name not in result.kept}
-            if contradictory:
-                result = replace(result, state="refused", reason=f"{_CONTRADICTION}: {', '.join(contradictory)}")
-        return Done(partial(journal.subjects.record, result, values.values, in_archive), result)
-
-    await pool.run(lambda: next(due, None), update)
 
 
 def rows_without_session(journal: Journal, request: DemographicsRequest) -> list[Demographics]:
