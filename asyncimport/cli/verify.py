@@ -125,52 +125,61 @@ def _resource_name(resource: Resource) -> str:
 def _show(out: Console, result: "VerifyResult") -> None:
     if result.error is not None:
         return
+    _show_sessions(out, result)
+    _show_attachments(out, result)
+    _show_subjects(out, result)
+    _show_repairs(out, result)
+    if result.safe is not None:
+        safe = f"{counted(result.safe, 'file')} {are(result.safe)} safe to delete"
+        out.print(Text(f"{safe}: their instances were just seen in the archive"))
+        if result.kept_back:
+            out.print(Text(f"{result.kept_back:,} kept back: not known to hold what was sent"))
+    if result.orphans is not None:
+        _title(out, f"orphans in the prearchive: {len(result.orphans):,}")
+        for orphan, outcome in result.orphans:
+            _line(out, f"{orphan.uri} ({orphan.status}, {orphan.created}): {outcome}")
 
-    def title(text: str) -> None:
-        out.print(Text(text, style="bold"))
 
-    def lines(*texts: str) -> None:
-        for text in texts:
-            out.print(Text(f"  {plain(text)}"))
-
-    def causes(problems: Iterable[tuple[str, str, str | None]], severity: Severity = Severity.ERROR) -> None:
-        each = (Cause(severity, "", why or "", "", ((1, noun),), name) for noun, name, why in problems)
-        show_causes(out, group_by_cause(each))
-
+def _show_sessions(out: Console, result: "VerifyResult") -> None:
     total, complete = len(result.findings), sum(one.problem is None for one in result.findings)
     checked = "" if result.signal is None else " checked so far"
     hold = "holds" if total == 1 else "hold"
-    title(f"{complete:,} of {counted(total, 'session')}{checked} {hold} every instance that was stored")
+    _title(out, f"{complete:,} of {counted(total, 'session')}{checked} {hold} every instance that was stored")
     if less := how_compared(one.verified for one in result.findings if one.verified != "uids"):
-        lines(", ".join(less))
+        _line(out, ", ".join(less))
     found = [(one.reason, one.problem, session_name(one.session)) for one in result.findings]
-    causes(("session", name, reason) for reason, problem, name in found if problem is not None)
+    _causes(out, (("session", name, reason) for reason, problem, name in found if problem is not None))
     # Somebody replaced instances; none is missing.
     told = ((reason, name) for reason, problem, name in found if problem is None and reason is not None)
-    causes((("session", name, reason) for reason, name in told), Severity.WARNING)
-    if result.resources:
-        attachments = sum(len(one.batch.attachments) for one in result.resources)
-        sound = attachments - sum(len(one.missing) + len(one.altered) for one in result.resources)
-        title(f"{sound:,} of {counted(attachments, 'attachment')} {are(attachments)} there as they were stored")
-    causes(
-        ("resource", _resource_name(one.batch.resource), one.problem)
-        for one in result.resources
-        if one.problem is not None
-    )
+    _causes(out, (("session", name, reason) for reason, name in told), Severity.WARNING)
+
+
+def _show_attachments(out: Console, result: "VerifyResult") -> None:
+    if not result.resources:
+        return
+    total = sum(len(one.batch.attachments) for one in result.resources)
+    sound = total - sum(len(one.missing) + len(one.altered) for one in result.resources)
+    _title(out, f"{sound:,} of {counted(total, 'attachment')} {are(total)} there as they were stored")
+    wrong = [one for one in result.resources if one.problem is not None]
+    _causes(out, (("resource", _resource_name(one.batch.resource), one.problem) for one in wrong))
+
+
+def _show_subjects(out: Console, result: "VerifyResult") -> None:
     if result.subjects:
-        same = sum(one.problem is None for one in result.subjects)
-        number = len(result.subjects)
-        have = "has" if number == 1 else "have"
-        title(f"{same:,} of {counted(number, 'subject')} {have} the demographics that were stored")
-    causes(
-        ("subject", f"{one.project} / {one.subject}", one.problem) for one in result.subjects if one.problem is not None
-    )
+        total, same = len(result.subjects), sum(one.problem is None for one in result.subjects)
+        have = "has" if total == 1 else "have"
+        _title(out, f"{same:,} of {counted(total, 'subject')} {have} the demographics that were stored")
+    wrong = [one for one in result.subjects if one.problem is not None]
+    _causes(out, (("subject", f"{one.project} / {one.subject}", one.problem) for one in wrong))
     for restored in result.restored:
         if isinstance(restored, SubjectUpdated):
             text = f"stored again: {', '.join(restored.written)}"
         else:
             text = f"not stored again: {restored.reason}"
-        lines(f"{restored.project} / {restored.subject}: {text}")
+        _line(out, f"{restored.project} / {restored.subject}: {text}")
+
+
+def _show_repairs(out: Console, result: "VerifyResult") -> None:
     if result.repaired or result.unrepaired:
         out.print(Text(f"missing files sent again: {result.repaired:,}"))
     if result.unrepaired:
@@ -182,11 +191,17 @@ def _show(out: Console, result: "VerifyResult") -> None:
         or any(one.missing for one in result.subjects)
     ):
         out.print(Text("hint: --repair sends again what is missing"))
-    if result.safe is not None:
-        safe = f"{counted(result.safe, 'file')} {are(result.safe)} safe to delete"
-        out.print(Text(f"{safe}: their instances were just seen in the archive"))
-        if result.kept_back:
-            out.print(Text(f"{result.kept_back:,} kept back: not known to hold what was sent"))
-    if result.orphans is not None:
-        title(f"orphans in the prearchive: {len(result.orphans):,}")
-        lines(*(f"{one.uri} ({one.status}, {one.created}): {outcome}" for one, outcome in result.orphans))
+
+
+def _title(out: Console, text: str) -> None:
+    out.print(Text(text, style="bold"))
+
+
+def _line(out: Console, text: str) -> None:
+    out.print(Text(f"  {plain(text)}"))
+
+
+def _causes(out: Console, problems: Iterable[tuple[str, str, str | None]], severity: Severity = Severity.ERROR) -> None:
+    """Print each cause once, with its number; a problem is what it concerns, the name of that, and why."""
+    each = (Cause(severity, "", why or "", "", ((1, noun),), name) for noun, name, why in problems)
+    show_causes(out, group_by_cause(each))
