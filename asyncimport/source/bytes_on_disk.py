@@ -206,7 +206,8 @@ class DiskReader:
     are made in threads. A `remote` disk is always read in threads: a dead server blocks its readers for minutes.
     """
 
-    def __init__(self, *, remote: bool) -> None:
+    def __init__(self, *, remote: bool, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
         self._left_for_threads: float = inf if remote else 1
         self._seconds_per_read = 0.0
 
@@ -221,9 +222,9 @@ class DiskReader:
             self._left_for_threads = max(self._left_for_threads - 1, 0)
             # The time says little about the disk: each call waits for Python's lock there.
             return await anyio.to_thread.run_sync(read)
-        began = monotonic()
+        began = self._clock()
         result = read()
-        self._seconds_per_read += ((monotonic() - began) / max(1, reads) - self._seconds_per_read) / _MEAN_OF_READS
+        self._seconds_per_read += ((self._clock() - began) / max(1, reads) - self._seconds_per_read) / _MEAN_OF_READS
         if self._seconds_per_read > _SLOW_SECONDS:
             self._seconds_per_read = _SLOW_SECONDS
             self._left_for_threads = _READS_IN_THREADS
@@ -260,6 +261,7 @@ class _Pieces:
         self._body = body
         self._left = body.size
         self._handle: _Handle | None = None
+        self._is_over = False
         self._xxh3 = new_hash(Algorithm.XXH3)
         self._sha256 = new_hash(Algorithm.SHA256) if body.with_sha256 else None
 
@@ -273,23 +275,31 @@ class _Pieces:
         try:
             # XXH3 takes 10 us; only the slower digest is worth a thread hop.
             piece = await body.disk.call(self._read, is_slow=self._sha256 is not None)
-        except SourceError:
-            self._handle = None
-            raise
         except OSError as error:
-            self._handle = None
+            self._end()
             raise _read_error(error) from error
+        except BaseException:
+            # The traceback of a cancellation may keep this object until the next garbage collection.
+            self._end()
+            raise
         if not self._left:
-            self._handle = None
+            self._end()
             body.xxh3 = self._xxh3.digest()
             body.sha256 = None if self._sha256 is None else self._sha256.digest()
         return piece
 
+    def _end(self) -> None:
+        self._is_over, self._handle = True, None
+
     def _read(self) -> bytes:
         file = self._body.file
-        if self._handle is None:
-            self._handle = _Handle(os.open(file.path, _READ_FLAGS))
-        piece = os.read(self._handle.number, min(_PIECE_BYTES, self._left))
+        handle = self._handle
+        if handle is None:
+            handle = self._handle = _Handle(os.open(file.path, _READ_FLAGS))
+        if self._is_over:
+            # The request has ended before this thread began.
+            self._handle = None
+        piece = os.read(handle.number, min(_PIECE_BYTES, self._left))
         if not piece:
             raise SourceError("the file shrank while it was sent")
         self._left -= len(piece)
@@ -298,5 +308,5 @@ class _Pieces:
             self._sha256.update(piece)
         if not self._left:
             # Before the last piece, so that a rewritten file never ends as a whole body.
-            _check_unchanged_while_open(file, self._handle.number)
+            _check_unchanged_while_open(file, handle.number)
         return piece
