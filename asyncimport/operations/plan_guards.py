@@ -26,7 +26,7 @@ from asyncimport.routing.patients import (
     two_people_text,
 )
 from asyncimport.routing.plan_binding import FoundStudy, differences, nearest_study
-from asyncimport.routing.plan_file import Key, KeyKind
+from asyncimport.routing.plan_file import Key, KeyKind, PlanRow
 from asyncimport.routing.planned_routes import PlannedRoutes
 from asyncimport.routing.problems import PlanProblem, ProblemCode
 
@@ -273,43 +273,48 @@ def check_rows(
         matched.update(row.key for row in rows)
         if not rows:
             unmatched.append(draft.found)
-        if draft.session is None:
+        problem = _row_problem(draft, rows, sessions, waiting)
+        if problem is None:
             yield draft
-            continue
-        session, study = draft.session, draft.study
-        existing = sessions.session_of(session.project, study.study_uid)
-        # XNAT may have made a PET session of a study with PET and MR.
-        if (
-            existing is not None
-            and existing.label.lower() != session.label.lower()
-            and "petmr" not in session.label.lower()
-        ):
-            lines = ", ".join(str(row.line) for row in rows)
-            text = f"line {lines} of the plan gives session {session.label}, but the study has session {existing.label}"
-            advice = f"write {existing.label} into the line"
-            problems.append(study_problem(ProblemCode.ROW_ELSEWHERE, study, text, advice))
+        else:
+            problems.append(problem)
             yield draft.without_session()
-            continue
-        is_partial = study.study_uid in waiting or (
-            existing is not None and all(study.files < (row.files or 0) for row in rows)
-        )
-        found = replace(draft.found, files=None) if is_partial else draft.found
-        texts = [f"line {row.line} of the plan: {text}" for row in rows for text in differences(row, found)]
-        if not texts:
-            yield draft
-            continue
-        problems.append(study_problem(ProblemCode.ROW_DIFFERS, study, "; ".join(texts), _OTHER_STUDY))
-        yield draft.without_session()
     left = {row.key: row for row in routes.rows if row.key not in matched and not routes.is_done(row, sessions)}
     is_other_source = len(left) == len(routes.rows)
-    for row in left.values():
-        if row.skip and not is_other_source:
-            continue
-        uid = row.study_uid
-        if uid in damaged:
-            text, advice = f"line {row.line} of the plan: every file of its study is truncated", _DAMAGED
-        else:
-            near = nearest_study(row, unmatched)
-            text = f"line {row.line} of the plan matches no study of the source"
-            advice = f"{near}: correct the line" if near else _NO_STUDY
-        problems.append(PlanProblem(ProblemCode.ROW_UNMATCHED, text, advice, uid, row.files or 0, row.source))
+    wrong = [row for row in left.values() if is_other_source or not row.skip]
+    problems += [_unmatched_row(row, unmatched, damaged) for row in wrong]
+
+
+def _row_problem(
+    draft: StudyDraft, rows: Sequence[PlanRow], sessions: ExistingSessions, waiting: Collection[str]
+) -> PlanProblem | None:
+    """Return why the rows of a study cannot mean it."""
+    session, study = draft.session, draft.study
+    if session is None:
+        return None
+    existing = sessions.session_of(session.project, study.study_uid)
+    # XNAT may have made a PET session of a study with PET and MR.
+    if (
+        existing is not None
+        and existing.label.lower() != session.label.lower()
+        and "petmr" not in session.label.lower()
+    ):
+        lines = ", ".join(str(row.line) for row in rows)
+        text = f"line {lines} of the plan gives session {session.label}, but the study has session {existing.label}"
+        return study_problem(ProblemCode.ROW_ELSEWHERE, study, text, f"write {existing.label} into the line")
+    is_partial = study.study_uid in waiting or (
+        existing is not None and all(study.files < (row.files or 0) for row in rows)
+    )
+    found = replace(draft.found, files=None) if is_partial else draft.found
+    texts = [f"line {row.line} of the plan: {text}" for row in rows for text in differences(row, found)]
+    return study_problem(ProblemCode.ROW_DIFFERS, study, "; ".join(texts), _OTHER_STUDY) if texts else None
+
+
+def _unmatched_row(row: PlanRow, unmatched: Sequence[FoundStudy], damaged: Collection[str]) -> PlanProblem:
+    if row.study_uid in damaged:
+        text, advice = f"line {row.line} of the plan: every file of its study is truncated", _DAMAGED
+    else:
+        near = nearest_study(row, unmatched)
+        text = f"line {row.line} of the plan matches no study of the source"
+        advice = f"{near}: correct the line" if near else _NO_STUDY
+    return PlanProblem(ProblemCode.ROW_UNMATCHED, text, advice, row.study_uid, row.files or 0, row.source)
