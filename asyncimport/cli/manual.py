@@ -16,7 +16,7 @@ _EXIT_CODES = (
     ("1", "an unexpected error, or a journal that cannot be used"),
     ("2", "wrong usage, no DICOM, nothing that a filter selects, or errors in a plan"),
     ("3", "the login was refused"),
-    ("4", "the server or the network is not available"),
+    ("4", "the server, the network or a cluster is not available"),
     ("5", "no such project, or not for this user"),
     ("6", "the project may be read, but not edited"),
     ("7", "another run holds the journal"),
