@@ -218,3 +218,22 @@ async def test_a_session_that_times_out_at_a_gateway_stays_open(journal_path: Pa
         MemorySource(studies, batch=100), destination, journal_path, options=Options(workers=2, finalizers=2)
     )
     assert [report.state for report in summary.sessions] == ["archived"] * 3
+
+
+async def test_sessions_that_xnat_never_archives_keep_no_others_waiting(journal_path: Path) -> None:
+    """They take all places, and an answer may take ten minutes: then others get theirs."""
+    destination, others_done, hanging = MemoryDestination(), anyio.Event(), set[str]()
+
+    async def finalize(sealed: SealedDelivery) -> None:
+        label = sealed.delivery.session.label
+        if label in hanging or (destination.finalized and len(hanging) < 4):
+            hanging.add(label)
+            await others_done.wait()
+        elif len(destination.finalized) == 29 - len(hanging):
+            others_done.set()
+
+    destination.on_finalize = finalize
+    files = {path: key for number in range(30) for path, key in study_files(f"{number}", 1).items()}
+    with anyio.fail_after(60):
+        await run_pipeline(MemorySource(files, batch=30), destination, journal_path, options=Options())
+    assert (len(hanging), len(destination.finalized)) == (4, 30)
