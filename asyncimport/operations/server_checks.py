@@ -199,7 +199,7 @@ def _compression(version: str, rate: float) -> Finding:
         return Finding("compression", Status.UNKNOWN, "without XNAT's version, images go as they are")
     if number < FIRST_WITH_ZIPS:
         return Finding("compression", Status.OK, "images go as they are, because zips need XNAT 1.8")
-    found = f"XNAT takes images as zips; {NAME} deflates {rate / 1e6:,.0f} MB/s on one core of this machine"
+    found = f"this version takes images as zips; {NAME} deflates {rate / 1e6:,.0f} MB/s on one core of this machine"
     meaning = "`--compress auto` makes zips of uncompressed images while the link is the limit"
     hint = "pip install 'asyncimport[compress]' for a library that is several times as fast" if NAME == "zlib" else ""
     return Finding("compression", Status.OK, found, meaning, hint)
