@@ -334,6 +334,9 @@ class _Driver:
             # The other workers hear of it with their next orders, and so does this one if it begins anew.
             context.compression.end()
         self._note_limit()
+        if len(worker.given) - len(outcomes) >= worker.limit:
+            # It had more than its slots hold, to the end. The others may not have told yet that they use as many.
+            throttle.note_in_flight(max(throttle.in_flight, throttle.limit))
         others_begin = self._serving > len(self._sending)
         new: list[Outcome] = []
         for outcome in outcomes:
@@ -353,6 +356,7 @@ class _Driver:
                     throttle.record_success(outcome.seconds, outcome.sent_size, is_zip=outcome.zip_size is not None)
                     self._note_limit()
             new.append(outcome)
+        self._note_in_flight()
         await self._outputs.record(new)
         if self._unseen.are_kept:
             notify(self._outputs.wake_feed)

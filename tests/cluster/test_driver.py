@@ -154,6 +154,38 @@ async def test_files_are_spread_over_workers(journal_path: Path) -> None:
     assert workers[1].paths
 
 
+@dataclass(eq=False)
+class _Slow(Worker):
+    """A worker that takes a while for its files, and tells some of them at a time."""
+
+    left: list[Claim] = field(default_factory=list)
+    files_at_a_time: Callable[[Order], int] = lambda order: order.limit
+
+    async def exchange(self, order: Order) -> Reply:
+        """Acknowledge some."""
+        self.limits.append(order.limit)
+        self.left += unpack_claims(order.files, order.deliveries)
+        await anyio.sleep(0.02)
+        told, self.left = self.left[: self.files_at_a_time(order)], self.left[self.files_at_a_time(order) :]
+        outcomes = [pack_outcome(Stored(claim, f"/row/{claim.delivery.key}", seconds=0.05)) for claim in told]
+        return replace(self.reply(order, outcomes), in_flight=min(order.limit, len(told)))
+
+
+async def test_the_limit_grows_though_another_worker_has_not_told_what_it_sends(journal_path: Path) -> None:
+    """Whoever had more files than slots shows that its share was used."""
+    busy = _Slow("busy")
+
+    def files_at_a_time(_: Order) -> int:
+        firsts = sum(claim.delivery.uri is None for claim in other.left)
+        return 100 if busy.limits[-1:] > [3] or len(busy.limits) > 100 else firsts
+
+    other = _Slow("other", files_at_a_time=files_at_a_time)
+    source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
+    summary = await run(source, [busy, other], journal_path, options=Options(finalizers=2, settle_seconds=0))
+    assert summary.files.stored == 400
+    assert max(busy.limits[:100]) > 3
+
+
 async def test_zips_that_end_for_one_worker_end_for_all(journal_path: Path) -> None:
     """With the next order of each: a proxy before XNAT refuses them, say."""
     first, other = Worker("a"), Worker("b")
