@@ -282,19 +282,19 @@ def file_problems(cache: HeaderCache, *, truncated: bool) -> list[PlanProblem]:
         advice = advice_for(other.kind.lower(), other.reason)
         problems.append(PlanProblem(code, other.reason, advice, files=other.files, example=other.example))
     for study in cache.studies(truncated=truncated):
-        copies: list[tuple[str, ...]] = []
+        copies: list[str] = []
         for paths in study.copies:
             if len({_size_of(path) for path in paths}) == 1:
-                copies.append(paths)
+                copies += paths[1:]
                 continue
             text = "files with one SOPInstanceUID have different sizes: only the first is sent"
             advice = "find out which file is right, and remove or exclude the others"
             problems.append(study_problem(ProblemCode.TWIN, study, text, advice, paths))
         if copies:
-            number = sum(len(paths) - 1 for paths in copies)
+            number = len(copies)
             text = "1 file is a copy of another" if number == 1 else f"{number:,} files are copies of others"
             advice = "nothing to do: each instance is sent once"
-            problems.append(study_problem(ProblemCode.DUPLICATE, study, text, advice, copies[0]))
+            problems.append(study_problem(ProblemCode.DUPLICATE, study, text, advice, copies))
     return problems
 
 

@@ -118,6 +118,16 @@ async def test_each_problem_has_its_code(
         assert found[0]["study_uid"] not in sent
 
 
+async def test_every_copy_counts(commands: Commands, source: Path) -> None:
+    """Not only those of one instance, and not the file itself."""
+    for place in ("x", "y"):
+        for number in (10, 11):
+            write(source / place / str(number), image(number, **study(1)))
+    ended = await commands("plan", source, "-P", "demo", "-o", "json")
+    (found,) = ended.json["problems"]
+    assert (found["code"], found["text"], found["files"]) == ("duplicate", "4 files are copies of others", 4)
+
+
 async def test_upload_does_what_the_plan_says_and_nothing_else(
     xnat: TestXnat, url: str, commands: Commands, source: Path, tmp_path: Path
 ) -> None:
