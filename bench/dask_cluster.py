@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 from bench.slow_disk import DISK, Disk
 from bench.trees import python_path
@@ -66,13 +67,15 @@ def _told(process: subprocess.Popen[bytes], text: bytes) -> str:
     for line in process.stderr:
         said.append(line)
         if text in line:
+            # It would wait where nobody reads.
+            Thread(target=process.stderr.readlines).start()
             return line.split()[-1].decode()
     raise RuntimeError(f"Dask does not start: {b''.join(said[-3:]).decode(errors='replace')}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
-    process.communicate()
+    process.wait()
 
 
 def _certificate(home: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from forked_process import ForkedProcess
 from asyncimport.testserver import TestXnat, serve
 from asyncimport.testserver.samples import generated
 
-pytest_plugins = ["journal_fixtures"]
+pytest_plugins = ["dask_processes", "journal_fixtures"]
 
 
 @pytest.fixture

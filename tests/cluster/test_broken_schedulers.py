@@ -1,6 +1,6 @@
 """The connection to the scheduler breaks while a run is at work: it is made again, and all begins anew."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,9 @@ from asyncimport.model.files import File, Ignored
 from asyncimport.testserver import Fault, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120), pytest.mark.usefixtures("two_workers")]
 
 FILES = 400
-
-
-@pytest.fixture
-def dask(tmp_path: Path) -> Iterator[DaskProcesses]:
-    """Start a scheduler and two workers."""
-    (tmp_path / "dask").mkdir()
-    with dask_processes(tmp_path / "dask") as processes:
-        processes.start_worker("a")
-        processes.start_worker("b")
-        yield processes
 
 
 @pytest.fixture

@@ -37,19 +37,11 @@ Found = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
     """Start a scheduler, and two workers that see what this process sees."""
     with dask_processes(tmp_path_factory.mktemp("dask")) as processes:
         processes.start_worker("a")
         processes.start_worker("b")
-        yield processes
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[DaskProcesses]:
-    """Start a scheduler for workers of this test."""
-    (tmp_path / "dask").mkdir()
-    with dask_processes(tmp_path / "dask") as processes:
         yield processes
 
 
@@ -122,11 +114,11 @@ def hostile(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("options", [{}, {"follow_links": True}, {"exclude": ("p1/visit*",), "ignore_archives": True}])
 async def test_workers_find_what_this_machine_finds(
-    dask: DaskProcesses, hostile: Path, options: dict[str, Any]
+    shared: DaskProcesses, hostile: Path, options: dict[str, Any]
 ) -> None:
     """Each path with the same file, header or reason."""
     settings = ScanSettings(places=[str(hostile)], **options)
-    async with connected(dask, "a", "b") as cluster, open_source(cluster, settings) as source:
+    async with connected(shared, "a", "b") as cluster, open_source(cluster, settings) as source:
         found = await scan(source)
         assert source.is_in_order
         assert list(source.roots) == ([] if "exclude" in options else [str(hostile)])
@@ -134,23 +126,23 @@ async def test_workers_find_what_this_machine_finds(
     assert len(found) > 45
 
 
-async def test_places_that_contain_each_other_are_walked_once(dask: DaskProcesses, hostile: Path) -> None:
+async def test_places_that_contain_each_other_are_walked_once(shared: DaskProcesses, hostile: Path) -> None:
     """As on one machine, in any order, and by another name."""
     again = hostile.parent / "again"
     again.symlink_to(hostile / "p1")
     for places in ([hostile / "p1", hostile], [hostile, hostile / "p1"], [again, hostile]):
         async with (
-            connected(dask, "a", "b") as cluster,
+            connected(shared, "a", "b") as cluster,
             open_source(cluster, ScanSettings(places=[*map(str, places)])) as source,
         ):
             assert await scan(source) == await scan(await here(*places))
 
 
-async def test_paths_are_those_of_the_command(dask: DaskProcesses, hostile: Path) -> None:
+async def test_paths_are_those_of_the_command(shared: DaskProcesses, hostile: Path) -> None:
     """Here, where the path does not exist: the workers have it elsewhere."""
     settings = ScanSettings(places=["/nowhere/of/mine"], path_map=[("/nowhere/of", str(hostile.parent)), ("/x", "/y")])
     (hostile.parent / "mine").symlink_to(hostile)
-    async with connected(dask, "a", "b") as cluster, open_source(cluster, settings) as source:
+    async with connected(shared, "a", "b") as cluster, open_source(cluster, settings) as source:
         found = await scan(source)
         assert source.relative("/nowhere/of/mine/p1/note.txt") == "p1/note.txt"
         (body,) = await source.read([found["/nowhere/of/mine/p1/note.txt"][0]])
@@ -161,16 +153,16 @@ async def test_paths_are_those_of_the_command(dask: DaskProcesses, hostile: Path
     }
 
 
-async def test_a_path_that_nobody_sees_is_an_error(dask: DaskProcesses, tmp_path: Path) -> None:
+async def test_a_path_that_nobody_sees_is_an_error(shared: DaskProcesses, tmp_path: Path) -> None:
     """As it is on one machine, and the hint names the map."""
-    async with connected(dask, "a") as cluster:
+    async with connected(shared, "a") as cluster:
         with pytest.raises(UsageError, match="no worker sees") as caught:
             async with open_source(cluster, ScanSettings(places=[str(tmp_path), str(tmp_path / "nothing")])):
                 pass
     assert "--path-map" in caught.value.hint
 
 
-async def test_bytes_come_through_the_workers(dask: DaskProcesses, tmp_path: Path) -> None:
+async def test_bytes_come_through_the_workers(shared: DaskProcesses, tmp_path: Path) -> None:
     """Small ones at once, large ones in pieces; a file that has changed gives its error."""
     small, large = write(tmp_path / "small", b"123"), write(tmp_path / "large", os.urandom(2 * LARGE + 5))
     gone, changed = write(tmp_path / "gone", b"1"), write(tmp_path / "changed", b"1")
@@ -178,7 +170,7 @@ async def test_bytes_come_through_the_workers(dask: DaskProcesses, tmp_path: Pat
     Path(gone.path).unlink()
     Path(changed.path).write_bytes(b"2345")
     async with (
-        connected(dask, "a", "b") as cluster,
+        connected(shared, "a", "b") as cluster,
         open_source(cluster, ScanSettings(places=[str(tmp_path)])) as source,
     ):
         bodies = await source.read([small, large, gone, changed])
@@ -204,15 +196,15 @@ async def body_of_stream(body: Any) -> bytes:
     return b"".join([piece async for piece in body])
 
 
-async def test_a_worker_that_dies_in_the_walk_loses_nothing(own: DaskProcesses, tmp_path: Path) -> None:
+async def test_a_worker_that_dies_in_the_walk_loses_nothing(dask: DaskProcesses, tmp_path: Path) -> None:
     """Another one walks again. Nothing counts as finished before the end, as directories come twice."""
     place = tmp_path / "tree"
     for number in range(40):
         study(place / f"p{number}", number, 40)
-    processes = {name: own.start_worker(name) for name in ("a", "b")}
+    processes = {name: dask.start_worker(name) for name in ("a", "b")}
     events: list[Event] = []
     async with (
-        connected(own, "a", "b", report=events.append) as cluster,
+        connected(dask, "a", "b", report=events.append) as cluster,
         open_source(cluster, ScanSettings(places=[str(place)]), events.append) as source,
     ):
         found: set[str] = set()
@@ -231,13 +223,13 @@ async def test_a_worker_that_dies_in_the_walk_loses_nothing(own: DaskProcesses, 
     assert any("walks" in event.reason for event in events if isinstance(event, Notice))
 
 
-async def test_a_worker_that_hangs_keeps_nobody_waiting(own: DaskProcesses) -> None:
+async def test_a_worker_that_hangs_keeps_nobody_waiting(dask: DaskProcesses) -> None:
     """It is stopped, and Dask has not noticed. It joins when it goes on."""
-    own.start_worker("a")
-    victim = own.start_worker("b")
-    async with connected(own, "a", "b"):
+    dask.start_worker("a")
+    victim = dask.start_worker("b")
+    async with connected(dask, "a", "b"):
         victim.send_signal(signal.SIGSTOP)
-    async with connected(own, "a") as cluster:
+    async with connected(dask, "a") as cluster:
         assert [worker.name for worker in cluster.workers.values()] == ["a"]
         victim.send_signal(signal.SIGCONT)
         async for _ in cluster.changes():
@@ -245,14 +237,14 @@ async def test_a_worker_that_hangs_keeps_nobody_waiting(own: DaskProcesses) -> N
                 break
 
 
-async def test_a_worker_that_hangs_in_the_walk_is_replaced(own: DaskProcesses, tmp_path: Path) -> None:
+async def test_a_worker_that_hangs_in_the_walk_is_replaced(dask: DaskProcesses, tmp_path: Path) -> None:
     """Dask would notice after five minutes. It takes part again when it goes on."""
     for number in range(40):
         study(tmp_path / "tree" / f"p{number}", number, 40)
-    processes = {name: own.start_worker(name) for name in ("a", "b")}
+    processes = {name: dask.start_worker(name) for name in ("a", "b")}
     settings = ScanSettings(places=[str(tmp_path / "tree")])
     async with (
-        connected(own, "a", "b", silent_seconds=0.5) as cluster,
+        connected(dask, "a", "b", silent_seconds=0.5) as cluster,
         open_source(cluster, settings) as source,
     ):
         found: set[str] = set()
@@ -271,10 +263,10 @@ async def test_a_worker_that_hangs_in_the_walk_is_replaced(own: DaskProcesses, t
                 break
 
 
-async def test_the_only_worker_may_hang_for_a_while(own: DaskProcesses, tmp_path: Path) -> None:
+async def test_the_only_worker_may_hang_for_a_while(dask: DaskProcesses, tmp_path: Path) -> None:
     """Such as one that imports everything from a slow file server: the scan begins when it answers again."""
     study(tmp_path / "tree", 1, 3)
-    worker = own.start_worker("a")
+    worker = dask.start_worker("a")
     notices: list[str] = []
 
     def note(event: Event) -> None:
@@ -282,20 +274,20 @@ async def test_the_only_worker_may_hang_for_a_while(own: DaskProcesses, tmp_path
         if notices[-1] == "no worker is left: waiting for one":
             worker.send_signal(signal.SIGCONT)
 
-    async with connected(own, "a", silent_seconds=0.5) as cluster:
+    async with connected(dask, "a", silent_seconds=0.5) as cluster:
         worker.send_signal(signal.SIGSTOP)
         async with open_source(cluster, ScanSettings(places=[str(tmp_path / "tree")]), note) as source:
             assert len(await scan(source)) == 3
     assert "no worker is left: waiting for one" in notices
 
 
-async def test_without_any_worker_the_scan_ends_with_an_error(own: DaskProcesses, tmp_path: Path) -> None:
+async def test_without_any_worker_the_scan_ends_with_an_error(dask: DaskProcesses, tmp_path: Path) -> None:
     """What was not walked is not taken for gone: the scan has no end."""
     for number in range(20):
         study(tmp_path / "tree" / f"p{number}", number, 40)
-    worker = own.start_worker("a")
+    worker = dask.start_worker("a")
     async with (
-        connected(own, "a") as cluster,
+        connected(dask, "a") as cluster,
         open_source(cluster, ScanSettings(places=[str(tmp_path / "tree")]), patience_seconds=0.5) as source,
     ):
 
@@ -326,25 +318,25 @@ async def behind_a_relay(dask: DaskProcesses, more: int) -> AsyncIterator[tuple[
             yield cluster, notices
 
 
-async def test_a_broken_connection_to_a_worker_is_made_again(own: DaskProcesses, tmp_path: Path) -> None:
+async def test_a_broken_connection_to_a_worker_is_made_again(dask: DaskProcesses, tmp_path: Path) -> None:
     """It breaks while the worker begins: nobody hears of it."""
     study(tmp_path / "tree", 1)
     settings = ScanSettings(places=[str(tmp_path / "tree")])
-    async with behind_a_relay(own, 1) as (cluster, notices), open_source(cluster, settings) as source:
+    async with behind_a_relay(dask, 1) as (cluster, notices), open_source(cluster, settings) as source:
         assert len(await scan(source)) == 3
         assert notices == []
 
 
-async def test_a_worker_that_cannot_be_reached_is_not_used(own: DaskProcesses, tmp_path: Path) -> None:
+async def test_a_worker_that_cannot_be_reached_is_not_used(dask: DaskProcesses, tmp_path: Path) -> None:
     """The others do the work. If there is none, that is an error and no traceback."""
     study(tmp_path / "tree", 1)
     settings = ScanSettings(places=[str(tmp_path / "tree")])
-    async with behind_a_relay(own, 1_000_000) as (cluster, notices):
+    async with behind_a_relay(dask, 1_000_000) as (cluster, notices):
         with pytest.raises(UnavailableError, match="no worker answers: ") as caught:
             async with open_source(cluster, settings):
                 pass
         assert "addresses and ports" in caught.value.hint
-        own.start_worker("near")
+        dask.start_worker("near")
         async for _ in cluster.changes():
             if len(cluster.workers) == 2:
                 break
@@ -377,12 +369,12 @@ async def test_connections_that_break_cost_no_worker(tmp_path: Path) -> None:
         assert not notices
 
 
-async def test_a_scheduler_that_is_gone_is_an_error(own: DaskProcesses) -> None:
+async def test_a_scheduler_that_is_gone_is_an_error(dask: DaskProcesses) -> None:
     """It went away after the connection was made: there is a hint, and no traceback."""
-    async with Client(own.address, asynchronous=True, timeout=1) as client:
-        assert own.scheduler is not None
-        own.scheduler.kill()
-        own.scheduler.wait()
+    async with Client(dask.address, asynchronous=True, timeout=1) as client:
+        assert dask.scheduler is not None
+        dask.scheduler.kill()
+        dask.scheduler.wait()
         with (
             configured({"distributed.comm.timeouts.connect": "1s"}),
             pytest.raises(UnavailableError, match="connection to the scheduler of Dask broke: ") as caught,
@@ -393,22 +385,22 @@ async def test_a_scheduler_that_is_gone_is_an_error(own: DaskProcesses) -> None:
 
 
 @pytest.fixture
-def servers(tmp_path: Path, own: DaskProcesses) -> Path:
+def servers(tmp_path: Path, dask: DaskProcesses) -> Path:
     """Make two file servers with other files: at one path, each of the workers `one` and `two` has one of them."""
     if not can_mount(tmp_path / "dask"):
         pytest.skip("nothing may be mounted here")
     study(tmp_path / "server 1" / "p1", 1)
     study(tmp_path / "server 2" / "p2", 2)
     (tmp_path / "data").mkdir()
-    own.start_worker("one", mounts={tmp_path / "server 1": tmp_path / "data"})
-    own.start_worker("two", mounts={tmp_path / "server 2": tmp_path / "data"})
+    dask.start_worker("one", mounts={tmp_path / "server 1": tmp_path / "data"})
+    dask.start_worker("two", mounts={tmp_path / "server 2": tmp_path / "data"})
     return tmp_path / "data"
 
 
-async def test_files_of_several_servers_are_one_source(own: DaskProcesses, servers: Path) -> None:
+async def test_files_of_several_servers_are_one_source(dask: DaskProcesses, servers: Path) -> None:
     """Each worker walks what only it sees. Headers and bytes come from the worker that has them."""
     async with (
-        connected(own, "one", "two") as cluster,
+        connected(dask, "one", "two") as cluster,
         open_source(cluster, ScanSettings(places=[str(servers)])) as source,
     ):
         found = await scan(source)
@@ -425,7 +417,7 @@ async def test_files_of_several_servers_are_one_source(own: DaskProcesses, serve
         assert all(source.sees(address, first.path) for address in cluster.workers)
 
 
-async def test_one_path_with_two_files_is_an_error(own: DaskProcesses, servers: Path) -> None:
+async def test_one_path_with_two_files_is_an_error(dask: DaskProcesses, servers: Path) -> None:
     """The journal knows files by their paths. The same file on both is one."""
 
     def put(number: int, text: str) -> None:
@@ -437,7 +429,7 @@ async def test_one_path_with_two_files_is_an_error(own: DaskProcesses, servers: 
     same = "the same" * 10_000
     put(1, same)
     put(2, same)
-    async with connected(own, "one", "two") as cluster:
+    async with connected(dask, "one", "two") as cluster:
         async with open_source(cluster, ScanSettings(places=[str(servers)])) as source:
             found = await scan(source)
             assert len(found) == 7
@@ -448,7 +440,7 @@ async def test_one_path_with_two_files_is_an_error(own: DaskProcesses, servers: 
                     await scan(source)
 
 
-async def test_a_worker_that_joins_late_takes_part_if_it_sees_the_same(own: DaskProcesses, servers: Path) -> None:
+async def test_a_worker_that_joins_late_takes_part_if_it_sees_the_same(dask: DaskProcesses, servers: Path) -> None:
     """One that sees other files is left out: the walk of its files has not begun."""
     notices: list[str] = []
 
@@ -457,19 +449,19 @@ async def test_a_worker_that_joins_late_takes_part_if_it_sees_the_same(own: Dask
             notices.append(event.reason)
 
     async with (
-        connected(own, "one", "two") as cluster,
+        connected(dask, "one", "two") as cluster,
         open_source(cluster, ScanSettings(places=[str(servers)]), note) as source,
     ):
         joined = source.joined()
         assert {(await anext(joined)).name, (await anext(joined)).name} == {"one", "two"}
-        own.start_worker("three")
+        dask.start_worker("three")
         late = await anext(joined)
         assert late.name == "three"
         assert not source.sees(late.address, str(servers / "p1" / "0.dcm"))
         assert any("three has joined late" in notice for notice in notices), notices
 
 
-async def test_a_file_that_one_worker_may_not_read_is_read_by_another(own: DaskProcesses, tmp_path: Path) -> None:
+async def test_a_file_that_one_worker_may_not_read_is_read_by_another(dask: DaskProcesses, tmp_path: Path) -> None:
     """It is told which worker lacks the right."""
     if os.getuid() != 0:
         pytest.skip("only root can start a worker as somebody else")
@@ -479,15 +471,15 @@ async def test_a_file_that_one_worker_may_not_read_is_read_by_another(own: DaskP
     for path in (tmp_path / "tree").iterdir():
         path.chmod(0o600)
     notices: list[Event] = []
-    own.start_worker("root")
-    own.start_worker("nobody", user=65534)
+    dask.start_worker("root")
+    dask.start_worker("nobody", user=65534)
     parent = tmp_path
     while parent != parent.parent:
         if not parent.stat().st_mode & 0o005:
             parent.chmod(parent.stat().st_mode | 0o055)
         parent = parent.parent
     async with (
-        connected(own, "root", "nobody") as cluster,
+        connected(dask, "root", "nobody") as cluster,
         open_source(cluster, ScanSettings(places=[str(tmp_path / "tree")]), notices.append) as source,
     ):
         files = [item async for batch in source.batches() for item in batch if isinstance(item, File)]

@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 from conftest import Commands, Ended
-from dask_processes import HOSTILE, DaskProcesses, can_mount, dask_processes
+from dask_processes import HOSTILE, DaskProcesses, can_mount
 from distributed import Client
 from forward_proxy import make_tls_context
 from process_lines import Lines
@@ -24,14 +24,6 @@ from asyncimport.testserver import Fault, Stall, Tell, TestXnat, serve
 from asyncimport.testserver.samples import generated
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
-
-
-@pytest.fixture
-def dask(tmp_path: Path) -> Iterator[DaskProcesses]:
-    """Start a scheduler for workers of this test."""
-    (tmp_path / "dask").mkdir()
-    with dask_processes(tmp_path / "dask") as processes:
-        yield processes
 
 
 @pytest.fixture
@@ -352,14 +344,15 @@ async def test_a_worker_with_another_version_is_not_used(
 async def test_no_secret_leaves_the_processes(
     xnat: TestXnat, url: str, commands: Commands, tree: Path, dask: DaskProcesses
 ) -> None:
-    """The password and names of patients are in no log of Dask, and no directory of a worker."""
+    """The password and names of patients are in no log of Dask, however much it tells, and no directory of a worker."""
     commands.login(url)
     secret = "tell-nobody-4711"
     xnat.users["demo"] = replace(xnat.users["demo"], password=secret)
     commands.env["XNAT_PASS"] = secret
-    dask.start_worker("a")
+    dask.start_worker("a", env={"DASK_LOGGING__DISTRIBUTED": "debug"})
     done = await commands("upload", tree, "-P", "demo", "--dask", dask.address, "-q")
     assert done.code == 0, done.err
+    assert b" DEBUG - Message from " in dask.log.read_bytes()
     files = [path for path in dask.log.parent.rglob("*") if path.is_file()]
     assert dask.log in files
     for path in files:

@@ -1,27 +1,16 @@
 """What other commands do right after an upload by workers was killed: its workers go on for the time of a lease."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from builders import uids_below
 from conftest import Commands
-from dask_processes import DaskProcesses, dask_processes
+from dask_processes import DaskProcesses
 
 from asyncimport.testserver import Fault, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(180)]
-
-
-@pytest.fixture
-def dask(tmp_path: Path) -> Iterator[DaskProcesses]:
-    """Start a scheduler and two workers."""
-    (tmp_path / "dask").mkdir()
-    with dask_processes(tmp_path / "dask") as processes:
-        processes.start_worker("a")
-        processes.start_worker("b")
-        yield processes
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(180), pytest.mark.usefixtures("two_workers")]
 
 
 async def test_status_verify_and_forget_after_a_kill(

@@ -3,7 +3,6 @@
 import gzip
 import sys
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import anyio.to_thread
 import pydicom
 import pytest
 from conftest import Commands
-from dask_processes import DaskProcesses, dask_processes
+from dask_processes import DaskProcesses
 from distributed import Client
 
 from asyncimport import Credentials, Server, UploadRequest, rules_from, upload
@@ -26,19 +25,11 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.thorough,
     pytest.mark.timeout(120),
+    pytest.mark.usefixtures("two_workers"),
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the memory of a process"),
 ]
 
 SECRET = "tell-nobody-4711"
-
-
-@pytest.fixture
-def dask(tmp_path: Path) -> Iterator[DaskProcesses]:
-    """Start a scheduler with its pages, and a worker."""
-    (tmp_path / "dask").mkdir()
-    with dask_processes(tmp_path / "dask") as processes:
-        processes.start_worker("a")
-        yield processes
 
 
 async def test_the_scheduler_knows_no_secret(

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
+
+import pytest
 
 # Later files hide what was mounted before; the mount ends with the process.
 _MOUNTED = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" && shift 2 || exit 77; done; shift; exec "$@"'
@@ -29,19 +32,29 @@ class DaskProcesses:
         self.scheduler: subprocess.Popen[bytes] | None = None
         self.log = directory / "dask.log"
         self.env: dict[str, str] = {}
+        self._reader: Thread | None = None
+        self._has_told = Event()
 
     def begin(self, more: Sequence[str] = ()) -> None:
         """Start the scheduler, and wait until it listens."""
         words = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", *more]
         self.scheduler = process = self._start("scheduler", *words)
+        self._reader = Thread(target=self._read, args=(process,))
+        self._reader.start()
+        self._has_told.wait()
+        if not self.address:
+            raise AssertionError(self.log.read_text())
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        """Keep what the scheduler says, to its end: it would wait where nobody reads."""
         assert process.stderr is not None
-        with self.log.open("ab") as log:
+        with self.log.open("ab", buffering=0) as log, process.stderr:
             for line in process.stderr:
                 log.write(line)
                 if b"Scheduler at:" in line:
                     self.address = line.split()[-1].decode()
-                    return
-        raise AssertionError(self.log.read_text())
+                    self._has_told.set()
+        self._has_told.set()
 
     def start_worker(
         self,
@@ -99,7 +112,9 @@ class DaskProcesses:
             process.send_signal(signal.SIGCONT)
             process.kill()
         while self._started:
-            self._started.pop().communicate()
+            self._started.pop().wait()
+        if self._reader is not None:
+            self._reader.join()
 
 
 @contextmanager
@@ -111,6 +126,22 @@ def dask_processes(directory: Path) -> Iterator[DaskProcesses]:
         yield processes
     finally:
         processes.end()
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[DaskProcesses]:
+    """Start a scheduler for workers of this test."""
+    (tmp_path / "dask").mkdir()
+    with dask_processes(tmp_path / "dask") as processes:
+        yield processes
+
+
+@pytest.fixture
+def two_workers(dask: DaskProcesses) -> DaskProcesses:
+    """Start two workers that see what this process sees."""
+    dask.start_worker("a")
+    dask.start_worker("b")
+    return dask
 
 
 def can_mount(directory: Path) -> bool:
