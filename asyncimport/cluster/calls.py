@@ -1,5 +1,6 @@
 """Calls of actors of Dask: whatever goes wrong on the way there or back means that the worker is lost."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
@@ -12,6 +13,30 @@ from asyncimport.errors import AsyncimportError
 
 T = TypeVar("T")
 WhileThere = Callable[[], AbstractAsyncContextManager[object]]
+
+# How long an actor may take to begin before that is told: it waits for a thread of its worker.
+_BUSY_SECONDS = 15.0
+# Before what others have asked for: an actor begins in no time.
+_PRIORITY = 1000
+
+
+class Words:
+    """What a method is called with."""
+
+    def __init__(self, words: tuple[Any, ...]) -> None:
+        self.words = words
+
+    def __repr__(self) -> str:
+        """Show nothing: Dask's logs can have what comes in, and there are names and paths in it."""
+        return "Words(...)"
+
+
+class Actor:
+    """An object that lives on a worker, and whose methods are called by `RemoteActor`."""
+
+    async def answer(self, method: str, words: Words) -> Any:
+        """Call a method."""
+        return await getattr(self, method)(*words.words)
 
 
 class RemoteActor:
@@ -34,22 +59,36 @@ class RemoteActor:
 
     async def _execute(self, method: str, words: tuple[Any, ...]) -> Any:
         reply = await self._client.rpc(self._address).actor_execute(
-            function=method, actor=self._made.key, args=[to_serialize(word) for word in words], kwargs={}
+            function="answer", actor=self._made.key, args=[method, to_serialize(Words(words))], kwargs={}
         )
         if reply["status"] != "OK":
             raise reply["exception"]
         return reply["result"]
 
 
-async def make_actor(client: Client, kind: type, address: str, while_there: WhileThere) -> RemoteActor:
-    """Make an actor on a worker. `while_there` cancels calls when it is gone. Raises: WorkerLostError."""
+async def make_actor(
+    client: Client,
+    kind: type[Actor],
+    address: str,
+    while_there: WhileThere,
+    on_busy: Callable[[], None] = lambda: None,
+    busy_seconds: float = _BUSY_SECONDS,
+) -> RemoteActor:
+    """Make an actor on a worker; `on_busy` is called if that takes long.
+
+    `while_there` cancels calls when the worker is gone. Raises: WorkerLostError.
+    """
 
     async def make() -> Future:
         # Its arguments would be kept by the scheduler, so it has none.
-        made = client.submit(kind, actor=True, workers=[address], pure=False)
+        made = client.submit(kind, actor=True, workers=[address], pure=False, priority=_PRIORITY)
         with client.as_current():
             ended = wait(made)
-        await ended
+        busy = asyncio.get_running_loop().call_later(busy_seconds, on_busy)
+        try:
+            await ended
+        finally:
+            busy.cancel()
         if made.status == "error":
             await made
         return made

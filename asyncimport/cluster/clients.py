@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from asyncimport.cluster.specs import Address, Local, Slurm, Spec, import_jobqueue, is_encrypted, is_here
+from asyncimport.cluster.specs import Address, Local, Named, Slurm, Spec, import_jobqueue, is_encrypted, is_here
 from asyncimport.errors import UnavailableError, UsageError
 from asyncimport.model.events import Event, Notice
 from asyncimport.model.texts import plain
@@ -54,7 +54,9 @@ async def open_client(
     for name in ("distributed", "tornado.application"):
         logging.getLogger(name).setLevel(_SILENT)
     text = str(spec)
-    stack.enter_context(_environment_of_children())
+    if isinstance(spec, Local | Named):
+        # Processes are started at any time: in the place of one that has ended, or where a cluster adapts.
+        stack.enter_context(_environment_of_children())
     if isinstance(spec, Local):
         return await _start_local(spec.number, stack), text, True
     if isinstance(spec, Slurm):
@@ -62,7 +64,7 @@ async def open_client(
         import_jobqueue()
     # If a stop comes meanwhile, what was started must be known, to be ended.
     with anyio.CancelScope(shield=True):
-        made: Any = spec.address if isinstance(spec, Address) else await anyio.to_thread.run_sync(spec.make)
+        made: Any = spec.address if isinstance(spec, Address) else await anyio.to_thread.run_sync(_make, spec)
     if isinstance(made, str):
         return await _client_of(made, None, stack, report, insecure=insecure), text, False
     address = getattr(made, "scheduler_address", None)
@@ -115,6 +117,11 @@ async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
     client = Client(cluster, asynchronous=True, direct_to_workers=True, set_as_default=True)
     stack.push_async_callback(_close, client)
     return await client
+
+
+def _make(spec: Slurm | Named) -> Any:
+    with _environment_of_children():
+        return spec.make()
 
 
 @contextmanager

@@ -93,14 +93,18 @@ class Cluster:
                 put.close()
 
     @asynccontextmanager
-    async def while_there(self, address: str) -> AsyncIterator[anyio.CancelScope]:
-        """Cancel the block when a worker leaves: a call to it would wait for ever."""
+    async def while_there(self, worker: WorkerAddress) -> AsyncIterator[anyio.CancelScope]:
+        """Cancel the block when a worker leaves: a call to it would wait for ever.
+
+        One that joins later at the same address is another.
+        """
         self._check_connection()
+        address = worker.address
         ask = asyncio.get_running_loop().call_later(self._silent_seconds * _ASK_SHARE, self._begin_to_ask, address)
         scopes = self._scopes.setdefault(address, set())
         try:
             with anyio.CancelScope() as scope:
-                if address not in self.workers:
+                if self.workers.get(address) is not worker:
                     scope.cancel()
                 scopes.add(scope)
                 try:
@@ -110,6 +114,10 @@ class Cluster:
         finally:
             ask.cancel()
             self._check_connection()
+
+    def note_busy(self, worker: WorkerAddress) -> None:
+        """Tell that a worker takes long to begin."""
+        self._report(Notice(f"worker {worker.name} takes long to begin, as if it had other tasks: waiting for it"))
 
     def _begin_to_ask(self, address: str) -> None:
         if self._tasks is not None and address in self.workers and address not in self._asked:

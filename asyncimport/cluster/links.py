@@ -25,7 +25,7 @@ LEASE_SECONDS = 15.0
 class ActorLink:
     """Calls the actor of one worker, by its address. `sees` tells whether it sees a path.
 
-    `while_there` cancels a call when Dask tells that the worker is gone.
+    `while_there` cancels a call when Dask tells that the worker is gone; `on_busy` is called if it takes long to begin.
     """
 
     def __init__(
@@ -35,18 +35,23 @@ class ActorLink:
         name: str,
         sees: Callable[[str], bool] = lambda _: True,
         while_there: WhileThere = nullcontext,
+        on_busy: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._while_there = while_there
+        self._on_busy = on_busy
         self._address = address
         self._actor: RemoteActor | None = None
         self.name = name
         self.sees = sees
 
-    async def start(self, setup: Setup) -> float:
-        """Start the actor, and log in there. Raises: WorkerLostError, AsyncimportError."""
+    async def reach(self) -> None:
+        """Make the actor. Raises: WorkerLostError."""
         if self._actor is None:
-            self._actor = await make_actor(self._client, SendingActor, self._address, self._while_there)
+            self._actor = await make_actor(self._client, SendingActor, self._address, self._while_there, self._on_busy)
+
+    async def start(self, setup: Setup) -> float:
+        """Log in there. Raises: WorkerLostError, AsyncimportError."""
         clock: float = await self._call("start", setup, uuid4().hex)
         return clock
 
@@ -56,14 +61,13 @@ class ActorLink:
         return reply
 
     async def end(self) -> None:
-        """End the actor. Raises: WorkerLostError."""
-        if self._actor is not None:
-            await self._call("end")
-            self._actor = None
+        """End the actor. Raises: WorkerLostError, also if it was lost before: it may still be sending."""
+        await self._call("end")
+        self._actor = None
 
     async def _call(self, method: str, *words: Any) -> Any:
         if self._actor is None:
-            raise WorkerLostError("it was not started", is_final=True)
+            raise WorkerLostError("it was lost before", is_final=True)
         try:
             return await self._actor.call(method, *words)
         except WorkerLostError as lost:
@@ -94,5 +98,6 @@ class ActorLinks:
                 worker.address,
                 worker.name,
                 partial(self._source.sees, worker.address),
-                partial(self._cluster.while_there, worker.address),
+                partial(self._cluster.while_there, worker.joined),
+                partial(self._cluster.note_busy, worker.joined),
             )

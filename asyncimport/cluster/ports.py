@@ -33,6 +33,10 @@ class WorkerLink(Protocol):
         """Return whether a path is below a place that this worker sees."""
         ...
 
+    async def reach(self) -> None:
+        """Be ready to call `start`: a worker that is busy may take long."""
+        ...
+
     async def start(self, setup: Setup) -> float:
         """Log in, and be ready to send; return the worker's clock. Whatever an earlier call started has ended then.
 
@@ -45,7 +49,7 @@ class WorkerLink(Protocol):
         ...
 
     async def end(self) -> None:
-        """Free what the worker holds."""
+        """Free what the worker holds. Raises: WorkerLostError if it may still be sending."""
         ...
 
 

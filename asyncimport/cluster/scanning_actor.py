@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from asyncimport.cluster.calls import Actor
 from asyncimport.cluster.columns import checked_columns
 from asyncimport.cluster.path_map import ScanSettings, moved
 from asyncimport.cluster.worker_reader import WorkerReader
@@ -41,7 +42,7 @@ def encoding_of_names() -> tuple[str, str]:
     return sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
-class ScanningActor:
+class ScanningActor(Actor):
     """An actor of Dask: one for each worker and run. Its methods may be called again with the same arguments."""
 
     def __init__(self) -> None:

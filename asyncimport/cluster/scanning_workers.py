@@ -26,6 +26,8 @@ from asyncimport.model.record import record
 from asyncimport.model.texts import counted, plain
 
 _MOST_LOSSES = 3
+# When it is told that a worker takes long to begin, as a share of the patience.
+_BUSY_SHARE = 1 / 4
 
 
 @record
@@ -42,6 +44,7 @@ class ScanningWorker:
     def __init__(
         self, worker: WorkerAddress, actor: RemoteActor, views: Sequence[View], lasting: Mapping[str, str]
     ) -> None:
+        self.joined = worker
         self.address, self.name = worker.address, worker.name
         self.actor = actor
         self.views = frozenset(views)
@@ -154,8 +157,11 @@ class ScanningWorkers:
         return None
 
     async def _ask_sight(self, worker: WorkerAddress) -> None:
-        while_there = partial(self._cluster.while_there, worker.address)
-        actor = await make_actor(self._cluster.client, ScanningActor, worker.address, while_there)
+        while_there = partial(self._cluster.while_there, worker)
+        on_busy = partial(self._cluster.note_busy, worker)
+        actor = await make_actor(
+            self._cluster.client, ScanningActor, worker.address, while_there, on_busy, self._patience * _BUSY_SHARE
+        )
         sight: Sight = _read(partial(check_answer, "begin", ()), await actor.call("begin", self._settings))
         if sight.encoding != encoding_of_names():
             self.notice(f"worker {worker.name} is not used: it reads names of files as {sight.encoding[0]}")
@@ -180,13 +186,13 @@ class ScanningWorkers:
 
     async def joined(self) -> AsyncIterator[ScanningWorker]:
         """Yield each worker once it is known what it sees; end with the source."""
-        known: set[str] = set()
+        known: dict[str, WorkerAddress] = {}
         while not self._has_ended:
             changed = self._changed
-            known &= self.all.keys()
             for address, worker in list(self.all.items()):
-                if address not in known:
-                    known.add(address)
+                # It may have begun anew, or another process is where it was.
+                if known.get(address) is not worker.joined:
+                    known[address] = worker.joined
                     yield worker
             if changed is self._changed:
                 await changed.wait()

@@ -288,14 +288,11 @@ class _Driver:
     def _order(self, worker: SendingWorker) -> Order:
         context, stop = self._context, self._context.stop
         stop_seconds = stop.grace_seconds if stop.requested else 0.0 if self._is_ending else None
-        busy = [one for one in self._sending if one is worker or not one.is_idle]
-        share, extra = divmod(context.throttle.limit, len(busy))
         worker.generation = self._generation
         return worker.order(
             self._sending,
-            # What it has was given to it when there was room, so it may go on.
-            limit=max(1, share + (busy.index(worker) < extra)),
-            rate=None if context.options.max_rate is None else context.options.max_rate / len(busy),
+            limit=context.throttle.limit,
+            rate=context.options.max_rate,
             zips_ended=context.compression.has_ended,
             pause=context.throttle.pause_seconds,
             stop_seconds=stop_seconds,
@@ -316,6 +313,7 @@ class _Driver:
     async def _handle(self, worker: SendingWorker, reply: Reply, outcomes: Sequence[Outcome]) -> None:
         context, throttle = self._context, self._context.throttle
         worker.in_flight, worker.reading, worker.wants_login = reply.in_flight, reply.reading, reply.wants_login
+        worker.most = max(worker.allowed, reply.in_flight)
         self._note_in_flight()
         tally = self._tally(worker)
         tally.limited_by = reply.limited_by or tally.limited_by
@@ -334,7 +332,7 @@ class _Driver:
             # The other workers hear of it with their next orders, and so does this one if it begins anew.
             context.compression.end()
         self._note_limit()
-        if len(worker.given) - len(outcomes) >= worker.limit:
+        if len(worker.given) - len(outcomes) >= max(1, worker.limit):
             # It had more than its slots hold, to the end. The others may not have told yet that they use as many.
             throttle.note_in_flight(max(throttle.in_flight, throttle.limit))
         others_begin = self._serving > len(self._sending)

@@ -3,13 +3,14 @@
 import asyncio
 from typing import TypeVar
 
+from asyncimport.cluster.calls import Actor
 from asyncimport.cluster.messages import Order, Reply, Setup
 from asyncimport.cluster.sending_thread import SendingThread
 
 T = TypeVar("T")
 
 
-class SendingActor:
+class SendingActor(Actor):
     """Sends files, in the process of a worker. Each call may come twice: a connection may break before the reply.
 
     The second one may come late, from a network that was cut: what it orders is done, and others may have sealed that.

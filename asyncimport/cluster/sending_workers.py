@@ -21,6 +21,8 @@ _AHEAD_PER_SLOT = 4
 _MAX_AHEAD = 1024
 # How much the last reply counts in the average of files a second.
 _PACE_SHARE = 0.3
+# How long workers have their turn, if fewer files may be in flight than there are workers.
+_TURN_SECONDS = 2.0
 # How often it is told what a worker does.
 _TELL_SECONDS = 2.0
 # Consecutive files go to one worker, this many at a time.
@@ -44,6 +46,11 @@ class SendingWorker:
     told_at: float = field(default_factory=anyio.current_time)
     """When the last reply with outcomes came in, or it had nothing to do."""
     limit: int = 1
+    """Its share of what may be in flight."""
+    allowed: int = 0
+    """How many files its last order lets it have in flight."""
+    most: int = 0
+    """How many it may have in flight: what is goes on when less is allowed."""
     number: int = 0
     generation: int = 0
     """Of the limit that its last order had: calls under another limit say nothing about this one."""
@@ -54,6 +61,11 @@ class SendingWorker:
         return not self.given and not self.waiting
 
     @property
+    def most_in_flight(self) -> int:
+        """How many files it may have in flight now."""
+        return min(self.most, len(self.given))
+
+    @property
     def files(self) -> int:
         """How many files it has."""
         return len(self.given) + len(self.waiting)
@@ -61,7 +73,7 @@ class SendingWorker:
     @property
     def ahead(self) -> int:
         """How many files it may have."""
-        return min(_MAX_AHEAD, max(_AHEAD_PER_SLOT * self.limit, int(self.files_per_second * _AHEAD_SECONDS)))
+        return min(_MAX_AHEAD, max(_AHEAD_PER_SLOT * max(1, self.limit), int(self.files_per_second * _AHEAD_SECONDS)))
 
     @property
     def room(self) -> int:
@@ -94,7 +106,8 @@ class SendingWorker:
     ) -> Order:
         """Return the next order, with all that waits; before a stop nothing more is sent.
 
-        Of all `workers` one at a time logs in again: if the password has changed, the first refusal ends the run. Many
+        `limit` and `rate` are for all `workers`. What is in flight elsewhere is left out of its share of the limit.
+        Of all workers one at a time logs in again: if the password has changed, the first refusal ends the run. Many
         would lock the account.
         """
         others = any(one.wants_login and one.may_log_in for one in workers if one is not self)
@@ -105,13 +118,20 @@ class SendingWorker:
         self.given.update((claim.key, claim) for claim in claims)
         self.has_work = anyio.Event()
         self.number += 1
-        self.limit = max(1, limit)
+        busy = [one for one in workers if one is self or not one.is_idle]
+        share, extra = divmod(limit, len(busy))
+        # If there is not one for each, they take turns.
+        turn = 0 if share else int(anyio.current_time() / _TURN_SECONDS)
+        self.limit = share + ((busy.index(self) + turn) % len(busy) < extra)
+        elsewhere = sum(one.most_in_flight for one in busy if one is not self)
+        self.allowed = max(0, min(self.limit, limit - elsewhere))
+        self.most = max(self.most, self.allowed)
         files, deliveries = pack_claims(claims)
         return Order(
             number=self.number,
             lease_until=self.lease.until,
-            limit=limit,
-            rate=rate,
+            limit=self.allowed,
+            rate=None if rate is None else rate / max(1, min(len(busy), limit)),
             files=files,
             deliveries=deliveries,
             zips_ended=zips_ended,

@@ -9,7 +9,7 @@ from asyncimport.cluster.checks import check_clock
 from asyncimport.cluster.messages import Setup
 from asyncimport.cluster.ports import WorkerLink, WorkerLostError
 from asyncimport.cluster.sending_workers import SendingWorker
-from asyncimport.errors import TransientError, UnavailableError
+from asyncimport.errors import LoginRefusedError, TransientError, UnavailableError
 from asyncimport.model.events import ServerUnavailable
 from asyncimport.pacing.outage import Outage
 from asyncimport.pipeline.context import Context
@@ -25,6 +25,10 @@ class Starter:
         self._setup = setup
         self._context = context
         self._sending = workers
+        self._turn = anyio.Lock()
+        self._proved_at = anyio.current_time()
+        """When the password was right."""
+        self._refused: LoginRefusedError | None = None
         self._logged_in: set[str] = set()
         """The names of workers that have reached the server."""
 
@@ -58,7 +62,8 @@ class Starter:
         began = anyio.current_time()
         while True:
             try:
-                return check_clock(await link.start(self._setup))
+                await link.reach()
+                return await self._start(link)
             except ValueError as malformed:
                 raise WorkerLostError(str(malformed), is_final=True) from malformed
             except WorkerLostError as lost:
@@ -66,3 +71,30 @@ class Starter:
                 if lost.is_final or (is_late and not self._sending):
                     raise
                 await anyio.sleep(self._setup.lease_seconds * _PAUSE_SHARE)
+
+    async def _start(self, link: WorkerLink) -> float:
+        """Let a worker log in: alone, if nobody has for the time of a lease, as at the beginning the driver has.
+
+        The password may have changed meanwhile, and many refusals would lock the account.
+        """
+        if not self._is_proved:
+            async with self._turn:
+                if self._refused is not None:
+                    raise LoginRefusedError(str(self._refused), hint=self._refused.hint)
+                if not self._is_proved:
+                    try:
+                        return await self._start_now(link)
+                    except LoginRefusedError as error:
+                        # The run ends, but the next in turn would not know yet.
+                        self._refused = error
+                        raise
+        return await self._start_now(link)
+
+    @property
+    def _is_proved(self) -> bool:
+        return anyio.current_time() - self._proved_at < self._setup.lease_seconds
+
+    async def _start_now(self, link: WorkerLink) -> float:
+        clock = check_clock(await link.start(self._setup))
+        self._proved_at = anyio.current_time()
+        return clock

@@ -53,6 +53,9 @@ class Worker:
         """Return whether it sees a path."""
         return self.seen(path)
 
+    async def reach(self) -> None:
+        """Be ready."""
+
     async def start(self, _: Setup) -> float:
         """Start."""
         self.starts += 1
@@ -84,6 +87,12 @@ class Worker:
     def paths(self) -> list[str]:
         """Return the files that came."""
         return [path for _, path in self.got]
+
+
+async def some_steps() -> None:
+    """Let others go on meanwhile."""
+    for _ in range(10):
+        await anyio.lowlevel.checkpoint()
 
 
 def now() -> float:
@@ -244,6 +253,84 @@ async def test_one_worker_at_a_time_logs_in_again(journal_path: Path) -> None:
     summary = await run(source, workers, journal_path)
     assert summary.files.stored == 400
     assert max(map(len, at_once)) == 1
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_the_first_of_workers_that_begin_anew_logs_in_alone(journal_path: Path, is_refused: bool) -> None:
+    """All have lost their leases, and the password may have changed: the first refusal ends the run."""
+    workers = [Worker("a"), Worker("b"), Worker("c")]
+    working, cut = set[Worker](), anyio.Event()
+    are_in: list[bool] = []
+    others_begin = anyio.Event()
+
+    def lose(worker: Worker, order: Order) -> None:
+        if order.files:
+            working.add(worker)
+        if len(working) == len(workers):
+            cut.set()
+        if cut.is_set() and worker.starts == 1:
+            raise WorkerLostError("cut", is_final=True)
+
+    async def begin(worker: Worker, _: Setup) -> float:
+        worker.starts += 1
+        if worker.starts > 1:
+            place = len(are_in)
+            are_in.append(False)
+            if place:
+                others_begin.set()
+            else:
+                with anyio.move_on_after(2 * LEASE_SECONDS):
+                    await others_begin.wait()
+            assert place == 0 or are_in[0]
+            if is_refused:
+                raise LoginRefusedError("no")
+            are_in[place] = True
+        return 0.0
+
+    for worker in workers:
+        worker.before_reply = partial(lose, worker)
+        worker.start = partial(begin, worker)  # type: ignore[method-assign]
+    source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
+    if is_refused:
+        with pytest.raises(LoginRefusedError):
+            await run(source, workers, journal_path)
+        assert len(are_in) == 1
+    else:
+        assert (await run(source, workers, journal_path)).files.stored == 400
+        assert len(are_in) == 3
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+async def test_no_more_is_in_flight_than_the_run_allows(journal_path: Path, limit: int) -> None:
+    """Whatever workers had been allowed before, and whoever got first files."""
+    workers = [Worker(name) for name in "abc"]
+    allowed = dict.fromkeys(workers, 0)
+    most = 0
+
+    async def exchange(worker: Worker, order: Order) -> Reply:
+        nonlocal most
+        claims = unpack_claims(order.files, order.deliveries)
+        worker.got += [(now(), claim.instance.file.path) for claim in claims]
+        kept[worker] += claims
+        # It sends as many as it may, and what was begun before goes on.
+        allowed[worker] = max(allowed[worker], min(order.limit, len(kept[worker])))
+        most = max(most, sum(allowed.values()))
+        await some_steps()
+        done, kept[worker] = kept[worker][: order.limit], kept[worker][order.limit :]
+        allowed[worker] = min(order.limit, len(kept[worker]))
+        return worker.reply(order, [pack_outcome(worker.outcome(claim)) for claim in done])
+
+    kept: dict[Worker, list[Claim]] = {worker: [] for worker in workers}
+    for worker in workers:
+        worker.exchange = partial(exchange, worker)  # type: ignore[method-assign]
+    files: dict[str, tuple[str, int]] = {}
+    for study in range(20):
+        files |= study_files(str(study), 6)
+    source = MemorySource(files, batch=len(files))
+    options = Options(workers=limit, finalizers=2, settle_seconds=0, outage_timeout=1)
+    summary = await run(source, workers, journal_path, options=options)
+    assert summary.files.stored == len(source.files)
+    assert most <= limit
 
 
 async def test_files_go_to_workers_that_see_them(journal_path: Path) -> None:
