@@ -21,7 +21,7 @@ from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.source.bytes_on_disk import has_digest
 from asyncimport.system.mounts import DeviceCache
-from asyncimport.xnat.archive import UNKNOWN_WHICH, Archive
+from asyncimport.xnat.archive import UNKNOWN_WHICH, Archive, Comparison
 from asyncimport.xnat.client import Client
 from asyncimport.xnat.resource_check import Depth, FileState
 from asyncimport.xnat.resources import Resources
@@ -94,44 +94,60 @@ async def _finding(
     archive: Archive,
     rules: SiteRules,
 ) -> SessionFinding:
-    uids |= doubtful
-    session, files = report.session, len(uids)
+    session, uids = report.session, uids | doubtful
+    not_verified = partial(SessionFinding, session, len(uids), None)
     if report.state in {"open", "prearchive"}:
-        return SessionFinding(session, files, None, f"not archived yet ({report.state})")
+        return not_verified(f"not archived yet ({report.state})")
     try:
         there = await archive.find_session(session)
         if there.problem is not None:
             # No instance counts as missing, because none could be sent there again.
-            return SessionFinding(session, files, None, there.problem)
+            return not_verified(there.problem)
         if not there.experiments:
             if report.state == "held":
-                return SessionFinding(session, files, None, report.reason)
-            return SessionFinding(session, files, None, "the archive has no session of this label and study", uids)
+                return not_verified(report.reason)
+            return not_verified("the archive has no session of this label and study", uids)
         there, found = await archive.compare(session, there, uids, report.expected)
         if found is None:
             gone = "the session was removed from the archive during the comparison"
-            return SessionFinding(session, files, None, there.problem or gone)
+            return not_verified(there.problem or gone)
         dropping = (await rules.get(session.project)).on_archive if found.missing else None
     except (SessionChangedError, RefusedError) as error:
-        return SessionFinding(session, files, None, str(error))
+        return not_verified(str(error))
     except TransientError as error:
         raise UnavailableError(str(error), hint="run verify again when the server is back") from error
+    return _judge(report, uids, doubtful, digests, found, dropping)
+
+
+def _judge(
+    report: SessionReport,
+    uids: frozenset[str],
+    doubtful: frozenset[str],
+    digests: Mapping[str, str],
+    found: Comparison,
+    dropping: str | None,
+) -> SessionFinding:
+    """Say what a comparison of `uids` means; `digests` are those of the last verification.
+
+    Archiving may have lost the `doubtful` ones of them; `dropping` names what may reject files then.
+    """
+    finding = partial(SessionFinding, report.session, len(uids))
     replaced = uids & {uid for uid, digest in digests.items() if found.digests.get(uid, digest) != digest}
     if found.verified == "count" and (lost := digests.keys() - found.digests.keys()):
         # Compare with what the archive held when it was verified, whatever was added since.
-        return SessionFinding(session, files, None, _missing(len(lost)))
+        return finding(None, _missing(len(lost)))
     if found.missing_count and not found.missing:
-        return SessionFinding(session, files, None, _missing(found.missing_count))
+        return finding(None, _missing(found.missing_count))
     if not found.missing:
         # A session may be held for files that never arrived, although all files that arrived are there.
         problem = report.reason if report.state == "held" else None
         verified = "present" if (report.presumed or replaced) and found.verified == "uids" else found.verified
-        return SessionFinding(session, files, verified if problem is None else None, problem, replaced=replaced)
-    problem = f"{len(found.missing):,} of {counted(files, 'instance')} {are(len(found.missing))} missing"
+        return finding(verified if problem is None else None, problem, replaced=replaced)
+    problem = f"{len(found.missing):,} of {counted(len(uids), 'instance')} {are(len(found.missing))} missing"
     if dropping and (report.verified is None or found.missing <= doubtful):
         problem += f"; {dropping} rejects files, so this may be correct"
-        return SessionFinding(session, files, None, problem, found.missing, dropping, replaced)
-    return SessionFinding(session, files, None, problem, found.missing, replaced=replaced)
+        return finding(None, problem, found.missing, dropping, replaced)
+    return finding(None, problem, found.missing, replaced=replaced)
 
 
 @record
