@@ -94,12 +94,9 @@ class FileRecords:
             (session, item.sop_uid),
         ).fetchone()
         if row is None:
-            carrier = self.record(key, file, FileKind.INSTANCE, None, key)
-            self._db.execute(
-                "INSERT INTO instance (key, session, sop_uid, series_uid, file, modality) VALUES (?, ?, ?, ?, ?, ?)",
-                (key, session, item.sop_uid, item.series_uid, carrier, item.modality),
-            )
+            self._add_instance(key, item, session)
             return key, True
+        # `other` is the file on record of the instance: it is this one if `is_own`, and else another copy.
         instance, state, reason, other, path, kind, still_carries, *rest = row
         in_scope, is_unreadable, sha256, xxh3, settled_at, presumed, *columns = rest
         is_own = path == os.fsencode(file.path)
@@ -138,11 +135,7 @@ class FileRecords:
             # The other copy cannot be read, or this run has not met it; if it exists, the scan reads it again.
             self._db.execute("DELETE FROM unreadable WHERE instance = ?", (instance,))
             if in_scope:
-                self._db.execute(
-                    "UPDATE file SET kind = 'UNREADABLE', reason = coalesce(reason, ?), instance = NULL, "
-                    "missing_from = ?, missing_uid = ? WHERE key = ?",
-                    (reason, session, item.sop_uid, other),
-                )
+                self._take_instance(other, reason, session, item.sop_uid)
             else:
                 self._db.execute("DELETE FROM file WHERE key = ?", (other,))
         resend = resend_changed and is_own and still_carries and is_stored and not is_same and self._has_ended(session)
@@ -166,7 +159,23 @@ class FileRecords:
                 self._recheck_copies(instance)
         return instance, to_send
 
+    def _add_instance(self, key: int, item: Instance, session: int) -> None:
+        file = self.record(key, item.file, FileKind.INSTANCE, None, key)
+        self._db.execute(
+            "INSERT INTO instance (key, session, sop_uid, series_uid, file, modality) VALUES (?, ?, ?, ?, ?, ?)",
+            (key, session, item.sop_uid, item.series_uid, file, item.modality),
+        )
+
+    def _take_instance(self, file: int, reason: str | None, session: int, sop_uid: str) -> None:
+        """Record that a file carries nothing any more, as it cannot be read, and what its session misses of it."""
+        self._db.execute(
+            "UPDATE file SET kind = 'UNREADABLE', reason = coalesce(reason, ?), instance = NULL, "
+            "missing_from = ?, missing_uid = ? WHERE key = ?",
+            (reason, session, sop_uid, file),
+        )
+
     def _recheck_copies(self, instance: int) -> None:
+        """Forget the copies of an instance whose file has changed: they are compared anew."""
         self._db.execute(
             "DELETE FROM file WHERE instance = ? AND kind = 'DUPLICATE' AND key NOT IN (SELECT file FROM scope)",
             (instance,),
