@@ -191,7 +191,7 @@ class Finalizer:
         Somebody may have deleted a row that is gone, and archived another of the same study. If nothing shows that the
         session is from this row, its UIDs prove nothing about the bytes.
         """
-        delivery, session, row_files = sealed.delivery, sealed.delivery.session, progress.row_files
+        delivery, session = sealed.delivery, sealed.delivery.session
         uri = archive_address(session, found.experiments[0])
         # What an earlier run archived was judged then.
         is_known = sealed.archived or progress.may_have_archived or progress.archive_uri is not None
@@ -211,6 +211,13 @@ class Finalizer:
         if comparison is None:
             # It is archived, but could not be read: the next run tries again.
             return Archived(delivery, uri, None, unproven=not is_own)
+        return await self._judge(sealed, comparison, progress, uri, is_own=is_own)
+
+    async def _judge(
+        self, sealed: SealedDelivery, comparison: Comparison, progress: Progress, uri: str, *, is_own: bool
+    ) -> Verdict:
+        """Decide what a comparison proves; `is_own`: the session is from the delivery's row. Raises: TransientError."""
+        delivery, session, row_files = sealed.delivery, sealed.delivery.session, progress.row_files
         digests, missing = comparison.digests, comparison.missing
         if refused := sealed.refused & digests.keys():
             # A write that fails, on a full disk say, can leave a part of a file.
