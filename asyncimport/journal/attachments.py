@@ -3,6 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.files import FileRecords, below
@@ -68,35 +69,47 @@ class AttachmentQueue:
                 # An archive file that the user asked for is an attachment.
                 if kind == "CONTAINER" and resource_of(os.fsdecode(raw)) is not None:
                     self._set_kind(file, "ATTACHMENT")
-            for file, raw, kind, attachment, resource, name, state, md5, settled_at, refusal, started, *columns in rows:
-                path = os.fsdecode(raw)
-                current, known = (*columns[:4],), columns[4:]
-                unchanged = is_same_file(known, file_of(raw, current), settled_at)
-                # A refusal because of the server's state is tried again.
-                is_final = state == "REFUSED" and refusal == Refusal.FILE and not retry_refused
-                is_settled = unchanged and (state == "STORED" or is_final)
-                if md5 is not None:
-                    # XNAT has it, or had it, whatever the rules say now; a changed file is compared again.
-                    self._set_kind(file, "ATTACHMENT")
-                    if not is_settled:
-                        self._queue_comparison(attachment, file, current, name_problem(name, current[0]))
-                    elif (*known,) != current:
-                        self._db.execute(
-                            "UPDATE attachment SET inode = ?, ctime_ns = ? WHERE key = ?", (*current[2:], attachment)
-                        )
-                    continue
-                wanted = resource_of(path)
-                if is_settled and wanted == resource:
-                    continue
-                self._db.execute("DELETE FROM attachment WHERE key = ?", (attachment,))
-                is_started = started if wanted == resource else None
-                if wanted is not None and self._add(owners.find(path), file, path, current, wanted, is_started):
-                    self._set_kind(file, "ATTACHMENT")
-                elif kind != "NOT_DICOM":
-                    self._set_kind(file, "NOT_DICOM" if kind == "ATTACHMENT" else kind)
+            for row in rows:
+                self._assign_file(row, owners, resource_of, retry_refused=retry_refused)
             for root in roots:
                 self._fail_vanished(root)
             return self._count_pending()
+
+    def _assign_file(
+        self,
+        row: tuple[Any, ...],
+        owners: "_SessionFinder",
+        resource_of: Callable[[str], str | None],
+        *,
+        retry_refused: bool,
+    ) -> None:
+        """Make a file an attachment or none, as `assign` says; its row has the file, and its attachment so far."""
+        file, raw, kind, attachment, resource, name, state, md5, settled_at, refusal, started, *columns = row
+        path = os.fsdecode(raw)
+        current, known = (*columns[:4],), columns[4:]
+        unchanged = is_same_file(known, file_of(raw, current), settled_at)
+        # A refusal because of the server's state is tried again.
+        is_final = state == "REFUSED" and refusal == Refusal.FILE and not retry_refused
+        is_settled = unchanged and (state == "STORED" or is_final)
+        if md5 is not None:
+            # XNAT has it, or had it, whatever the rules say now; a changed file is compared again.
+            self._set_kind(file, "ATTACHMENT")
+            if not is_settled:
+                self._queue_comparison(attachment, file, current, name_problem(name, current[0]))
+            elif (*known,) != current:
+                self._db.execute(
+                    "UPDATE attachment SET inode = ?, ctime_ns = ? WHERE key = ?", (*current[2:], attachment)
+                )
+            return
+        wanted = resource_of(path)
+        if is_settled and wanted == resource:
+            return
+        self._db.execute("DELETE FROM attachment WHERE key = ?", (attachment,))
+        is_started = started if wanted == resource else None
+        if wanted is not None and self._add(owners.find(path), file, path, current, wanted, is_started):
+            self._set_kind(file, "ATTACHMENT")
+        elif kind != "NOT_DICOM":
+            self._set_kind(file, "NOT_DICOM" if kind == "ATTACHMENT" else kind)
 
     def _count_pending(self) -> int:
         query = "SELECT count(*) FROM attachment JOIN scope USING (file) WHERE state = 'PENDING'"
