@@ -133,7 +133,8 @@ def _show(out: Console, result: "VerifyResult") -> None:
         safe = f"{counted(result.safe, 'file')} {are(result.safe)} safe to delete"
         out.print(Text(f"{safe}: their instances were just seen in the archive"))
         if result.kept_back:
-            out.print(Text(f"{result.kept_back:,} kept back: not known to hold what was sent"))
+            kept = f"{counted(result.kept_back, 'file')} {are(result.kept_back)} kept back"
+            out.print(Text(f"{kept}: nothing proves that the archive has the same content"))
     if result.orphans is not None:
         _title(out, f"orphans in the prearchive: {len(result.orphans):,}")
         for orphan, outcome in result.orphans:

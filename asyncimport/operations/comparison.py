@@ -275,18 +275,20 @@ def verified_attachments(resources: Iterable[ResourceFinding]) -> Iterator[tuple
 
 
 def verified_sources(reader: JournalReader, findings: Iterable[SessionFinding]) -> Iterator[tuple[File, bool]]:
-    """Yield the files, copies too, whose instances were just found in the archive, each with whether it is unchanged.
+    """Yield the files that were sent, copies too, each with whether the archive was just seen to have what it holds.
 
-    A file is read where its digest is known. An instance that the archive had before proves nothing about its file.
+    A file is read where its digest is known. An instance that the archive had before proves nothing about its file,
+    nor does one that was only counted.
     """
     for finding in findings:
-        if finding.verified in {"uids", "present"} or finding.missing:
-            there = [one for one in reader.sent_files(finding.session) if one.sop_uid not in finding.missing]
-            other = finding.replaced
-            yield from _check_files(
-                (one.file, one.digest) for one in there if not (one.presumed or one.sop_uid in other)
-            )
-            yield from ((one.file, False) for one in there if one.presumed or one.sop_uid in other)
+        proven, others = [], []
+        names_instances = finding.verified in {"uids", "present"} or bool(finding.missing)
+        doubtful = finding.missing | finding.replaced
+        for one in reader.sent_files(finding.session):
+            is_proven = names_instances and not one.presumed and one.sop_uid not in doubtful
+            (proven if is_proven else others).append(one)
+        yield from _check_files((one.file, one.digest) for one in proven)
+        yield from ((one.file, False) for one in others)
 
 
 def _check_files(files: Iterable[tuple[File, Digest | None]]) -> Iterator[tuple[File, bool]]:

@@ -256,8 +256,10 @@ async def test_where_a_script_gives_new_uids_only_counts_can_be_compared(
         verify = await commands("verify", "-o", "json")
         assert verify.code == 0
         assert {detail["verified"] for detail in verify.json["details"]} == {"count"}
-        shown = (await commands("verify")).out
+        shown = (await commands("verify", "--safe-to-delete", tmp_path / "safe")).out
         assert shown.startswith("2 of 2 sessions hold every instance that was stored\n  2 of them verified by number")
+        assert "12 files are kept back: nothing proves that the archive has the same content" in shown
+        assert not (tmp_path / "safe").read_text()
 
 
 @pytest.mark.parametrize("script", [None, Script()])

@@ -497,7 +497,7 @@ async def test_what_is_safe_to_delete(
     target = tmp_path / "safe"
     told = await commands("verify", "--safe-to-delete", target, "-o", "json")
     assert told.code == 9
-    assert told.json["safe_to_delete"] == 3
+    assert (told.json["safe_to_delete"], told.json["kept_back"]) == (3, 2)
     safe = {Path(os.fsdecode(line)).name for line in target.read_bytes().splitlines()}
     assert safe == {"1", "copy of 1", "2"}
 
@@ -511,7 +511,7 @@ async def test_nothing_is_safe_to_delete_that_was_only_counted(
     assert (await commands("upload", visit, "-P", "demo", "-q")).code == 0
     target = tmp_path / "safe"
     told = await commands("verify", "--safe-to-delete", target, "-o", "json")
-    assert (told.code, told.json["safe_to_delete"], target.read_bytes()) == (0, 0, b"")
+    assert (told.code, told.json["safe_to_delete"], told.json["kept_back"], target.read_bytes()) == (0, 0, 4, b"")
 
 
 # Partial sessions

@@ -219,7 +219,7 @@ async def test_a_row_without_inode_does_not_match_a_touched_file(
     safe, told = await safe_of(ready, tmp_path / "safe")
     assert (safe, told.json["safe_to_delete"], told.json["kept_back"]) == (set(), 0, 4)
     shown = await ready("verify", "--safe-to-delete", tmp_path / "safe")
-    assert "4 kept back: not known to hold what was sent" in shown.out
+    assert "4 files are kept back: nothing proves that the archive has the same content" in shown.out
 
 
 async def test_moved_without_a_digest(xnat: TestXnat, ready: Commands, visit: Path, tmp_path: Path) -> None:
