@@ -997,3 +997,11 @@ def test_no_reply_crashes(call: str, status: int, headers: Mapping[str, str], te
     except AsyncimportError as error:
         said = str(error)
     assert said.splitlines() == [said]
+
+
+def test_who_refuses_a_zip_is_named() -> None:
+    """A page that XNAT's services do not make is a proxy's."""
+    with pytest.raises(ZipRefusedError, match=r"^a proxy before XNAT did not take a zip \(415\)$"):
+        parse_zip_uri(reply(415, NGINX, HTML), ROW)
+    with pytest.raises(ZipRefusedError, match=r"^XNAT did not take a zip \(400: invalid entry CRC\)$"):
+        parse_zip_uri(restlet(400, "invalid entry CRC"), ROW)

@@ -154,9 +154,8 @@ def parse_zip_uri(reply: Reply, expected: str) -> str:
         check(reply)
     # A gateway that refuses it lets nothing through; if it did, the row has more files than were acknowledged.
     leaves_part = not ends and not reply.is_foreign
-    raise ZipRefusedError(
-        f"XNAT did not take a zip ({reply.status}: {reply.message})", ends_zips=ends, leaves_part=leaves_part
-    )
+    who, why = ("a proxy before XNAT", "") if reply.is_foreign else ("XNAT", f": {reply.message}")
+    raise ZipRefusedError(f"{who} did not take a zip ({reply.status}{why})", ends_zips=ends, leaves_part=leaves_part)
 
 
 def _row_of(reply: Reply) -> str:
