@@ -281,7 +281,8 @@ def verified_sources(reader: JournalReader, findings: Iterable[SessionFinding]) 
     nor does one that was only counted.
     """
     for finding in findings:
-        proven, others = [], []
+        proven: list[SentFile] = []
+        others: list[SentFile] = []
         names_instances = finding.verified in {"uids", "present"} or bool(finding.missing)
         doubtful = finding.missing | finding.replaced
         for one in reader.sent_files(finding.session):
