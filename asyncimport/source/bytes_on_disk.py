@@ -292,14 +292,20 @@ class _Pieces:
         self._is_over, self._handle = True, None
 
     def _read(self) -> bytes:
-        file = self._body.file
         handle = self._handle
         if handle is None:
-            handle = self._handle = _Handle(os.open(file.path, _READ_FLAGS))
+            handle = self._handle = _Handle(os.open(self._body.file.path, _READ_FLAGS))
         if self._is_over:
             # The request has ended before this thread began.
             self._handle = None
-        piece = os.read(handle.number, min(_PIECE_BYTES, self._left))
+        try:
+            return self._read_piece(handle.number)
+        finally:
+            # The traceback of an error keeps this frame, which must not keep the file open.
+            del handle
+
+    def _read_piece(self, handle: int) -> bytes:
+        piece = os.read(handle, min(_PIECE_BYTES, self._left))
         if not piece:
             raise SourceError("the file shrank while it was sent")
         self._left -= len(piece)
@@ -308,5 +314,5 @@ class _Pieces:
             self._sha256.update(piece)
         if not self._left:
             # Before the last piece, so that a rewritten file never ends as a whole body.
-            _check_unchanged_while_open(file, handle.number)
+            _check_unchanged_while_open(self._body.file, handle)
         return piece
