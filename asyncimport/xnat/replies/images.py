@@ -152,10 +152,12 @@ def parse_zip_uri(reply: Reply, expected: str) -> str:
     ends = reply.status in _ENDS_ZIPS
     if not ends:
         check(reply)
-    # A gateway that refuses it lets nothing through; if it did, the row has more files than were acknowledged.
-    leaves_part = not ends and not reply.is_foreign
-    who, why = ("a proxy before XNAT", "") if reply.is_foreign else ("XNAT", f": {reply.message}")
-    raise ZipRefusedError(f"{who} did not take a zip ({reply.status}{why})", ends_zips=ends, leaves_part=leaves_part)
+    if reply.is_foreign:
+        # It lets nothing through; if it did, the row has more files than were acknowledged.
+        raise ZipRefusedError(f"a proxy before XNAT did not take a zip ({reply.status})", ends_zips=ends)
+    raise ZipRefusedError(
+        f"XNAT did not take a zip ({reply.status}: {reply.message})", ends_zips=ends, leaves_part=not ends
+    )
 
 
 def _row_of(reply: Reply) -> str:
