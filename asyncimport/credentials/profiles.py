@@ -15,7 +15,8 @@ from asyncimport.model.texts import did_you_mean
 _LONGEST = 1 << 20
 _OTHER_FILE = "check its path and permissions; ASYNCIMPORT_CONFIG names another file"
 _SECRETS = frozenset({"pass", "passwd", "password", "secret", "token"})
-_KINDS = {str: "a text", bool: "true or false", dict: "a table", (str, int, float, bool): "a text, a number, or a flag"}
+_SCALAR = (str, int, float, bool)
+_KINDS = {str: "a text", bool: "true or false", dict: "a table", _SCALAR: "a text, number, flag or list of texts"}
 Setting = str | int | float | bool
 
 
@@ -28,7 +29,7 @@ class Profile:
     project: str | None = None
     ca_bundle: Path | None = None
     insecure: bool | None = None
-    defaults: Mapping[str, Setting] = field(default_factory=dict)
+    defaults: Mapping[str, Setting | list[str]] = field(default_factory=dict)
 
 
 @record
@@ -127,15 +128,21 @@ def _profile(path: Path, name: str, table: object) -> Profile:
     return Profile(**values)
 
 
-def _defaults(where: str, table: Mapping[str, Any]) -> dict[str, Setting]:
-    defaults: dict[str, Setting] = {}
+def _defaults(where: str, table: Mapping[str, Any]) -> dict[str, Setting | list[str]]:
+    defaults: dict[str, Setting | list[str]] = {}
     for key, value in table.items():
         _check_secret(where, key)
-        _check_kind(where, key, value, (str, int, float, bool))
-        # There is no shell that expands it.
-        home = isinstance(value, str) and value.startswith("~")
-        defaults[key.replace("-", "_")] = str(Path(value).expanduser()) if home else value
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            defaults[key.replace("-", "_")] = [_expanded(one) for one in value]
+        else:
+            _check_kind(where, key, value, _SCALAR)
+            defaults[key.replace("-", "_")] = _expanded(value)
     return defaults
+
+
+def _expanded(value: Any) -> Any:
+    """Expand a home directory: there is no shell that does."""
+    return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
 
 
 def write_profile(path: Path, name: str, values: Mapping[str, Setting | None]) -> None:

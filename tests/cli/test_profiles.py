@@ -111,7 +111,7 @@ class TestFile:
             ("[profiles.a]\nuser = 1", r"profiles\.a\.user must be a text"),
             ('[profiles.a]\ninsecure = "yes"', r"profiles\.a\.insecure must be true or false"),
             ("[profiles.a]\ndefaults = 1", r"profiles\.a\.defaults must be a table"),
-            ("[profiles.a.defaults]\nworkers = [1]", r"profiles\.a\.defaults\.workers must be a text, a number"),
+            ("[profiles.a.defaults]\nworkers = [1]", r"profiles\.a\.defaults\.workers must be a text, number"),
             ('[profiles.a]\nhost = "xnat.example.org"', r"profiles\.a\.host 'xnat\.example\.org' is not an address"),
             ("[profiles.a\n", "config.toml is malformed: .*line 1"),
         ],
@@ -312,6 +312,12 @@ class TestOptions:
             ('host = "x"', "host is not a default"),
             ('max_sessions = "soon"', "max_sessions: "),
             ('output = "xml"', "output: "),
+            ('exclude = "a"', "exclude: invalid --exclude 'a': a list of texts, in brackets"),
+            ('workers = ["8"]', "workers: "),
+            ('output = ["json"]', "output: "),
+            ('archive = ["no"]', "archive: "),
+            ('receipts = ["r"]', "receipts: "),
+            ('max-rate = ["1MB"]', "max_rate: "),
         ],
     )
     @pytest.mark.parametrize("command", ["upload", "verify"])
@@ -321,6 +327,15 @@ class TestOptions:
         with pytest.raises(UsageError) as caught:
             parse(command=command)
         assert f"{config}: profiles.a.defaults.{message}" in str(caught.value)
+
+    @pytest.mark.parametrize(("line", "found"), [('["a b", "~/c"]', ["a b", "~/c"]), ("[]", [])])
+    def test_an_option_that_may_be_given_again_takes_a_list(
+        self, parse: Parse, config: Path, line: str, found: list[str]
+    ) -> None:
+        """Its values may have blanks, which the environment separates them by."""
+        config.write_text(f"[profiles.a.defaults]\nexclude = {line}")
+        home = str(Path.home())
+        assert parse("-p", "a")["exclude"] == [one.replace("~", home) for one in found]
 
     def test_an_unknown_profile_is_refused(self, parse: Parse) -> None:
         """The error lists the profiles."""
