@@ -18,8 +18,8 @@ class OutageMonitor:
 
     The client reports the start and the end of each call. So calls that hang count, and so do pauses and failed calls.
     Any answer of XNAT counts as getting through, even a refusal. Before the end the monitor pings: a call may be slow,
-    or fail by itself, while the server answers others. An outage has begun when two calls in a row did not get through:
-    `report` then gets the reason, and None when a call gets through again.
+    or fail by itself, while the server answers others. An outage has begun when two calls in a row did not get through,
+    and more than are in flight: `report` then gets the reason, and None when a call gets through again.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class OutageMonitor:
         self._in_flight -= 1
         self._error = str(error)
         self._failures += 1
-        if self._failures > 1:
+        if self._failures > max(1, self._in_flight):
             self._report_outage()
 
     def call_cancelled(self) -> None:

@@ -198,6 +198,21 @@ async def test_a_failure_among_successes_is_not_told() -> None:
     assert server.told == []
 
 
+@pytest.mark.parametrize(("failing", "told"), [(4, []), (10, [0.6, 1.1])])
+async def test_some_of_many_calls_at_a_time_may_fail(failing: int, told: list[float]) -> None:
+    """As long as more are in flight than have failed, they may get through: a gateway may drop every fourth."""
+    server = Server(6)
+
+    async def work() -> None:
+        async with anyio.create_task_group() as tasks:
+            for number in range(10):
+                tasks.start_soon(server.call, (number + 1) / 10, REFUSED if number < failing else None)
+        await server.call()
+
+    assert await ends(server, work) is None
+    assert [round(when, 1) for when, _ in server.told] == told
+
+
 async def test_nothing_to_do_is_no_outage() -> None:
     """Between two calls, and after a cancelled one, no call is waiting."""
     server = Server(6)
