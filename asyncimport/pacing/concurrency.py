@@ -235,7 +235,7 @@ class Throttle:
             if self._finder is not None:
                 self._finder.restart()
                 self._ceiling = self._finder.limit
-            self._set_limit(max(1, self._limit // 2))
+            self._set_limit(min(self._limit, max(1, self._limit // 2)))
 
     def allow(self, limit: int) -> None:
         """Set the highest limit, as another process decides it."""

@@ -130,7 +130,8 @@ class FileSender:
             seconds,
             self._claim.instance.file.size,
             is_zip=self.zip_size is not None,
-            in_flight=context.throttle.limit,
+            # A worker of another machine may be let begin none.
+            in_flight=max(1, context.throttle.limit),
             blocked_seconds=context.destination.blocked_seconds,
             link_seconds=context.destination.link_seconds,
         )

@@ -16,7 +16,7 @@ from asyncimport.model.addresses import OUR_SOURCE
 from asyncimport.model.choices import Compress
 from asyncimport.model.options import Options
 from asyncimport.source.folder import FileSource
-from asyncimport.testserver import Fault, Stall, Status, TestXnat
+from asyncimport.testserver import Fault, Stall, Status, TestXnat, Timing, serve
 from asyncimport.xnat.login import Credentials
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +55,31 @@ async def test_a_worker_sends_and_tells(xnat: TestXnat, url: str, tmp_path: Path
         reply = await thread.exchange(Order(number=3, lease_until=reply.clock + 5, limit=1, stop_seconds=1))
     assert reply.error is None
     assert xnat.count["login"] == 1
+
+
+async def test_a_worker_that_may_begin_nothing_ends_what_it_has_begun(tmp_path: Path) -> None:
+    """Others have its share meanwhile. Later it goes on."""
+    xnat = TestXnat(tmp_path / "xnat", timing=Timing(parallel_seconds=0.5))
+    numbers = range(1, 6)
+    claims = [claim(write(tmp_path / "in" / str(number), image(number)), number=number) for number in numbers]
+    packed, deliveries = pack_claims(claims)
+    replies: list[Reply] = []
+    async with serve(xnat) as url:
+        thread = SendingThread(setup(url, tmp_path / "in", lease_seconds=60))
+        until = await thread.start() + 60
+
+        async def exchange_until(outcomes: int, limit: int) -> None:
+            while sum(len(reply.outcomes) for reply in replies) < outcomes:
+                files = [] if replies else packed
+                order = Order(number=len(replies), lease_until=until, limit=limit, files=files, deliveries=deliveries)
+                replies.append(await thread.exchange(order))
+                assert replies[-1].error is None
+
+        # The fourth is in flight by then, at the end of which the client looks at its link.
+        for outcomes, limit in ((3, 1), (4, 0), (5, 1)):
+            await exchange_until(outcomes, limit)
+        await thread.end()
+    assert [one[0] for reply in replies for one in reply.outcomes] == ["S"] * 5
 
 
 @pytest.mark.parametrize("is_told", [True, False])

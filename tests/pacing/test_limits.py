@@ -866,3 +866,13 @@ def test_invalid_sizes(text: str) -> None:
     with pytest.raises(UsageError, match="--max-rate") as caught:
         bytes_of(text, "--max-rate")
     assert caught.value.hint
+
+
+def test_an_overload_lets_no_call_begin_where_another_process_allows_none() -> None:
+    """Its share is in use elsewhere."""
+    throttle = Throttle(4)
+    throttle.allow(0)
+    throttle.slow_down()
+    assert throttle.limit == 0
+    throttle.allow(2)
+    assert throttle.limit == 2
