@@ -5,8 +5,9 @@ from collections.abc import Callable
 from time import monotonic, process_time
 
 from asyncimport.model.record import record
-from asyncimport.pacing.concurrency import RateLimit, Throttle
+from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pacing.monitor import OutageMonitor
+from asyncimport.pacing.rate_limit import RateLimit
 
 _WINDOW_SECONDS = 15.0
 # From this share of one processor on, the process has no time to do more. Python's threads share one.

@@ -15,9 +15,9 @@ import anyio.to_thread
 from yarl import URL
 
 from asyncimport.errors import AsyncimportError, LoginExpiredError, TransientError, UnavailableError
-from asyncimport.pacing.concurrency import RateLimit
 from asyncimport.pacing.load import Load
 from asyncimport.pacing.monitor import OutageMonitor
+from asyncimport.pacing.rate_limit import RateLimit
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
 from asyncimport.xnat.deadlines import Deadlines, time_limit
 from asyncimport.xnat.login import Credentials, Login

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from asyncimport.errors import UsageError
 from asyncimport.model.option import bytes_of
 from asyncimport.pacing.adaptive import AdaptiveLimit
-from asyncimport.pacing.concurrency import RateLimit, Slot, Throttle
+from asyncimport.pacing.concurrency import Slot, Throttle
+from asyncimport.pacing.rate_limit import RateLimit
 
 pytestmark = pytest.mark.anyio
 

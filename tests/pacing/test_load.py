@@ -3,8 +3,9 @@
 import pytest
 
 from asyncimport.pacing.adaptive import AdaptiveLimit
-from asyncimport.pacing.concurrency import RateLimit, Throttle
+from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pacing.load import Load
+from asyncimport.pacing.rate_limit import RateLimit
 
 
 class Watched:

@@ -34,7 +34,7 @@ from yarl import URL
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
 from asyncimport.model.deliveries import Archived, Built, Deleted, Held, Incomplete, SealedDelivery, Verdict
 from asyncimport.model.files import Session
-from asyncimport.pacing.concurrency import RateLimit
+from asyncimport.pacing.rate_limit import RateLimit
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Script, Status, Tell, TestXnat, serve
 from asyncimport.xnat.archive import Archive
