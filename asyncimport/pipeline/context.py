@@ -94,6 +94,8 @@ class Context(SendContext):
     """Of sessions that are being archived: as many at a time as make it faster."""
     may_feed: bool = field(init=False)
     has_scanned: bool = False
+    settles_at: float = 0.0
+    """Until when a delivery waits for its settle time, as was reported last."""
     _journal_limiter: anyio.CapacityLimiter = field(init=False)
 
     def __post_init__(self) -> None:

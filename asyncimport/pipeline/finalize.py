@@ -1,6 +1,7 @@
 """The finalize stage: seal complete sessions, and build, archive and verify them."""
 
 from functools import partial
+from time import monotonic
 
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.model.deliveries import Archived, Built, Held, Incomplete, Postponed, SealedDelivery, Verdict
@@ -31,7 +32,9 @@ async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> Non
                         if isinstance(verdict, Archived | Built):
                             slot.record_success(claimed.files)
                         continue
-                if isinstance(claimed, float):
+                # Each finalizer finds the same delivery, whenever it looks for work.
+                if isinstance(claimed, float) and (until := monotonic() + claimed) > context.settles_at + 1:
+                    context.settles_at = until
                     context.report(Settling(claimed))
                 may_wake = await wait_for(wakeups, claimed)
 

@@ -26,6 +26,7 @@ from asyncimport.errors import (
 )
 from asyncimport.model.choices import Retry
 from asyncimport.model.deliveries import Claim, Held, SealedDelivery, Verdict
+from asyncimport.model.events import Event, Settling
 from asyncimport.model.options import Options
 from asyncimport.pipeline.images import upload_images
 from asyncimport.testserver import TestXnat, Timing, serve
@@ -237,3 +238,21 @@ async def test_sessions_that_xnat_never_archives_keep_no_others_waiting(journal_
     with anyio.fail_after(60):
         await run_pipeline(MemorySource(files, batch=30), destination, journal_path, options=Options())
     assert (len(hanging), len(destination.finalized)) == (4, 30)
+
+
+async def test_a_wait_for_the_settle_time_is_told_once(journal_path: Path) -> None:
+    """Not by each of ten finalizers, whenever one of them looks for work."""
+    destination, events = MemoryDestination(), list[Event]()
+
+    async def store(claim: Claim) -> None:
+        if claim.instance.sop_uid == "1.2" and "1.2" not in broken:
+            broken.append("1.2")
+            raise TransientError("cut", may_have_taken_effect=True)
+
+    broken: list[str] = []
+    destination.on_store = store
+    files = {path: key for number in range(1, 30) for path, key in study_files(f"{number}", 2).items()}
+    options = Options(settle_seconds=0.5)
+    await run_pipeline(MemorySource(files, batch=60), destination, journal_path, options=options, report=events.append)
+    assert len(destination.finalized) == 29
+    assert len([event for event in events if isinstance(event, Settling)]) == 1
