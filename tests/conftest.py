@@ -17,11 +17,16 @@ from anyio.abc import ByteReceiveStream, Process
 from blockbuster import BlockBuster, blockbuster_ctx
 from fork_server import ForkServer, imported_by
 from forked_process import ForkedProcess
+from hypothesis import HealthCheck, settings
 
 from asyncimport.testserver import TestXnat, serve
 from asyncimport.testserver.samples import generated
 
 pytest_plugins = ["dask_processes", "journal_fixtures"]
+
+# A slow machine is no reason to fail.
+settings.register_profile("any-speed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-speed")
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from dicom_files import (
     outcome,
     part10,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import datadict
 from pydicom.charset import python_encoding
@@ -156,7 +156,7 @@ def test_identify_agrees_with_pydicom_on_all_bundled_files() -> None:
     assert identified > 150
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(contents())
 def test_the_fast_reader_agrees_or_declines_on_any_header(content: bytes) -> None:
     """For any header it gives pydicom's identity or None."""
@@ -164,7 +164,7 @@ def test_the_fast_reader_agrees_or_declines_on_any_header(content: bytes) -> Non
     assert fast is None or fast == by_pydicom(content)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(contents(), st.lists(st.tuples(st.integers(0, 900), st.integers(1, 255)), max_size=3), st.integers(0, 900))
 def test_damage_ends_in_an_identity_or_in_a_reason(
     tmp_path_factory: pytest.TempPathFactory, sound: bytes, flips: list[tuple[int, int]], cut: int

@@ -43,7 +43,7 @@ from dicom_files import (
     waveform,
     without_pixels,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
@@ -191,7 +191,7 @@ def test_wherever_a_file_is_cut_the_oracle_agrees(tmp_path: Path, part: int) -> 
     assert counts["cut"] > 5_000 // _PARTS
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(contents(), st.lists(st.tuples(st.integers(0, 2_000), st.integers(1, 255)), max_size=2), st.integers(0, 900))
 def test_however_a_file_is_damaged_the_oracle_agrees(
     tmp_path_factory: pytest.TempPathFactory, sound: bytes, flips: list[tuple[int, int]], cut: int

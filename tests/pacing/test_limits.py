@@ -476,7 +476,7 @@ class Actions:
             self._holding.discard(name)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     ceiling=st.integers(1, 6),
     actions=st.lists(

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from builders import image, write
 from conftest import Commands
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asyncimport.dicom import STUDY_FIELDS
@@ -97,7 +97,6 @@ PATTERNS = [
 
 @pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
 @pytest.mark.parametrize("pattern", PATTERNS)
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text("Sabcd-_ 0123xyé{}[]A", max_size=12))
 @example("S-12")
 @example("aé--11{3}")
@@ -162,7 +161,6 @@ def path_patterns(draw: st.DrawFn) -> str:
     return "/".join([*names, "{last}"]) if draw(st.booleans()) else "/".join(["{first}", *names])
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(path_patterns(), st.lists(st.text("ab_x", min_size=1, max_size=6), min_size=1, max_size=6).map("/".join))
 @example("{s}_{t}/{s}/**", "a_b_c/a_b/x")
 @example("**/{a}/**/{b}_x", "a/b/c/d_x")
