@@ -84,19 +84,18 @@ class Connection:
             # A transaction that writes nothing syncs nothing.
             self.db.execute("UPDATE metadata SET value = value WHERE key = 'source'")
 
-    def execute_rows(self, sql: str, rows: Sequence[Sequence[object]], first: Sequence[object] = ()) -> None:
+    def execute_rows(self, sql: str, rows: Sequence[Sequence[object]], before: Sequence[object] = ()) -> None:
         """Run a statement over many rows: `{rows}` in it is a table with columns column1, column2 and so on.
 
-        `first` are the values of ?1, ?2 and so on, which stand before it. `executemany` takes and releases Python's
-        lock for each row, and the event loop waits as often; this does so once for many rows: for powers of two, to
-        keep the number of prepared statements small.
+        `before` are the values of ?1, ?2 and so on, which stand before it. `executemany` takes and releases Python's
+        lock for each row, and the event loop waits as often; this does so once for many rows. It repeats the last row,
+        to keep the number of prepared statements small: the statement must give the same result when a row comes twice.
         """
-        done = 0
-        while left := len(rows) - done:
-            number = min(_ROWS_AT_ONCE, 1 << (left.bit_length() - 1))
-            some = rows[done : done + number]
-            self.db.execute(_with_rows(sql, number, len(some[0])), [*first, *chain.from_iterable(some)])
-            done += number
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[first : first + _ROWS_AT_ONCE]
+            number = _rounded_up(len(some))
+            values = [*before, *chain.from_iterable(some), *[*some[-1]] * (number - len(some))]
+            self.db.execute(_with_rows(sql, number, len(some[0])), values)
 
     def json_rows(self, sql: str, values: Sequence[object]) -> list[Any]:
         """Return the rows of a query for one column of JSON, in order, in one step of SQLite (see `execute_rows`)."""
@@ -133,6 +132,12 @@ NOTE_FORGOTTEN = (
     "OR (SELECT ended IS NULL FROM run ORDER BY key DESC LIMIT 1)) AND {} LIMIT 1"
 )
 """Notes that a delivery `d` is forgotten whose last upload may still take effect, in the next row of its session."""
+
+
+def _rounded_up(number: int) -> int:
+    """Return the next power of two, or three quarters of it."""
+    power: int = 1 << (number - 1).bit_length()
+    return power * 3 // 4 if 4 * number <= 3 * power else power
 
 
 @cache
