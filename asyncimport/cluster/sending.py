@@ -19,7 +19,7 @@ from asyncimport.cluster.ports import WorkerLink, WorkerLinks, WorkerLostError
 from asyncimport.cluster.sending_workers import SendingWorker, Tally, WorkerShares, demand_of_workers
 from asyncimport.cluster.starting import Starter
 from asyncimport.cluster.unseen import UnseenFiles
-from asyncimport.errors import AsyncimportError, UnavailableError
+from asyncimport.errors import AsyncimportError, LoginRefusedError, UnavailableError
 from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
 from asyncimport.model.events import Notice, RetryScheduled, ServerUnavailable, SessionFound
@@ -255,6 +255,8 @@ class _Driver:
             worker.lease.hear(reply.clock)
             await self._handle(worker, reply, outcomes)
             has_ended, error = reply.has_ended, reply.error
+        if isinstance(error, LoginRefusedError):
+            self._starter.note_refusal(error)
         # Before it is lost: the run may end with its last worker.
         await self._tell(self._tally(worker).ended())
         await self._lose(worker, has_ended=has_ended)
@@ -293,6 +295,7 @@ class _Driver:
             self._sending,
             limit=context.throttle.limit,
             rate=context.options.max_rate,
+            may_log_in=not self._starter.is_refused,
             zips_ended=context.compression.has_ended,
             pause=context.throttle.pause_seconds,
             stop_seconds=stop_seconds,

@@ -100,6 +100,7 @@ class SendingWorker:
         *,
         limit: int,
         rate: float | None,
+        may_log_in: bool,
         zips_ended: bool,
         pause: float,
         stop_seconds: float | None,
@@ -111,7 +112,7 @@ class SendingWorker:
         would lock the account.
         """
         others = any(one.wants_login and one.may_log_in for one in workers if one is not self)
-        self.may_log_in = self.wants_login and not others
+        self.may_log_in = may_log_in and self.wants_login and not others
         claims: list[Claim] = []
         if stop_seconds is None:
             claims, self.waiting = self.waiting, []

@@ -32,6 +32,15 @@ class Starter:
         self._logged_in: set[str] = set()
         """The names of workers that have reached the server."""
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the password was refused: nobody tries it again."""
+        return self._refused is not None
+
+    def note_refusal(self, error: LoginRefusedError) -> None:
+        """Note that the password was refused: the run ends, but others would not know yet."""
+        self._refused = error
+
     async def start(self, link: WorkerLink) -> float:
         """Start a worker, and return its clock. Raises: WorkerLostError if it has ended, AsyncimportError.
 
@@ -85,8 +94,7 @@ class Starter:
                     try:
                         return await self._start_now(link)
                     except LoginRefusedError as error:
-                        # The run ends, but the next in turn would not know yet.
-                        self._refused = error
+                        self.note_refusal(error)
                         raise
         return await self._start_now(link)
 

@@ -255,6 +255,30 @@ async def test_one_worker_at_a_time_logs_in_again(journal_path: Path) -> None:
     assert max(map(len, at_once)) == 1
 
 
+async def test_after_a_refused_login_no_other_worker_tries(journal_path: Path) -> None:
+    """The run is ending, and what the refused worker had goes back into the journal meanwhile."""
+    workers = [Worker("a"), Worker("b"), Worker("c")]
+    tried: list[Worker] = []
+    have_files: set[Worker] = set()
+
+    def answer(worker: Worker, make: Callable[[Order, Sequence[Packed]], Reply], order: Order, new: Any) -> Reply:
+        if new:
+            have_files.add(worker)
+        if order.number == 1:
+            return make(order, new)
+        if order.may_log_in and len(have_files) == len(workers):
+            tried.append(worker)
+            return replace(make(order, []), wants_login=True, has_ended=True, error=LoginRefusedError("no"))
+        return replace(make(order, []), wants_login=True)
+
+    for worker in workers:
+        worker.reply = partial(answer, worker, worker.reply)  # type: ignore[method-assign]
+    source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
+    with pytest.raises(LoginRefusedError):
+        await run(source, workers, journal_path)
+    assert len(tried) == 1
+
+
 @pytest.mark.parametrize("is_refused", [False, True])
 async def test_the_first_of_workers_that_begin_anew_logs_in_alone(journal_path: Path, is_refused: bool) -> None:
     """All have lost their leases, and the password may have changed: the first refusal ends the run."""

@@ -37,7 +37,7 @@ async def test_an_order_to_stop_brings_no_files() -> None:
     """What waits for a worker is queued again, and nobody takes it for sent."""
     worker = SendingWorker(Worker("a"), GrantedLease(1))
     worker.add([claim(File("/1", 1, 2))])
-    order = partial(worker.order, [worker], limit=1, rate=None, zips_ended=False, pause=0)
+    order = partial(worker.order, [worker], limit=1, rate=None, may_log_in=True, zips_ended=False, pause=0)
     assert not order(stop_seconds=1).files
     assert (len(worker.waiting), worker.given) == (1, {})
     assert len(order(stop_seconds=None).files) == 1
