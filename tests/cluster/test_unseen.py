@@ -41,3 +41,11 @@ async def test_an_order_to_stop_brings_no_files() -> None:
     assert not order(stop_seconds=1).files
     assert (len(worker.waiting), worker.given) == (1, {})
     assert len(order(stop_seconds=None).files) == 1
+
+
+async def test_an_order_after_a_refused_login_lets_nobody_log_in() -> None:
+    """A worker whose login has expired would try the same password."""
+    worker = SendingWorker(Worker("a"), GrantedLease(1), wants_login=True)
+    order = partial(worker.order, [worker], limit=1, rate=None, zips_ended=False, pause=0, stop_seconds=None)
+    assert order(may_log_in=True).may_log_in
+    assert not order(may_log_in=False).may_log_in
