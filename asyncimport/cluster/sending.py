@@ -338,6 +338,9 @@ class _Driver:
         if len(worker.given) - len(outcomes) >= max(1, worker.limit):
             # It had more than its slots hold, to the end. The others may not have told yet that they use as many.
             throttle.note_in_flight(max(throttle.in_flight, throttle.limit))
+        worker.told_generation, generation = worker.generation, self._generation
+        # Calls under a new limit say nothing before all have it.
+        counts = all(one.told_generation == generation for one in self._sending if one.given)
         others_begin = self._serving > len(self._sending)
         new: list[Outcome] = []
         for outcome in outcomes:
@@ -353,7 +356,7 @@ class _Driver:
                 context.meter.record_upload(outcome.seconds, size)
                 if outcome.zip_size is not None:
                     context.compression.record_size(claim.instance.series_uid, size, outcome.zip_size)
-                if worker.generation == self._generation:
+                if counts and generation == self._generation:
                     throttle.record_success(outcome.seconds, outcome.sent_size, is_zip=outcome.zip_size is not None)
                     self._note_limit()
             new.append(outcome)

@@ -54,6 +54,8 @@ class SendingWorker:
     number: int = 0
     generation: int = 0
     """Of the limit that its last order had: calls under another limit say nothing about this one."""
+    told_generation: int = -1
+    """Of the limit that its last reply tells of."""
 
     @property
     def is_idle(self) -> bool:
