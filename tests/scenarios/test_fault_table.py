@@ -158,7 +158,7 @@ async def test_a_fault_in_a_run(xnat: TestXnat, url: str, tmp_path: Path, stage:
     # (Where a concurrent send is struck in place of the next file, that may be a first one.)
     again = stage == "first file" or fault == "gateway at once" or fault in ROWS_TAKEN
     firsts = xnat.count["import"] if again else STRUCK
-    # Five settings tell what filters and scripts there are, before the first file.
+    # Four settings and the site's script tell what filters and scripts there are, before the first file.
     rules = 5
     # Once in a run: the login is checked and the project looked up, the archived sessions of the project are listed
     # before the first file, to see whose they are, and both prearchive and archive are searched for orphans at the end.

@@ -378,8 +378,8 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         # What may not be listed counts as not there; it is looked for again before anything is archived.
         **_look(),
         **dict.fromkeys(ROWS_TAKEN, NO_ROW_YET),
-        # What is asked beside it may be asked again too.
-        **dict.fromkeys(["login page", "expired"], row(login=1, logout=1, listing=range(_GETS + 2, _GETS + 4))),
+        # What is asked beside it may be asked again too: six requests, if it is that of the first session.
+        **dict.fromkeys(["login page", "expired"], row(login=1, logout=1, listing=range(_GETS + 2, _GETS + 5))),
         "restart": row(login=1, logout=1, listing=range(_GETS + 1, _GETS + 6)),
     },
     "first file": {**_imports(_ELSEWHERE, until=1), **dict.fromkeys(ROWS_TAKEN, NO_ROW_YET)},

@@ -13,7 +13,8 @@ from ..site.gates import Gate
 
 _SHUTDOWN_SECONDS = 0.5
 _FOREVER = 3600.0
-_TURNS_TO_ACCEPT = 3
+# Three for a connection; but clients in this process may connect during the first of them.
+_TURNS_TO_ACCEPT = 20
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
