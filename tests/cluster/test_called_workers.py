@@ -12,6 +12,7 @@ import anyio.to_thread
 import pytest
 from builders import image, write
 from dask_processes import DaskProcesses
+from distributed import Worker
 
 from asyncimport.cluster.connect import Cluster, WorkerAddress, connect
 from asyncimport.cluster.links import ActorLink
@@ -67,12 +68,18 @@ async def test_a_worker_that_others_keep_busy_is_waited_for(dask: DaskProcesses,
         writer = await anyio.to_thread.run_sync(ends[0].open, "w")
         last = cluster.client.submit(ends[1].read_text, workers=[busy.address], pure=False)
 
+        def tasks_of(dask_worker: Worker) -> int:
+            return len(dask_worker.state.tasks)
+
         async def release() -> None:
             nonlocal told
             # The other worker may take as long to import everything.
             while expected not in notices:
                 await told.wait()
                 told = anyio.Event()
+            # Each question is a round trip: the scheduler, too, has to import what it passes on.
+            while (await cluster.client.run(tasks_of, workers=[busy.address]))[busy.address] < len(["actor", *ends]):
+                pass
             await anyio.to_thread.run_sync(writer.close)
 
         tasks.start_soon(release)
