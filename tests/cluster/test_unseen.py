@@ -49,3 +49,16 @@ async def test_an_order_after_a_refused_login_lets_nobody_log_in() -> None:
     order = partial(worker.order, [worker], limit=1, rate=None, zips_ended=False, pause=0, stop_seconds=None)
     assert order(may_log_in=True).may_log_in
     assert not order(may_log_in=False).may_log_in
+
+
+async def test_one_of_two_orders_lets_a_worker_log_in() -> None:
+    """If the password has changed, many refusals would lock the account."""
+    workers = [SendingWorker(Worker(name), GrantedLease(1), wants_login=True) for name in "ab"]
+
+    def may_log_in(worker: SendingWorker) -> bool:
+        order = worker.order(workers, limit=2, rate=None, may_log_in=True, zips_ended=False, pause=0, stop_seconds=None)
+        return order.may_log_in
+
+    assert [may_log_in(worker) for worker in workers] == [True, False]
+    workers[0].wants_login = False
+    assert [may_log_in(worker) for worker in workers] == [False, True]
