@@ -72,8 +72,8 @@ class Throttle:
         """When the present call of each slot in use began, the oldest first."""
         self._ended_at = float("-inf")
         """When the last call succeeded, or gave its slot to another."""
-        self._lent = 0
-        """How many calls have given their slots to others since one succeeded."""
+        self._released = 0
+        """How many slots were released for others since a call succeeded."""
         self._successes = 0
         self._cut_at = float("-inf")
         self._resume_at = float("-inf")
@@ -141,10 +141,10 @@ class Throttle:
         self._waiting.append(acquired)
         try:
             while not acquired.is_set():
-                with anyio.move_on_after(self._seconds_to_lend()):
+                with anyio.move_on_after(self._seconds_to_release()):
                     await acquired.wait()
-                if not acquired.is_set() and not self._seconds_to_lend():
-                    self._lend_slot()
+                if not acquired.is_set() and not self._seconds_to_release():
+                    self._release_oldest()
         except BaseException:
             if acquired.is_set():
                 # Cancelled just when the slot was assigned: pass it on, or the next caller waits for ever.
@@ -165,7 +165,7 @@ class Throttle:
 
     def call_succeeded(self, slot: "Slot", now: float) -> None:
         """Note that a call has succeeded, and that the next begins in its slot if it still has one."""
-        self._ended_at, self._lent = now, 0
+        self._ended_at, self._released = now, 0
         if self._since.pop(slot, None) is not None:
             self._since[slot] = now
 
@@ -174,18 +174,18 @@ class Throttle:
         self._since.pop(slot, None)
         self.release()
 
-    def _seconds_to_lend(self) -> float:
+    def _seconds_to_release(self) -> float:
         """Return after how long the oldest call gives its slot to another, if none ends until then."""
         if self.is_fixed:
             return inf
         now, pace = self._clock(), self.seconds_per_call
         stuck = _STUCK_SECONDS if pace is None else max(_MIN_STUCK_SECONDS, _STUCK_CALLS * pace)
         began = max(self._ended_at, self._resume_at, next(iter(self._since.values()), now))
-        return max(0.0, began + stuck * 2.0**self._lent - now)
+        return max(0.0, began + stuck * 2.0**self._released - now)
 
-    def _lend_slot(self) -> None:
+    def _release_oldest(self) -> None:
         self._ended_at = self._clock()
-        self._lent += 1
+        self._released += 1
         for slot in list(self._since)[:1]:
             slot.release()
 
