@@ -17,6 +17,7 @@ from anyio.abc import ByteReceiveStream, Process
 from blockbuster import BlockBuster, blockbuster_ctx
 from fork_server import ForkServer, imported_by
 from forked_process import ForkedProcess
+from free_ports import free_port
 from hypothesis import HealthCheck, settings
 
 from asyncimport.testserver import TestXnat, serve
@@ -33,6 +34,13 @@ settings.load_profile("any-speed")
 def journal_path(tmp_path: Path) -> Path:
     """Return the path for the journal of a test."""
     return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def unused_port() -> Iterator[int]:
+    """Find a port that nobody listens on."""
+    with free_port() as port:
+        yield port
 
 
 @pytest.fixture
@@ -153,9 +161,7 @@ class Commands:
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer | None]:
     """Start a process that has imported all that `asyncimport` imports."""
-    if sys.platform != "linux" or os.environ.get(
-        "NOFORK"
-    ):  # elsewhere it is not safe to fork what has loaded the libraries
+    if sys.platform != "linux":  # elsewhere it is not safe to fork what has loaded the libraries
         yield None
         return
     root = Path(__file__).parent.parent

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 from pathlib import Path
 
@@ -19,13 +18,6 @@ ROOT = Path(__file__).parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 # How this machine reaches the packages that `pip install` needs.
 NETWORK = re.compile(r"PIP_.*|.*_PROXY|.*_proxy|SSL_CERT_FILE")
-
-
-@pytest.fixture
-def port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture
@@ -43,13 +35,13 @@ def nothing(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the tutorial is written for a POSIX shell")
 @pytest.mark.timeout(600)
-async def test_the_tutorial_works(nothing: dict[str, str], tmp_path: Path, port: int) -> None:
+async def test_the_tutorial_works(nothing: dict[str, str], tmp_path: Path, unused_port: int) -> None:
     """Six studies, one of them left out, three in a pilot, the others after it; then the proof."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", TUTORIAL.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 9
-    script = "\n".join(["set -euo pipefail", *blocks]).replace("8090", str(port))
+    script = "\n".join(["set -euo pipefail", *blocks]).replace("8090", str(unused_port))
     # What serves in the background has to be there before it is asked, and what was written is read before it is gone.
-    ready = f"until (: < /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do kill -0 %1; sleep 0.1; done"
+    ready = f"until (: < /dev/tcp/127.0.0.1/{unused_port}) 2>/dev/null; do kill -0 %1; sleep 0.1; done"
     kept = tmp_path / "kept"
     for before, after in ((" &\n", f" &\n{ready}\n"), ("kill %1\n", f"kill %1\ncp -r ~/practice {kept}\n")):
         assert script.count(before) == 1

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -17,15 +16,6 @@ from process_lines import Lines
 from asyncimport.testserver import Fault, Status, Tell, TestXnat, User, serve
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
-
-
-@pytest.fixture
-def unused_port() -> int:
-    """Return a free port."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def drop(place: Path, study: int, count: int, *, age: float = 3600) -> None:

@@ -1,7 +1,6 @@
 """Workers that others keep busy, that another process replaces, and that were lost, as the driver calls them."""
 
 import os
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -91,12 +90,12 @@ async def test_a_worker_that_others_keep_busy_is_waited_for(dask: DaskProcesses,
         await cluster.client.gather([first, last])
 
 
-async def test_a_worker_at_the_address_of_another_is_another(dask: DaskProcesses, tmp_path: Path) -> None:
+async def test_a_worker_at_the_address_of_another_is_another(
+    dask: DaskProcesses, tmp_path: Path, unused_port: int
+) -> None:
     """A site starts it again, at a port that is open. Whoever called the earlier one does not call it."""
     write(tmp_path / "tree" / "1.dcm", image())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = dask.start_worker("a", ports=(port, port))
+    process = dask.start_worker("a", ports=(unused_port, unused_port))
     async with (
         connected(dask, 1) as cluster,
         open_source(cluster, ScanSettings([str(tmp_path / "tree")])) as source,
@@ -107,7 +106,7 @@ async def test_a_worker_at_the_address_of_another_is_another(dask: DaskProcesses
         await links[0].reach()
         process.kill()
         process.wait()
-        dask.start_worker("a", ports=(port, port))
+        dask.start_worker("a", ports=(unused_port, unused_port))
         with anyio.fail_after(60):
             later = (await anext(joined)).joined
         assert (later.address, later is earlier) == (earlier.address, False)

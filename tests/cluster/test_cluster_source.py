@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sys
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -300,13 +299,12 @@ async def test_without_any_worker_the_scan_ends_with_an_error(dask: DaskProcesse
 
 
 @asynccontextmanager
-async def behind_a_relay(dask: DaskProcesses, more: int) -> AsyncIterator[tuple[Cluster, list[str]]]:
+async def behind_a_relay(dask: DaskProcesses, port: int, more: int) -> AsyncIterator[tuple[Cluster, list[str]]]:
     """Connect to workers; one is behind a relay, which breaks its connections once it has joined, and so many more."""
     notices: list[str] = []
     async with relay() as way:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            way.target = free.getsockname()[1]
-        dask.start_worker("far", ports=(way.target, way.port))
+        way.target = port
+        dask.start_worker("far", ports=(port, way.port))
 
         def report(event: Event) -> None:
             if isinstance(event, WorkerJoined) and event.worker == "far":
@@ -318,20 +316,24 @@ async def behind_a_relay(dask: DaskProcesses, more: int) -> AsyncIterator[tuple[
             yield cluster, notices
 
 
-async def test_a_broken_connection_to_a_worker_is_made_again(dask: DaskProcesses, tmp_path: Path) -> None:
+async def test_a_broken_connection_to_a_worker_is_made_again(
+    dask: DaskProcesses, tmp_path: Path, unused_port: int
+) -> None:
     """It breaks while the worker begins: nobody hears of it."""
     study(tmp_path / "tree", 1)
     settings = ScanSettings(places=[str(tmp_path / "tree")])
-    async with behind_a_relay(dask, 1) as (cluster, notices), open_source(cluster, settings) as source:
+    async with behind_a_relay(dask, unused_port, 1) as (cluster, notices), open_source(cluster, settings) as source:
         assert len(await scan(source)) == 3
         assert notices == []
 
 
-async def test_a_worker_that_cannot_be_reached_is_not_used(dask: DaskProcesses, tmp_path: Path) -> None:
+async def test_a_worker_that_cannot_be_reached_is_not_used(
+    dask: DaskProcesses, tmp_path: Path, unused_port: int
+) -> None:
     """The others do the work. If there is none, that is an error and no traceback."""
     study(tmp_path / "tree", 1)
     settings = ScanSettings(places=[str(tmp_path / "tree")])
-    async with behind_a_relay(dask, 1_000_000) as (cluster, notices):
+    async with behind_a_relay(dask, unused_port, 1_000_000) as (cluster, notices):
         with pytest.raises(UnavailableError, match="no worker answers: ") as caught:
             async with open_source(cluster, settings):
                 pass

@@ -54,7 +54,7 @@ async def test_processes_of_this_machine_upload(
     assert len(xnat.archived) == 4
     told = [*map(json.loads, events.read_text().splitlines())]
     assert told[0]["event"] == "run_began"
-    assert {one["worker"] for one in told if one["event"] == "worker_joined"} == {"0", "1"}
+    assert {one["worker"] for one in told if one["event"] == "worker_joined"} == {"0", "1"}, done.err
     for more in (("--dask", "local:1"), ()):
         again = await commands(*words, *more)
         assert again.code == 0, again.err

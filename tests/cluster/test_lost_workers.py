@@ -9,8 +9,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from local_cluster import local_workers
+from local_cluster import LocalWorker, local_workers
 from lost_workers import LEASE_SECONDS, Migration
+from relay import Relay
 
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.source.folder import FileSource
@@ -89,8 +90,17 @@ async def test_a_worker_that_is_cut_off_stops_by_itself(tmp_path: Path) -> None:
 async def test_a_cut_that_is_shorter_than_the_lease_costs_nothing(tmp_path: Path) -> None:
     """The reply comes late, and nothing is sent again."""
     async with migration(tmp_path, lease_seconds=60) as made:
-        heals = Fault("import", Tell(lambda: made.lost[0].way.heal()), nth=80)
-        summary = await made.run(Fault("import", Tell(made.lose), nth=60), heals)
+        held: list[LocalWorker] = []
+
+        def heal(worker: LocalWorker) -> None:
+            held.append(worker)
+            worker.way.heal()
+
+        for worker in made.workers.workers:
+            assert isinstance(worker.way, Relay)
+            worker.way.on_held = partial(heal, worker)
+        summary = await made.run(Fault("import", Tell(made.lose), nth=60))
+        assert set(held) == set(made.lost)
         assert made.given_back == 0
         await made.check(summary)
 

@@ -1,7 +1,6 @@
 """Workers of Dask on this machine: processes that can be killed, stopped and cut off."""
 
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -11,6 +10,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import Process
 from distributed import Client, LocalCluster
+from free_ports import free_port
 from namespaces import Namespace
 from relay import relay
 
@@ -118,8 +118,7 @@ class LocalWorkers:
 
     async def _start(self) -> LocalWorker:
         way = await self.stack.enter_async_context(relay())
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            way.target = free.getsockname()[1]
+        way.target = self.stack.enter_context(free_port())
         address = f"127.0.0.1:{way.port}"
         return LocalWorker(await self._open(f"127.0.0.1:{way.target}", address), f"tcp://{address}", way)
 

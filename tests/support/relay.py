@@ -1,16 +1,20 @@
 """A relay of TCP connections that can stop forwarding, as a network does that is cut, or break connections."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 
 class Relay:
-    """Forwards to a port of this machine; `cut` holds all bytes back, in both directions, until `heal`."""
+    """Forwards to a port of this machine; `cut` holds all bytes back, in both directions, until `heal`.
+
+    `on_held` is called when there is something to hold back.
+    """
 
     def __init__(self) -> None:
         self.port = 0
         self.target = 0
+        self.on_held: Callable[[], None] = lambda: None
         self._breaks = 0
         self._may_forward = asyncio.Event()
         self._may_forward.set()
@@ -58,7 +62,9 @@ class Relay:
         try:
             with suppress(OSError):
                 while data := await reader.read(65536):
-                    await self._may_forward.wait()
+                    if not self._may_forward.is_set():
+                        self.on_held()
+                        await self._may_forward.wait()
                     writer.write(data)
                     await writer.drain()
         finally:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from free_ports import free_port
+
 _CONFIG = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -55,18 +57,16 @@ def has_slurm() -> bool:
 def slurm_processes() -> Iterator[dict[str, str]]:
     """Start Slurm, and yield the environment of its commands. Jobs that are left end with it."""
     # The directory of a test is too long for the names of sockets.
-    with tempfile.TemporaryDirectory() as directory:
-        yield from _slurm_in(Path(directory))
+    with tempfile.TemporaryDirectory() as directory, free_port() as one, free_port() as other:
+        yield from _slurm_in(Path(directory), (one, other))
 
 
-def _slurm_in(directory: Path) -> Iterator[dict[str, str]]:
+def _slurm_in(directory: Path, ports: tuple[int, int]) -> Iterator[dict[str, str]]:
     for name in ("state", "spool"):
         (directory / name).mkdir(parents=True)
     key = directory / "slurm.key"
     key.write_bytes(os.urandom(1024))
     key.chmod(0o600)
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        ports = one.getsockname()[1], other.getsockname()[1]
     config = directory / "slurm.conf"
     host = socket.gethostname().partition(".")[0]
     config.write_text(_CONFIG.format(host=host, ports=ports, user=getpass.getuser(), directory=directory))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -440,13 +439,6 @@ async def test_a_closed_port(unused_port: int) -> None:
     assert (only(findings).code, exit_code_of(findings)) == ("address", 4)
     assert "no connection" in only(findings).found
     assert "port" in only(findings).hint
-
-
-@pytest.fixture
-def unused_port() -> int:
-    """Return a closed port."""
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        return int(door.getsockname()[1])
 
 
 @pytest.mark.parametrize(
