@@ -98,8 +98,8 @@ class Compression:
     then. Its pauses grow while the result stays the same, and to change takes more than to stay.
 
     Where the system tells that the link is the limit by far, zips begin without a trial: on such a link it would take
-    long. If that is no longer so with them, the trial follows. Where files get through faster than they would deflate,
-    at `deflate_rate` bytes a second, there is no trial.
+    long. If the link is the limit no longer, the trial follows at once, else after a minute. Where files get through
+    faster than they would deflate, at `deflate_rate` bytes a second, there is no trial.
 
     What deflates by less than a tenth is left alone, after some such files with its whole series. Times are seconds.
     """
@@ -134,6 +134,8 @@ class Compression:
         """The calls since the latter was last measured; None after a trial."""
         self._is_fast = False
         """Whether deflating would be the limit."""
+        self._is_untried = False
+        """Whether files go as zips because of what the system tells, and no trial has shown that it pays."""
         self._is_doubtful = False
         """Whether a trial has shown that zips save less than the link tells."""
 
@@ -228,7 +230,8 @@ class Compression:
         self._is_fast = told.bytes > self._fast_bytes * max(now - told.began, told.seconds / in_flight)
         is_obvious = self._told_share * (1 - 1 / self._ratio) > _OBVIOUS_SAVING
         if is_obvious and not self._is_doubtful and not self._is_fast:
-            self._is_on, self._tried_at, self._recent = True, now, None
+            self._is_on = self._is_untried = True
+            self._tried_at, self._recent = now, None
 
     def record_failure(self) -> bool:
         """Record that the server failed on a zip (500). Whether it was the last one."""
@@ -278,7 +281,11 @@ class Compression:
         if self._is_on:
             # While the link is the limit, the same files as they are would take longer.
             is_known = self._told_share * (self._ratio - 1) > _MIN_SAVING
-            return recent.zips > 0 and now >= self._tried_at + (_MAX_PAUSE_SECONDS if is_known else self._pause)
+            if self._is_untried:
+                pause = _FIRST_PAUSE_OF_ZIPS if is_known else 0.0
+            else:
+                pause = _MAX_PAUSE_SECONDS if is_known else self._pause
+            return recent.zips > 0 and now >= self._tried_at + pause
         is_due = now >= self._tried_at + self._pause and not self._is_fast
         return is_due and self._share * (1 - 1 / self._ratio) > _MIN_SAVING
 
@@ -298,6 +305,7 @@ class Compression:
             # What is still in flight went the other way.
             self._trial.append(_Times(now, in_flight))
             return
+        self._is_untried = False
         stays = max(quotients) > threshold
         self._is_on = self._is_on is stays
         self.cancel_trial()

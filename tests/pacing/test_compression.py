@@ -244,10 +244,14 @@ def test_a_trial_without_a_zip_is_over(is_told: bool) -> None:
 
 
 def test_while_the_link_is_the_limit_a_trial_is_rare() -> None:
-    """What the link shows is enough for some minutes; then some files go as they are."""
+    """One follows a minute after the first zips. Then what the link shows is enough for some minutes."""
     upload = Upload(2_000_000, is_told=True)
     upload.send(100)
     assert upload.compression.is_on
+    before, began = len(upload.lanes), upload.now
+    while upload.now < began + 90:
+        upload.send(100)
+    assert 0 < upload.lanes[before:].count(False) < 50
     before, began = len(upload.lanes), upload.now
     while upload.now < began + 250:
         upload.send(100)
@@ -277,6 +281,28 @@ def test_zips_without_a_trial_that_do_not_help_end_with_one() -> None:
     assert 0 < sum(upload.lanes) < 200
     upload.send(100)
     assert sum(upload.lanes[before:]) < 40
+
+
+def test_zips_that_begin_without_a_trial_are_tried_soon_if_the_link_is_no_longer_the_limit() -> None:
+    """The processor may be: before the first pause between trials is over, files go as they are again."""
+    upload = Upload(50_000_000, zip_cost=0.3, is_told=True)
+    while not upload.compression.is_on:
+        upload.send(8)
+    began = upload.now
+    while upload.compression.is_on or upload.compression.is_comparing:
+        upload.send(8)
+    assert upload.now < began + 8
+
+
+def test_zips_that_cost_the_server_more_than_the_link_saves_end_in_a_minute() -> None:
+    """The link is still most of what a call waits for: only a trial shows that."""
+    upload = Upload(5_000_000, zip_cost=0.5, is_told=True)
+    while not upload.compression.is_on:
+        upload.send(8)
+    began = upload.now
+    while upload.compression.is_on or upload.compression.is_comparing:
+        upload.send(8)
+    assert upload.now < began + 70
 
 
 def test_calls_are_compared_with_one_number_in_flight() -> None:
