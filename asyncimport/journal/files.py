@@ -26,6 +26,55 @@ class SopUidConflict:
     sent: Digest | None = None
 
 
+@record
+class _KnownInstance:
+    """An instance that the journal knows, and the file on record for it: the one that was sent, or is to be sent.
+
+    `sent` is the digest of what XNAT acknowledged, if there is one, and `stored_at` when that was. `is_presumed`: the
+    archive has its UID, but nothing proves which bytes. `is_unreadable`: this run could not read the file to send it.
+    `has_uid`: the file had the UID of the instance when it was last met. `in_scope`: this run has met the file.
+    """
+
+    sent: Digest | None
+    columns: FileColumns
+    key: int
+    state: str
+    reason: str | None
+    stored_at: float | None
+    is_presumed: bool
+    is_unreadable: bool
+    file: int
+    path: bytes
+    kind: str
+    has_uid: bool
+    in_scope: bool
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether XNAT has it."""
+        return self.state == "STORED"
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether it is to be sent."""
+        return self.state in {"PENDING", "FAILED"}
+
+    @property
+    def has_source(self) -> bool:
+        """Whether the file held what was sent, or is to be sent, when it was last met."""
+        return self.has_uid and self.kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
+
+    def resembles(self, file: File, *, is_own: bool, is_compared: bool) -> bool:
+        """Whether to take a file with its UID for the file on record, without proof; `is_own`: it has the same path."""
+        if self.is_stored and self.is_presumed and self.sent is None and not is_own and not self.in_scope:
+            # Its bytes were never compared, and there is nothing to compare with: any copy will do.
+            return True
+        if is_compared or not self.has_source or (is_own and not self.is_stored):
+            return False
+        # A file that was moved or restored has the same size and mtime.
+        return self.columns[:2] == (file.size, str(file.mtime_ns))
+
+
 class FileRecords:
     """Writes the rows of files, and decides which copy of an instance is sent."""
 
@@ -85,79 +134,63 @@ class FileRecords:
 
         Return the conflict, and record nothing, if bytes are to be compared; `proof` says whether it has those sent.
         """
-        file = item.file
-        row = self._db.execute(
-            "SELECT i.key, i.state, i.reason, f.key, f.path, f.kind, f.instance = i.key, "
-            "f.key IN (SELECT file FROM scope), i.key IN (SELECT instance FROM unreadable), i.sha256, i.xxh3, "
-            "i.settled_at, i.presumed, f.size, f.mtime_ns, f.inode, f.ctime_ns "
-            "FROM instance i LEFT JOIN file f ON f.key = i.file WHERE i.session = ? AND i.sop_uid = ?",
-            (session, item.sop_uid),
-        ).fetchone()
-        if row is None:
+        file, known = item.file, self._find_instance(session, item.sop_uid)
+        if known is None:
             self._add_instance(key, item, session)
             return key, True
-        # `other` is the file on record of the instance: it is this one if `is_own`, and else another copy.
-        instance, state, reason, other, path, kind, still_carries, *rest = row
-        in_scope, is_unreadable, sha256, xxh3, settled_at, presumed, *columns = rest
-        is_own = path == os.fsencode(file.path)
-        is_sound = still_carries and kind in {FileKind.INSTANCE, FileKind.UNREADABLE}
-        is_stored = state == "STORED"
-        is_unsent = state in {"PENDING", "FAILED"}
-        is_proven = is_sound and is_same_file(columns, file, settled_at if is_stored else None)
-        if is_own and is_proven and in_scope and kind == FileKind.INSTANCE:
-            return instance, False
-        sent = digest_of(sha256, xxh3)
-        if is_stored and not is_proven and sent is not None:
+        is_own = known.path == os.fsencode(file.path)
+        is_proven = known.has_source and is_same_file(known.columns, file, known.stored_at)
+        if is_own and is_proven and known.in_scope and known.kind == FileKind.INSTANCE:
+            return known.key, False
+        if known.is_stored and not is_proven and known.sent is not None:
             if proof is None:
-                return SopUidConflict(item, instance, os.fsdecode(path), sent)
+                return SopUidConflict(item, known.key, os.fsdecode(known.path), known.sent)
             if not proof and not is_own:
                 self.record(key, file, FileKind.SKIPPED, _OTHER_BYTES.format(item.sop_uid), None)
-                return instance, False
+                return known.key, False
             is_proven = proof
-        # A moved or restored file without a digest is recognised by size, mtime and SOPInstanceUID. It is not sent
-        # again, but nothing proves that it is what was sent.
-        is_same = is_proven or (
-            is_sound
-            and proof is None
-            and (is_stored or not is_own)
-            and (*columns[:2],) == (file.size, str(file.mtime_ns))
-        )
-        if is_stored and presumed and sent is None and not is_own and not in_scope:
-            # The bytes of an instance found in the archive by its UID were never compared: any copy will do.
-            is_same = True
-        is_candidate = kind == FileKind.INSTANCE and not is_unreadable and (in_scope or not (is_unsent or is_same))
-        if not is_own and is_sound and is_candidate:
-            if proof:
-                self.record(key, file, FileKind.DUPLICATE, _SAME_BYTES, instance)
-                return instance, False
-            return SopUidConflict(item, instance, os.fsdecode(path))
-        if not is_own and is_sound:
-            # The other copy cannot be read, or this run has not met it; if it exists, the scan reads it again.
-            self._db.execute("DELETE FROM unreadable WHERE instance = ?", (instance,))
-            if in_scope:
-                self._take_instance(other, reason, session, item.sop_uid)
-            else:
-                self._db.execute("DELETE FROM file WHERE key = ?", (other,))
-        resend = resend_changed and is_own and still_carries and is_stored and not is_same and self._has_ended(session)
-        if is_stored and not is_same and not resend:
-            key = self.record(
-                key, file, FileKind.SKIPPED, _CHANGED if is_own and still_carries else _ELSEWHERE, instance
-            )
+        is_same = is_proven or known.resembles(file, is_own=is_own, is_compared=proof is not None)
+        if not is_own and known.has_source:
+            is_readable = known.kind == FileKind.INSTANCE and not known.is_unreadable
+            if is_readable and (known.in_scope or not (known.is_unsent or is_same)):
+                if not proof:
+                    return SopUidConflict(item, known.key, os.fsdecode(known.path))
+                self.record(key, file, FileKind.DUPLICATE, _SAME_BYTES, known.key)
+                return known.key, False
+            self._drop_source(known, session, item.sop_uid)
+        has_changed = is_own and known.has_uid and not is_same
+        resend = resend_changed and has_changed and known.is_stored and self._has_ended(session)
+        if known.is_stored and not is_same and not resend:
+            key = self.record(key, file, FileKind.SKIPPED, _CHANGED if has_changed else _ELSEWHERE, known.key)
         else:
-            known = columns_without_inode(file) if is_stored and is_same and not is_proven else columns_of(file)
-            key = self.record(key, file, FileKind.INSTANCE, None, instance, known)
-        self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, instance))
-        to_send = is_unsent or resend or (state == "REFUSED" and not is_same)
+            is_unproven = known.is_stored and is_same and not is_proven
+            columns = columns_without_inode(file) if is_unproven else columns_of(file)
+            key = self.record(key, file, FileKind.INSTANCE, None, known.key, columns)
+        self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (key, known.key))
+        to_send = known.is_unsent or resend or (known.state == "REFUSED" and not is_same)
         if to_send:
             self._db.execute(
                 "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL, "
                 # Its UID in the archive proves nothing about the new version.
                 "presumed = iif(?, 1, presumed), modality = coalesce(?, modality) WHERE key = ?",
-                (resend, item.modality, instance),
+                (resend, item.modality, known.key),
             )
-            if is_own and still_carries and not is_same:
-                self._recheck_copies(instance)
-        return instance, to_send
+            if has_changed:
+                self._recheck_copies(known.key)
+        return known.key, to_send
+
+    def _find_instance(self, session: int, sop_uid: str) -> _KnownInstance | None:
+        row = self._db.execute(
+            "SELECT i.sha256, i.xxh3, f.size, f.mtime_ns, f.inode, f.ctime_ns, i.key, i.state, i.reason, "
+            "iif(i.state = 'STORED', i.settled_at, NULL), i.presumed, i.key IN (SELECT instance FROM unreadable), "
+            "f.key, f.path, f.kind, f.instance = i.key, f.key IN (SELECT file FROM scope) "
+            "FROM instance i LEFT JOIN file f ON f.key = i.file WHERE i.session = ? AND i.sop_uid = ?",
+            (session, sop_uid),
+        ).fetchone()
+        if row is None:
+            return None
+        sha256, xxh3, size, mtime_ns, inode, ctime_ns, *others = row
+        return _KnownInstance(digest_of(sha256, xxh3), (size, mtime_ns, inode, ctime_ns), *others)
 
     def _add_instance(self, key: int, item: Instance, session: int) -> None:
         file = self.record(key, item.file, FileKind.INSTANCE, None, key)
@@ -166,13 +199,19 @@ class FileRecords:
             (key, session, item.sop_uid, item.series_uid, file, item.modality),
         )
 
-    def _take_instance(self, file: int, reason: str | None, session: int, sop_uid: str) -> None:
-        """Record that a file carries nothing any more, as it cannot be read, and what its session misses of it."""
-        self._db.execute(
-            "UPDATE file SET kind = 'UNREADABLE', reason = coalesce(reason, ?), instance = NULL, "
-            "missing_from = ?, missing_uid = ? WHERE key = ?",
-            (reason, session, sop_uid, file),
-        )
+    def _drop_source(self, known: _KnownInstance, session: int, sop_uid: str) -> None:
+        """Take an instance from its file, which cannot be read, or which this run has not met."""
+        self._db.execute("DELETE FROM unreadable WHERE instance = ?", (known.key,))
+        if known.in_scope:
+            # It carries nothing that can be read, and its session misses that.
+            self._db.execute(
+                "UPDATE file SET kind = 'UNREADABLE', reason = coalesce(reason, ?), instance = NULL, "
+                "missing_from = ?, missing_uid = ? WHERE key = ?",
+                (known.reason, session, sop_uid, known.file),
+            )
+        else:
+            # If it exists, the scan reads it again.
+            self._db.execute("DELETE FROM file WHERE key = ?", (known.file,))
 
     def _recheck_copies(self, instance: int) -> None:
         """Forget the copies of an instance whose file has changed: they are compared anew."""
