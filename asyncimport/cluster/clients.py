@@ -51,7 +51,8 @@ async def open_client(
     spec: Spec, stack: AsyncExitStack, report: Callable[[Event], None], *, insecure: bool
 ) -> "tuple[Client, str, bool]":
     """Return a client of a cluster, the cluster's name for people, and whether its first worker may take long."""
-    for name in ("distributed", "tornado.application"):
+    # Dask gives levels of their own to the second and the third.
+    for name in ("distributed", "distributed.client", "tornado.application"):
         logging.getLogger(name).setLevel(_SILENT)
     text = str(spec)
     if isinstance(spec, Local | Named):

@@ -27,7 +27,7 @@ from asyncimport.pacing.shutdown import Stop, StoppedError
 from asyncimport.system.collector import run_often
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 # A worker that has just been started takes seconds to import everything.
 _FIRST_WORKER_SECONDS = 15.0
@@ -77,6 +77,8 @@ class Cluster:
         self._tasks: TaskGroup | None = None
         self._connection: object = None
         """The client's connection to the scheduler, which knows what was asked for by this one only."""
+        self._work: Future | None = None
+        """What the scheduler takes for work to be done."""
 
     async def changes(self) -> AsyncIterator[Change]:
         """Yield the workers that there are, then each that joins or leaves."""
@@ -114,6 +116,11 @@ class Cluster:
         finally:
             ask.cancel()
             self._check_connection()
+
+    def release(self) -> None:
+        """Let the scheduler be idle again."""
+        if self._work is not None:
+            self._work.release()
 
     def note_busy(self, worker: WorkerAddress) -> None:
         """Tell that a worker takes long to begin."""
@@ -186,6 +193,9 @@ class Cluster:
                 break
         self._tasks = tasks
         self.client.unsubscribe_topic(topic)
+        # The scheduler takes actors for nothing to do: with an idle timeout it would end, and all workers with it.
+        # So it has a task that no worker can run.
+        self._work = self.client.submit(bool, resources={"asyncimport": 1}, pure=False)
         there = [(address, anyio.Event()) for address in (await self._known())["workers"]]
         for address, has_joined in there:
             tasks.start_soon(self._join, address, has_joined)
@@ -321,6 +331,7 @@ async def connect(
                 else:
                     client, where, may_wait = await open_client(spec, stack, report, insecure=insecure)
                 found = Cluster(client, report, insecure=insecure, silent_seconds=silent_seconds)
+                stack.callback(found.release)
                 await found._watch(tasks)  # noqa: SLF001 - made here
                 await _wait_for_worker(found, where, report, may_wait=may_wait)
                 cluster = found

@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 from builders import image, write
 from dask_processes import DaskProcesses
-from distributed import Worker
+from distributed import Client, Scheduler, Worker
 
 from asyncimport.cluster.connect import Cluster, WorkerAddress, connect
 from asyncimport.cluster.links import ActorLink
@@ -115,6 +115,23 @@ async def test_a_worker_at_the_address_of_another_is_another(
         with pytest.raises(WorkerLostError, match="it has left the cluster"):
             await links[1].reach()
         await link_to(cluster, later).reach()
+
+
+async def test_a_scheduler_is_not_idle_while_workers_are_used(dask: DaskProcesses) -> None:
+    """With an idle timeout it would end, and all workers with it. It takes actors for nothing to do."""
+
+    def is_idle(dask_scheduler: Scheduler) -> bool:
+        # Only the second look after a change tells.
+        return [dask_scheduler.check_idle() for _ in range(3)][-1] is not None
+
+    dask.start_worker("a")
+    async with Client(dask.address, asynchronous=True) as watcher:
+        async with connected(dask, 1) as cluster:
+            link = link_to(cluster, next(iter(cluster.workers.values())))
+            await link.reach()
+            assert not await watcher.run_on_scheduler(is_idle)
+        while not await watcher.run_on_scheduler(is_idle):
+            pass
 
 
 async def test_a_worker_that_was_lost_has_not_confirmed_its_end(dask: DaskProcesses) -> None:
