@@ -90,13 +90,13 @@ class DeliveryQueue:
             Delivery(key, where, number, uri, initial_labels(where, *initial)),
             _uids(stored),
             refused=_uids(refused),
-            archived=state == "ARCHIVED",
+            is_archived=state == "ARCHIVED",
             is_open=is_open,
-            files=counts[0],
-            most_files=counts[1],
+            acknowledged=counts[0],
+            max_row_files=counts[1],
             presumed=_uids(presumed),
             resent=_uids(resent),
-            expected=expected,
+            expected_count=expected,
             archived_before=None if archived_before is None else _uids(archived_before),
         )
 
@@ -111,7 +111,7 @@ class DeliveryQueue:
                 (len(before), delivery, json.dumps(sorted(before))),
             )
             (expected,) = self._connection.one("SELECT expected FROM delivery WHERE key = ?", (delivery,))
-        return replace(sealed, expected=expected, archived_before=before)
+        return replace(sealed, expected_count=expected, archived_before=before)
 
     def record_verdict(self, verdict: Verdict) -> Verdict:
         """Record how a delivery ended, and release its subject and its place among the active sessions.

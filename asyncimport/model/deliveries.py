@@ -67,27 +67,29 @@ class Dropped:
 
 @record
 class SealedDelivery:
-    """A delivery that takes no more files, and the SOPInstanceUIDs that XNAT acknowledged of its session.
+    """A delivery to finalise. It takes no more files, and XNAT has acknowledged `sop_uids` of its whole session.
 
-    `refused` instances should not be in the archive. `archived`: it is archived already, and only to be verified.
-    `is_open`: not sealed; only the fate of its row is to be found out. `most_files` is how many files of ours the row
-    can hold: acknowledged ones, and those of which it may have kept a part; None if nobody has counted.
+    There are two exceptions. If it `is_archived`, an earlier run has archived it, and it is only to be verified. If it
+    `is_open`, it has no seal, and only the fate of its row is to be found out.
 
-    The archive had some version of `presumed` instances before, and nothing proves yet that it has the one on disk.
-    `resent` are those of them that this delivery sent, among `files` in all. If only numbers can be compared, the
-    archive must hold `expected` instances; `archived_before` are those that it held before, by SOPInstanceUID.
+    The archive had some version of `presumed` instances before, and nothing proves yet that it has the one on disk;
+    this delivery sent `resent` ones of them again. It should not have any `refused` instance.
+
+    XNAT has `acknowledged` that many files in the row. The row can hold `max_row_files` of ours: these, and refused or
+    failed ones of which it may have kept a part. If only numbers can be compared, the archive must hold
+    `expected_count` instances; `archived_before` are those that it held before. Both are None until they are known.
     """
 
     delivery: Delivery
     sop_uids: frozenset[str]
-    refused: frozenset[str] = frozenset()
-    archived: bool = False
+    is_archived: bool = False
     is_open: bool = False
-    most_files: int | None = None
     presumed: frozenset[str] = frozenset()
     resent: frozenset[str] = frozenset()
-    files: int = 0
-    expected: int | None = None
+    refused: frozenset[str] = frozenset()
+    acknowledged: int = 0
+    max_row_files: int | None = None
+    expected_count: int | None = None
     archived_before: frozenset[str] | None = None
 
 

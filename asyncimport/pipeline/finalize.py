@@ -30,7 +30,7 @@ async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> Non
                         context.report(await context.call_journal(partial(deliveries.record_verdict, verdict)))
                         notify(wake_feed)
                         if isinstance(verdict, Archived | Built):
-                            slot.record_success(claimed.files)
+                            slot.record_success(claimed.acknowledged)
                         continue
                 # Each finalizer finds the same delivery, whenever it looks for work.
                 if isinstance(claimed, float) and (until := monotonic() + claimed) > context.settles_at + 1:
@@ -42,7 +42,7 @@ async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> Non
 async def _finalize(context: Context, sealed: SealedDelivery) -> Verdict:
     destination, delivery = context.destination, sealed.delivery
     try:
-        if sealed.expected is None and not (sealed.archived or sealed.is_open):
+        if sealed.expected_count is None and not (sealed.is_archived or sealed.is_open):
             held_before = partial(destination.archived_uids, delivery.session)
             before = await context.outage.call(held_before, delivery)
             if before is not None:

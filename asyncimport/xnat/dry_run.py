@@ -14,7 +14,8 @@ from asyncimport.model.files import Body, File, Ignored, Session, Zip
 from asyncimport.pacing.retry import RetryPolicy
 from asyncimport.xnat.archive import ArchivedSessions, KnownSite
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.finalizer import Finalizer, Progress
+from asyncimport.xnat.delivery_steps import Progress
+from asyncimport.xnat.finalizer import Finalizer
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.prearchive import Prearchive, PrearchiveRows
 from asyncimport.xnat.replies.images import Row

@@ -5,9 +5,7 @@ It may run twice, or after a kill, and comes to the same end.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 from functools import partial
-from urllib.parse import unquote
 
 import anyio
 
@@ -18,6 +16,7 @@ from asyncimport.model.files import Session
 from asyncimport.pacing.concurrency import both
 from asyncimport.xnat.archive import UNKNOWN_WHICH, Archive, ArchivedSessions, Comparison, FoundSessions
 from asyncimport.xnat.conflicts import ArchiveConflicts
+from asyncimport.xnat.delivery_steps import Progress, Step, next_step
 from asyncimport.xnat.prearchive import Prearchive
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.identity import row_conflict, session_conflict, subject_conflict
@@ -30,29 +29,16 @@ RELABEL = "give this one another label, or rename that one, then `--retry held`"
 _CORRECT = "correct it in XNAT, then `--retry held`"
 
 
-@dataclass(slots=True)
-class Progress:
-    """What this run knows of a delivery on its way into the archive.
-
-    `row_files` is how many files its row held when it was built; None: nobody has counted. `archive_uri` is where XNAT
-    says that it archived it. `may_have_archived`: XNAT was asked to, but the answer got lost.
-    """
-
-    row_files: int | None = None
-    may_have_archived: bool = False
-    archive_uri: str | None = None
-
-    @property
-    def new_label(self) -> str | None:
-        """The label that XNAT says it gave the session."""
-        return unquote(self.archive_uri.rpartition("/")[2]) if self.archive_uri else None
-
-
 def _new_surplus(sealed: SealedDelivery, comparison: Comparison) -> int:
     """Return how many more instances are new in the archive than were brought (negative: missing); 0: not counted."""
-    if sealed.archived_before is None or sealed.expected is None:
+    if sealed.archived_before is None or sealed.expected_count is None:
         return 0
-    return len(comparison.digests.keys() - sealed.archived_before) - (sealed.expected - len(sealed.archived_before))
+    brought = sealed.expected_count - len(sealed.archived_before)
+    return len(comparison.digests.keys() - sealed.archived_before) - brought
+
+
+def _too_few(delivery: Delivery, missing: int, uri: str) -> Held:
+    return Held(delivery, f"the archive has too few instances ({missing:,} missing), {UNKNOWN_WHICH}", uri)
 
 
 def _is_from_row(found: FoundSessions, delivery: Delivery) -> bool:
@@ -68,27 +54,6 @@ def archive_address(session: Session, found: Experiment) -> str:
     """Return the address of an archived session, by its labels."""
     subject = found.subject or session.subject
     return f"/data/archive/projects/{session.project}/subjects/{subject}/experiments/{found.label}"
-
-
-class Step(Enum):
-    """What to do next about a sealed delivery."""
-
-    FINISH = auto()  # build it, then archive it
-    WAIT = auto()  # XNAT is working on it
-    VERIFY = auto()  # it is in the archive
-    STUCK = auto()  # our attempt failed, and XNAT marked the row
-    LOST = auto()  # it is in neither place
-
-
-def next_step(row: Row | None, *, is_archived: bool, has_begun: bool) -> Step:
-    """Decide by the prearchive row, the archive, and whether this run has begun to finish it."""
-    if row is None:
-        return Step.VERIFY if is_archived else Step.LOST
-    if row.is_busy:
-        return Step.WAIT
-    if row.is_stuck and has_begun:
-        return Step.STUCK
-    return Step.FINISH
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,65 +79,81 @@ class Finalizer:
     async def finalize(self, sealed: SealedDelivery) -> Verdict:
         """Build, archive and verify a delivery; of an open one, tell what became of its row. Raises: TransientError."""
         delivery = sealed.delivery
-        if sealed.archived:
+        if sealed.is_archived:
             return await self._verify_again(sealed)
-        has_begun = was_idle = False
-        failures = losses = 0
-        last_error = ""
         progress = Progress()
         pause = self.first_pause
         give_up_time = anyio.current_time() + self.patience
         while True:
-            wait, step = pause, Step.WAIT
+            progress.wait = pause
             try:
-                row = await self.prearchive.read_row(delivery.uri)
-                found = await self._find(delivery, progress) if row is None else FoundSessions()
-                step = next_step(row, is_archived=bool(found.experiments), has_begun=has_begun)
-                if sealed.is_open and step in {Step.FINISH, Step.STUCK}:
-                    # XNAT makes a second row only if it does not find the first: somebody else made this one.
-                    return Held(
-                        delivery, "XNAT puts files of this study into a second row of the prearchive beside ours"
-                    )
-                if step is Step.STUCK:
-                    reason = last_error or "XNAT could not archive the session and marked it in the prearchive"
-                    return Held(delivery, await self._with_script(delivery, reason))
-                if row is not None and step is Step.FINISH:
-                    # If a proxy gave up on a build that has ended since, the session is not built again.
-                    is_built = has_begun and row.status == "READY"
-                    has_begun = True
-                    try:
-                        end = await self._finish(sealed, row, progress, is_built=is_built)
-                    except TransientError as error:
-                        # The next look shows what has come of it.
-                        last_error = str(error)
-                        was_idle = error.idle and not was_idle
-                        if was_idle:
-                            continue
-                        failures += 1
-                        if failures >= self.attempts:
-                            raise
-                        wait = max(pause, error.retry_after or 0.0)
-                    else:
-                        if not isinstance(end, str):
-                            return end
-                        # XNAT's caches may lag behind its archive by a second.
-                        found = await self._find(delivery, progress)
-                        step = Step.LOST
-                if found.experiments:
-                    return await self._verify(sealed, found, progress)
-                if step is Step.LOST:
-                    losses += 1
-                    if losses >= self.attempts:
-                        place = await self._find_elsewhere(delivery, sealed.sop_uids)
-                        return Deleted(delivery) if place is None else Held(delivery, place)
+                verdict = await self._take_step(sealed, progress)
             except RefusedError as error:
-                # XNAT answers 500 to the build of a row that is gone (PrearcSessionResource), as to one that failed.
-                if step is not Step.FINISH or not await self._is_gone(delivery):
-                    return Held(delivery, await self._with_script(delivery, str(error)))
+                verdict = Held(delivery, await self._with_script(delivery, str(error)))
+            if verdict is not None:
+                return verdict
+            if not progress.wait:
+                continue
             if anyio.current_time() > give_up_time:
                 return Held(delivery, "XNAT has not finished with the session in time")
-            await self.sleep(wait)
+            await self.sleep(progress.wait)
             pause = min(2 * pause, 30.0)
+
+    async def _take_step(self, sealed: SealedDelivery, progress: Progress) -> Verdict | None:
+        """Look where a delivery is, and take the next step; None: look again. Raises: TransientError, RefusedError."""
+        delivery = sealed.delivery
+        row = await self.prearchive.read_row(delivery.uri)
+        found = await self._find(delivery, progress) if row is None else FoundSessions()
+        step = next_step(row, is_archived=bool(found.experiments), has_begun=progress.has_begun)
+        if step is Step.WAIT:
+            return None
+        if sealed.is_open and step in {Step.FINISH, Step.STUCK}:
+            # XNAT makes a second row only if it does not find the first: somebody else made this one.
+            return Held(delivery, "XNAT puts files of this study into a second row of the prearchive beside ours")
+        if step is Step.STUCK:
+            reason = progress.last_error or "XNAT could not archive the session and marked it in the prearchive"
+            return Held(delivery, await self._with_script(delivery, reason))
+        if row is not None:
+            try:
+                end = await self._try_to_finish(sealed, row, progress)
+                if not isinstance(end, str):
+                    return end
+                found = await self._find(delivery, progress)
+            except RefusedError:
+                # XNAT answers 500 to the build of a row that is gone (PrearcSessionResource), as to one that failed.
+                if await self._is_gone(delivery):
+                    return None
+                raise
+        if found.experiments:
+            return await self._verify(sealed, found, progress)
+        # XNAT's caches may lag behind its archive by a second.
+        progress.losses += 1
+        if progress.losses < self.attempts:
+            return None
+        place = await self._find_elsewhere(delivery, sealed.sop_uids)
+        return Deleted(delivery) if place is None else Held(delivery, place)
+
+    async def _try_to_finish(self, sealed: SealedDelivery, row: Row, progress: Progress) -> Verdict | str | None:
+        """Finish a row as `_finish` does; None: the next look shows what has come of it.
+
+        Raises: TransientError after all attempts, RefusedError.
+        """
+        # If a proxy gave up on a build that has ended since, the session is not built again.
+        is_built = progress.has_begun and row.status == "READY"
+        progress.has_begun = True
+        try:
+            return await self._finish(sealed, row, progress, is_built=is_built)
+        except TransientError as error:
+            progress.last_error = str(error)
+            progress.was_idle = error.idle and not progress.was_idle
+            if progress.was_idle:
+                progress.wait = 0.0
+                return None
+            progress.failures += 1
+            if progress.failures >= self.attempts:
+                raise
+            progress.wait = max(progress.wait, error.retry_after or 0.0)
+            return None
 
     async def _verify_again(self, sealed: SealedDelivery) -> Verdict:
         """Verify what an earlier run archived. Raises: TransientError."""
@@ -194,12 +175,12 @@ class Finalizer:
         delivery, session = sealed.delivery, sealed.delivery.session
         uri = archive_address(session, found.experiments[0])
         # What an earlier run archived was judged then.
-        is_known = sealed.archived or progress.may_have_archived or progress.archive_uri is not None
+        is_known = sealed.is_archived or progress.may_have_archived or progress.archive_uri is not None
         is_own = is_known or _is_from_row(found, delivery)
         comparison = None
         try:
             found, comparison = await self.archive.compare(
-                session, found, sealed.sop_uids, sealed.expected, new_label=progress.new_label
+                session, found, sealed.sop_uids, sealed.expected_count, new_label=progress.new_label
             )
         except RefusedError:
             pass
@@ -217,47 +198,68 @@ class Finalizer:
         self, sealed: SealedDelivery, comparison: Comparison, progress: Progress, uri: str, *, is_own: bool
     ) -> Verdict:
         """Decide what a comparison proves; `is_own`: the session is from the delivery's row. Raises: TransientError."""
-        delivery, session, row_files = sealed.delivery, sealed.delivery.session, progress.row_files
-        digests, missing = comparison.digests, comparison.missing
+        delivery, digests, missing = sealed.delivery, comparison.digests, comparison.missing
         if refused := sealed.refused & digests.keys():
             # A write that fails, on a full disk say, can leave a part of a file.
             return Held(delivery, f"the archive holds instances that XNAT refused, perhaps in part ({len(refused):,})")
+        row_lacks = 0 if progress.row_files is None else max(0, sealed.acknowledged - progress.row_files)
         surplus = _new_surplus(sealed, comparison)
-        if comparison.verified == "count" and (surplus < 0 or (row_files is not None and row_files < sealed.files)):
-            lost = max(-surplus, sealed.files - (sealed.files if row_files is None else row_files))
-            return Held(delivery, f"the archive has too few instances ({lost:,} missing), {UNKNOWN_WHICH}", uri)
+        if comparison.verified == "count" and (surplus < 0 or row_lacks):
+            return _too_few(delivery, max(-surplus, row_lacks), uri)
         # Some may have replaced others: all UIDs are new, the row had all files, and no rule drops any.
-        replaces = self.overwrite != "none" and row_files == sealed.files and not digests.keys() & sealed.sop_uids
-        if comparison.missing_count and replaces and (await self.rules.get(session.project)).on_archive == "":
+        replaces = (
+            self.overwrite != "none"
+            and progress.row_files == sealed.acknowledged
+            and not digests.keys() & sealed.sop_uids
+        )
+        if comparison.missing_count and replaces and await self._script(delivery) == "":
             return Archived(delivery, uri, "count" if is_own else "present", holds=len(digests), unproven=not is_own)
         if comparison.missing_count and not missing:
-            lost = comparison.missing_count
-            return Held(delivery, f"the archive has too few instances ({lost:,} missing), {UNKNOWN_WHICH}", uri)
+            return _too_few(delivery, comparison.missing_count, uri)
         # The archive had these UIDs before: only a row with all files proves that those sent again arrived.
-        lost = sealed.files - row_files if sealed.resent and row_files is not None else 0
-        resent = sealed.resent if lost > len(missing) else frozenset()
+        resent = sealed.resent if row_lacks > len(missing) else frozenset()
         if missing or resent:
-            script = None if resent else (await self.rules.get(session.project)).on_archive
+            script = None if resent else await self._script(delivery)
             doubtful = missing if script else frozenset()
             return Incomplete(delivery, uri, missing, script or None, resent, doubtful=doubtful, unproven=not is_own)
-        is_proven = bool(sealed.resent) and row_files == sealed.files and progress.archive_uri is not None
-        # A script that rejects files when they are archived leaves the earlier versions there.
-        is_proven = is_proven and (await self.rules.get(session.project)).on_archive == ""
-        is_sure = is_own and sealed.presumed <= (sealed.resent if is_proven else frozenset())
+        return await self._judge_complete(sealed, comparison, progress, uri, is_own=is_own)
+
+    async def _judge_complete(
+        self, sealed: SealedDelivery, comparison: Comparison, progress: Progress, uri: str, *, is_own: bool
+    ) -> Archived:
+        """Decide how well it is proven that the archive has all that was sent. Raises: TransientError."""
+        delivery, digests = sealed.delivery, comparison.digests
+        # XNAT archived a row that had all files; a script that rejects some then leaves the earlier versions there.
+        has_replaced = (
+            bool(sealed.resent) and progress.row_files == sealed.acknowledged and progress.archive_uri is not None
+        )
+        has_replaced = has_replaced and await self._script(delivery) == ""
+        is_sure = is_own and sealed.presumed <= (sealed.resent if has_replaced else frozenset())
         if comparison.verified == "uids":
             # An interrupted attempt may have left a part of a file.
             others = frozenset(digests.keys() - sealed.sop_uids) if sealed.is_open else frozenset()
-            verified = "uids" if is_sure else "present"
-            return Archived(
-                delivery, uri, verified, is_proven, unacknowledged=others, unproven=not is_own, digests=digests
-            )
-        # Others' instances may make up the number, unless the archive has just what was in our row.
-        is_sure = is_sure and surplus == 0 and row_files == sealed.files
-        verified = "count" if is_sure else "present"
-        return Archived(delivery, uri, verified, is_proven, len(digests), unproven=not is_own, digests=digests)
+            verified, holds = "uids", None
+        else:
+            # Others' instances may make up the number, unless the archive has just what was in our row.
+            is_sure = is_sure and _new_surplus(sealed, comparison) == 0 and progress.row_files == sealed.acknowledged
+            verified, holds, others = "count", len(digests), frozenset()
+        return Archived(
+            delivery,
+            uri,
+            verified if is_sure else "present",
+            has_replaced,
+            holds,
+            unacknowledged=others,
+            unproven=not is_own,
+            digests=digests,
+        )
 
     async def _find(self, delivery: Delivery, progress: Progress) -> FoundSessions:
         return await self.archive.find_session(delivery.session, new_label=progress.new_label)
+
+    async def _script(self, delivery: Delivery) -> str | None:
+        """Name the script that may drop files when XNAT archives them; "" if there is none, None if that is unknown."""
+        return (await self.rules.get(delivery.session.project)).on_archive
 
     async def _is_gone(self, delivery: Delivery) -> bool:
         try:
@@ -267,7 +269,7 @@ class Finalizer:
 
     async def _with_script(self, delivery: Delivery, reason: str) -> str:
         """Add advice to the reason why a session was not archived, if a script may have rejected all of it."""
-        script = (await self.rules.get(delivery.session.project)).on_archive if "reject" in reason else None
+        script = await self._script(delivery) if "reject" in reason else None
         if not script:
             return reason
         advice = f"if {script} is meant to do so, delete {delivery.uri} in XNAT's prearchive, else change the script"
@@ -304,11 +306,11 @@ class Finalizer:
         return uri
 
     async def _count_files(self, sealed: SealedDelivery) -> int | None:
-        return None if sealed.most_files is None else await self.prearchive.count_files(sealed.delivery.uri or "")
+        return None if sealed.max_row_files is None else await self.prearchive.count_files(sealed.delivery.uri or "")
 
     def _foreign_files(self, sealed: SealedDelivery, row_files: int | None) -> str | None:
         """Say how many files in a built row are not from us; None if none are, or nobody has counted."""
-        max_files = sealed.most_files
+        max_files = sealed.max_row_files
         if max_files is None or row_files is None:
             return None
         if self.overwrite != "none":
@@ -324,8 +326,8 @@ class Finalizer:
         delivery = sealed.delivery
         if delivery.initial_session is None:
             return None
-        is_ours = row.source in {None, self.source} and sealed.most_files is not None
-        if is_ours and row_files is not None and row_files <= (sealed.most_files or 0):
+        is_ours = row.source in {None, self.source} and sealed.max_row_files is not None
+        if is_ours and row_files is not None and row_files <= (sealed.max_row_files or 0):
             return None
         initial, session = delivery.initial_session, delivery.session
         return (

@@ -39,7 +39,7 @@ from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.testserver import Fault, Project, Reset, RowStatus, Script, Status, Tell, TestXnat, serve
 from asyncimport.xnat.archive import Archive
 from asyncimport.xnat.client import Client
-from asyncimport.xnat.finalizer import Step, next_step
+from asyncimport.xnat.delivery_steps import Step, next_step
 from asyncimport.xnat.images import XnatDestination
 from asyncimport.xnat.replies.archive import Experiment
 from asyncimport.xnat.replies.images import Row
@@ -549,7 +549,7 @@ async def test_a_row_of_somebody_else_is_not_finished(
 
 def counted(uri: str, *numbers: int, most: int) -> SealedDelivery:
     """Make a sealed delivery whose files are counted."""
-    return replace(sealed(uri, *numbers), most_files=most)
+    return replace(sealed(uri, *numbers), max_row_files=most)
 
 
 @pytest.mark.parametrize("code", [0, 4])
