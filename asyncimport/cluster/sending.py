@@ -16,13 +16,13 @@ from asyncimport.cluster.checks import read_reply
 from asyncimport.cluster.lease import GrantedLease, longest
 from asyncimport.cluster.messages import Order, Reply, Setup
 from asyncimport.cluster.ports import WorkerLink, WorkerLinks, WorkerLostError
-from asyncimport.cluster.sending_workers import SendingWorker, Tally, WorkerShares, demand_of_workers
+from asyncimport.cluster.sending_workers import SendingWorker, Tally, WorkerShares, demand_of_workers, pass_on
 from asyncimport.cluster.starting import Starter
 from asyncimport.cluster.unseen import UnseenFiles
 from asyncimport.errors import AsyncimportError, LoginRefusedError, UnavailableError
 from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.deliveries import Claim, Failed, Outcome, Stored
-from asyncimport.model.events import Notice, RetryScheduled, ServerUnavailable, SessionFound
+from asyncimport.model.events import Notice, SessionFound
 from asyncimport.model.texts import counted
 from asyncimport.pacing.concurrency import Throttle
 from asyncimport.pacing.shutdown import StoppedError
@@ -52,14 +52,17 @@ async def send_by_workers(
 
 
 class _Driver:
+    """Feeds workers, and serves each one by a task: exchanges orders and replies with it, and takes care of its end."""
+
     def __init__(self, links: WorkerLinks, setup: Setup, context: Context, outputs: UploadOutputs) -> None:
         self._links = links
         self._setup = setup
         self._context = context
         self._outputs = outputs
         self._sending: list[SendingWorker] = []
+        self._joined = 0
+        """Workers that send, or begin to."""
         self._tallies: dict[str, Tally] = {}
-        self._serving = self._generation = 0
         self._worker_ended = anyio.Event()
         self._is_ending = False
         self._unconfirmed = 0
@@ -70,6 +73,8 @@ class _Driver:
         self._starter = Starter(setup, context, self._sending)
         self._checks = Throttle(context.options.max_finalizers)
         self._limit = context.throttle.limit
+        self._limit_version = 0
+        """How often the limit has changed: calls under an earlier one say nothing about this one."""
 
     async def run(self, wakeups: Wakeups) -> None:
         """Send until the journal says that nothing more will come, or until a stop."""
@@ -106,6 +111,11 @@ class _Driver:
         with suppress(WorkerLostError):
             await worker.link.end()
             self._unconfirmed -= 1
+
+    @property
+    def _others_begin(self) -> bool:
+        """Whether workers have joined that do not send yet."""
+        return self._joined > len(self._sending)
 
     async def _wake_at_stop(self) -> None:
         with self._context.stop.immediate_scope():
@@ -197,7 +207,7 @@ class _Driver:
 
     async def _join(self, tasks: TaskGroup) -> None:
         async for link in self._links.joined():
-            self._serving += 1
+            self._joined += 1
             tasks.start_soon(self._serve, link)
 
     async def _serve(self, link: WorkerLink) -> None:
@@ -217,22 +227,22 @@ class _Driver:
             reason = str(lost)
             self._context.report(Notice(f"the worker {link.name} is lost: {reason}"))
         except AsyncimportError as error:
-            if not isinstance(error, UnavailableError) or self._serving == 1:
+            if not isinstance(error, UnavailableError) or self._joined == 1:
                 raise
             # The others may reach the server.
             self._context.report(Notice(f"the worker {link.name} cannot send: {error}"))
         finally:
-            self._serving -= 1
-        if not self._serving:
+            self._joined -= 1
+        if not self._joined:
             await self._wait_for_workers(reason)
-        elif self._serving == len(self._sending):
+        elif not self._others_begin:
             await self._pass_kept()
 
     async def _wait_for_workers(self, reason: str) -> None:
         """Wait for others to join. Raises: UnavailableError if none has for too long."""
         with suppress(StoppedError):
             await self._context.stop.sleep(self._context.options.outage_timeout)
-            if not self._serving and not self._is_ending:
+            if not self._joined and not self._is_ending:
                 hint = "start workers, and run the command again"
                 raise UnavailableError(f"no worker is left: {reason}", hint=hint)
 
@@ -290,7 +300,7 @@ class _Driver:
     def _order(self, worker: SendingWorker) -> Order:
         context, stop = self._context, self._context.stop
         stop_seconds = stop.grace_seconds if stop.requested else 0.0 if self._is_ending else None
-        worker.generation = self._generation
+        worker.limit_version = self._limit_version
         return worker.order(
             self._sending,
             limit=context.throttle.limit,
@@ -314,60 +324,56 @@ class _Driver:
         return None
 
     async def _handle(self, worker: SendingWorker, reply: Reply, outcomes: Sequence[Outcome]) -> None:
-        context, throttle = self._context, self._context.throttle
-        worker.in_flight, worker.reading, worker.wants_login = reply.in_flight, reply.reading, reply.wants_login
-        worker.most = max(worker.allowed, reply.in_flight)
-        self._note_in_flight()
+        """Take in a reply: what it tells of the worker, of the server, and of files."""
         tally = self._tally(worker)
         tally.limited_by = reply.limited_by or tally.limited_by
-        if reply.outcomes:
-            worker.note_pace(len(reply.outcomes))
-        for overload in reply.overloads:
-            context.slow_down(overload)
-        for reason, key, attempt in reply.retries:
-            context.report(RetryScheduled(reason, None if key is None else worker.given.get(key), attempt))
-            context.meter.record_retry()
-        for text in reply.notices:
-            context.report(Notice(text))
-        for outage in reply.outages:
-            context.report(ServerUnavailable(outage))
-        if reply.zips_ended:
-            # The other workers hear of it with their next orders, and so does this one if it begins anew.
-            context.compression.end()
+        worker.note_reply(reply)
+        self._note_in_flight()
+        pass_on(reply, worker, self._context)
         self._note_limit()
         if len(worker.given) - len(outcomes) >= max(1, worker.limit):
             # It had more than its slots hold, to the end. The others may not have told yet that they use as many.
+            throttle = self._context.throttle
             throttle.note_in_flight(max(throttle.in_flight, throttle.limit))
-        worker.told_generation, generation = worker.generation, self._generation
-        # Calls under a new limit say nothing before all have it.
-        counts = all(one.told_generation == generation for one in self._sending if one.given)
-        others_begin = self._serving > len(self._sending)
-        new: list[Outcome] = []
-        for outcome in outcomes:
-            claim = outcome.claim
-            if worker.given.pop(claim.key, None) is None:
-                continue  # it was told twice
-            if isinstance(outcome, Failed) and self._unseen.pass_on(outcome, worker, others_begin=others_begin):
-                continue
-            self._unseen.forget(claim)
-            if isinstance(outcome, Stored):
-                size = claim.instance.file.size
-                tally.add(size)
-                context.meter.record_upload(outcome.seconds, size)
-                if outcome.zip_size is not None:
-                    context.compression.record_size(claim.instance.series_uid, size, outcome.zip_size)
-                if counts and generation == self._generation:
-                    throttle.record_success(outcome.seconds, outcome.sent_size, is_zip=outcome.zip_size is not None)
-                    self._note_limit()
-            new.append(outcome)
+        settled = self._settle(worker, outcomes)
         self._note_in_flight()
-        await self._outputs.record(new)
+        await self._outputs.record(settled)
         if self._unseen.are_kept:
             notify(self._outputs.wake_feed)
         if worker.is_idle:
             notify(self._outputs.flush)
         if (activity := tally.now(reply.in_flight)) is not None:
             await self._tell(activity)
+
+    def _settle(self, worker: SendingWorker, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Take files from a worker that has told their outcomes; return those outcomes that count."""
+        tally, limit_version = self._tally(worker), self._limit_version
+        # A limit is in force when all workers that send have heard of it.
+        is_in_force = all(one.told_limit_version == limit_version for one in self._sending if one.given)
+        settled: list[Outcome] = []
+        for outcome in outcomes:
+            claim = outcome.claim
+            if worker.given.pop(claim.key, None) is None:
+                continue  # it was told twice
+            if isinstance(outcome, Failed) and self._unseen.pass_on(outcome, worker, others_begin=self._others_begin):
+                continue
+            self._unseen.forget(claim)
+            if isinstance(outcome, Stored):
+                tally.add(claim.instance.file.size)
+                # One of these calls may change the limit: the others were made under the one before.
+                self._count(outcome, is_in_force=is_in_force and limit_version == self._limit_version)
+            settled.append(outcome)
+        return settled
+
+    def _count(self, outcome: Stored, *, is_in_force: bool) -> None:
+        """Count a file that was sent, and the time that it took if the limit was in force."""
+        context, instance = self._context, outcome.claim.instance
+        context.meter.record_upload(outcome.seconds, instance.file.size)
+        if outcome.zip_size is not None:
+            context.compression.record_size(instance.series_uid, instance.file.size, outcome.zip_size)
+        if is_in_force:
+            context.throttle.record_success(outcome.seconds, outcome.sent_size, is_zip=outcome.zip_size is not None)
+            self._note_limit()
 
     def _tally(self, worker: SendingWorker) -> Tally:
         return self._tallies.setdefault(worker.link.name, Tally(worker.link.name))
@@ -381,7 +387,7 @@ class _Driver:
     def _note_limit(self) -> None:
         if self._context.throttle.limit != self._limit:
             self._limit = self._context.throttle.limit
-            self._generation += 1
+            self._limit_version += 1
 
     def _note_in_flight(self) -> None:
         self._context.throttle.note_in_flight(sum(worker.in_flight for worker in self._sending))

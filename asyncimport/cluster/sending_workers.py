@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 import anyio
 
 from asyncimport.cluster.lease import GrantedLease
-from asyncimport.cluster.messages import Order, pack_claims
+from asyncimport.cluster.messages import Order, Reply, pack_claims
 from asyncimport.cluster.ports import WorkerLink
 from asyncimport.journal.demand import Demand
 from asyncimport.journal.first_files import FirstFiles
 from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.deliveries import Claim
+from asyncimport.model.events import Notice, RetryScheduled, ServerUnavailable
 from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pipeline.context import Context
 from asyncimport.pipeline.feed import demand_of
 
 # Files that a worker has ahead, so that it need not wait for the next order: what it sends in this time (seconds).
@@ -52,9 +54,9 @@ class SendingWorker:
     most: int = 0
     """How many it may have in flight: what is goes on when less is allowed."""
     number: int = 0
-    generation: int = 0
-    """Of the limit that its last order had: calls under another limit say nothing about this one."""
-    told_generation: int = -1
+    limit_version: int = 0
+    """Of the limit that its last order had."""
+    told_limit_version: int = -1
     """Of the limit that its last reply tells of."""
 
     @property
@@ -82,8 +84,15 @@ class SendingWorker:
         """How many files more it may have."""
         return max(0, self.ahead - self.files)
 
-    def note_pace(self, files: int) -> None:
-        """Note that it has told the outcomes of this many files."""
+    def note_reply(self, reply: Reply) -> None:
+        """Note what its reply tells of it."""
+        self.in_flight, self.reading, self.wants_login = reply.in_flight, reply.reading, reply.wants_login
+        self.most = max(self.allowed, reply.in_flight)
+        self.told_limit_version = self.limit_version
+        if reply.outcomes:
+            self._note_pace(len(reply.outcomes))
+
+    def _note_pace(self, files: int) -> None:
         now = anyio.current_time()
         pace = files / max(now - self.told_at, 0.001)
         self.files_per_second += (pace - self.files_per_second) * (_PACE_SHARE if self.files_per_second else 1)
@@ -229,6 +238,22 @@ class WorkerShares:
         best = max(self._rooms, key=lambda worker: (self._may_send(worker, path), self._rooms[worker] / worker.ahead))
         self._busy.add(best)
         return best
+
+
+def pass_on(reply: Reply, worker: SendingWorker, context: Context) -> None:
+    """Pass on what has happened to a worker, as if it had happened in this process."""
+    for retry_after in reply.overloads:
+        context.slow_down(retry_after)
+    for reason, key, attempt in reply.retries:
+        context.report(RetryScheduled(reason, None if key is None else worker.given.get(key), attempt))
+        context.meter.record_retry()
+    for text in reply.notices:
+        context.report(Notice(text))
+    for outage in reply.outages:
+        context.report(ServerUnavailable(outage))
+    if reply.zips_ended:
+        # The other workers hear of it with their next orders, and so does this one if it begins anew.
+        context.compression.end()
 
 
 def demand_of_workers(workers: Sequence[SendingWorker], throttle: Throttle, first_files: FirstFiles) -> Demand:
