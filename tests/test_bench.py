@@ -488,7 +488,6 @@ def bench(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(180)
 def test_a_quick_run_measures_what_it_says(tmp_path: Path) -> None:
     """Every kind of scenario runs once, each contender delivers, and the report can be made."""
     results = tmp_path / "results.json"
@@ -533,7 +532,6 @@ def test_a_quick_run_measures_what_it_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(180)
 @pytest.mark.skipif(bool(MODELS["link-100-30"].lacks()), reason=MODELS["link-100-30"].lacks())
 def test_a_quick_run_crosses_a_link(tmp_path: Path) -> None:
     """Real images go over TLS through a link of two namespaces, and the table says what share of it they took."""

@@ -56,7 +56,6 @@ def test_opens_of_files_are_counted_whoever_opens_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(180)
 @pytest.mark.skipif(bool(dask_cluster.lacks()), reason=dask_cluster.lacks())
 def test_a_quick_run_of_a_cluster_delivers(tmp_path: Path) -> None:
     """Workers of a cluster that runs send all files, and a second run opens none."""

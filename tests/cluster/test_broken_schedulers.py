@@ -26,7 +26,7 @@ from asyncimport.model.files import File, Ignored
 from asyncimport.testserver import Fault, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120), pytest.mark.usefixtures("two_workers")]
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.usefixtures("two_workers")]
 
 FILES = 400
 

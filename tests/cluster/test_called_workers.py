@@ -22,7 +22,7 @@ from asyncimport.cluster.source import open_source
 from asyncimport.cluster.specs import parse_spec
 from asyncimport.model.events import Event, Notice
 
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 
 @asynccontextmanager

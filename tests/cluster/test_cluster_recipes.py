@@ -25,7 +25,6 @@ from asyncimport.testserver.samples import generated
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.thorough,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(sys.platform != "linux", reason="the recipes are for Linux"),
 ]
 

@@ -30,7 +30,7 @@ from asyncimport.model.files import Algorithm, Digest, File, Ignored
 from asyncimport.source.bytes_on_disk import LARGE, xxh3_of
 from asyncimport.source.folder import FileSource
 
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 Found = dict[str, Any]
 

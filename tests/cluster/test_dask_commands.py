@@ -23,7 +23,7 @@ from asyncimport import Credentials, Server, UploadRequest, rules_from, upload
 from asyncimport.testserver import Fault, Stall, Tell, TestXnat, serve
 from asyncimport.testserver.samples import generated
 
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 
 @pytest.fixture

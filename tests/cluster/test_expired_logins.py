@@ -14,7 +14,7 @@ from asyncimport.source.folder import FileSource
 from asyncimport.testserver import ExpireLogins, Fault, Stall, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 WORKERS = 4
 OPTIONS = Options(workers=8 * WORKERS, finalizers=2)

@@ -10,7 +10,7 @@ from dask_processes import DaskProcesses
 from asyncimport.testserver import Fault, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(180), pytest.mark.usefixtures("two_workers")]
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.usefixtures("two_workers")]
 
 
 async def test_status_verify_and_forget_after_a_kill(

@@ -7,7 +7,7 @@ import anyio
 import pytest
 from conftest import Commands
 
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
 MODULE = """
 from distributed import LocalCluster

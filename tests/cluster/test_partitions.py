@@ -20,7 +20,6 @@ from asyncimport.testserver.samples import generated
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.thorough,
-    pytest.mark.timeout(120),
     pytest.mark.skipif(bool(lacks()), reason=lacks()),
 ]
 

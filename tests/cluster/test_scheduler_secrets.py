@@ -24,7 +24,6 @@ from asyncimport.testserver.samples import generated
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.thorough,
-    pytest.mark.timeout(120),
     pytest.mark.usefixtures("two_workers"),
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows the memory of a process"),
 ]
