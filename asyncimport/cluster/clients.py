@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from asyncimport.cluster.specs import Address, Local, Named, Slurm, Spec, import_jobqueue, is_encrypted, is_here
-from asyncimport.errors import UnavailableError, UsageError
+from asyncimport.errors import AsyncimportError, UnavailableError, UsageError
 from asyncimport.model.events import Event, Notice
 from asyncimport.model.texts import plain
 
@@ -24,14 +24,11 @@ if TYPE_CHECKING:
 INSTALL_HINT = "install it: pip install 'asyncimport[dask]'"
 _CONNECT_SECONDS = 10
 _CLOSE_SECONDS = 10.0
+_LONGEST_REASON = 200
 _SILENT = logging.CRITICAL + 1
 _SAFE_PATH = "PYTHONSAFEPATH"
 # Windows cannot fork, and on macOS some libraries break by it.
 _FORKS = sys.platform == "linux"
-_IMPORTED_ONCE = [
-    *("distributed", "distributed.worker"),
-    *("asyncimport.cluster.local_worker", "asyncimport.cluster.scanning_actor", "asyncimport.cluster.sending_actor"),
-]
 # Passwords, tokens, proxies with a password. A worker is told by the command what it needs.
 _OURS = ("XNAT", "ASYNCIMPORT")
 
@@ -43,8 +40,24 @@ def start_fork_server() -> None:
     """
     if _FORKS:
         with _environment_of_children():
-            forkserver.set_forkserver_preload(_IMPORTED_ONCE)
+            forkserver.set_forkserver_preload(["asyncimport.cluster.forked"])
             forkserver.ensure_running()
+
+
+@contextmanager
+def starting_dask() -> Iterator[None]:
+    """Import or use Dask in the block, which reads its configuration. Raises: UsageError if it cannot do with that."""
+    try:
+        yield
+    except (AsyncimportError, ImportError):
+        raise
+    except Exception as error:
+        # A wrong value is any error, raised anywhere.
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise UsageError(
+            f"Dask does not start: {type(error).__name__}: {plain(reason)}",
+            hint="correct its configuration: ~/.config/dask/*.yaml, /etc/dask/*.yaml, and variables DASK_*",
+        ) from error
 
 
 async def open_client(

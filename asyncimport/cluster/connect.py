@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectSendStream
 
 from asyncimport import __version__
-from asyncimport.cluster.clients import INSTALL_HINT, first_line, open_client, start_fork_server
+from asyncimport.cluster.clients import INSTALL_HINT, first_line, open_client, start_fork_server, starting_dask
 from asyncimport.cluster.specs import Local, Spec, is_encrypted, is_here
 from asyncimport.errors import UnavailableError, UsageError, primary_error
 from asyncimport.model.events import Event, Notice, WorkerJoined, WorkerLeft
@@ -316,8 +316,9 @@ async def connect(
     if isinstance(spec, Local):
         start_fork_server()
     try:
-        # It reads its configuration, which takes a second.
-        distributed: Any = await anyio.to_thread.run_sync(import_module, "distributed")
+        with starting_dask():
+            # It takes a second.
+            distributed: Any = await anyio.to_thread.run_sync(import_module, "distributed")
     except ImportError as error:
         raise UsageError("--dask needs Dask, which is not installed", hint=INSTALL_HINT) from error
     run_often()
@@ -329,7 +330,8 @@ async def connect(
                 if isinstance(spec, distributed.Client):
                     client, where, may_wait = spec, "the cluster", False
                 else:
-                    client, where, may_wait = await open_client(spec, stack, report, insecure=insecure)
+                    with starting_dask():
+                        client, where, may_wait = await open_client(spec, stack, report, insecure=insecure)
                 found = Cluster(client, report, insecure=insecure, silent_seconds=silent_seconds)
                 stack.callback(found.release)
                 await found._watch(tasks)  # noqa: SLF001 - made here

@@ -77,6 +77,31 @@ async def test_ctrl_c_while_the_first_worker_is_awaited(site: Commands, tree: Pa
     assert b"stopped" in told
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("CONFIG", "distributed: [torn", "is malformed"),
+        ("CONFIG", "a text", "is malformed"),
+        ("DISTRIBUTED__ADMIN__TICK__LIMIT", "soon", "Invalid time unit: soon"),
+        ("DISTRIBUTED__CLIENT__HEARTBEAT", "0s", "ValueError: Periodic callback must have a positive callback_time"),
+    ],
+)
+async def test_a_configuration_that_dask_does_not_take(
+    tree: Path, tmp_path: Path, variable: str, value: str, reason: str
+) -> None:
+    """One line says what is wrong, wherever Dask meets it."""
+    commands = Commands(tmp_path)  # one that reads the configuration anew
+    if variable == "CONFIG":
+        (tmp_path / "dask.yaml").write_text(value)
+        value = str(tmp_path / "dask.yaml")
+    commands.env[f"DASK_{variable}"] = value
+    ended = await commands("plan", tree, "-P", "demo", "--dask", "local:1")
+    error, hint = ended.err.splitlines()
+    assert (ended.code, error[:28], hint[:6]) == (2, "error: Dask does not start: ", "hint: "), ended.err
+    assert reason in error
+    assert len(error) < 300
+
+
 @pytest.mark.parametrize("command", ["plan", "upload"])
 async def test_without_dask(ready: Commands, tree: Path, command: str) -> None:
     """As after `pip install asyncimport`: the hint names the extra."""

@@ -1,0 +1,11 @@
+"""What the process imports that workers of this machine are forked from: once for all of them."""
+
+try:
+    import distributed.worker  # noqa: F401 - see above
+
+    import asyncimport.cluster.local_worker
+    import asyncimport.cluster.scanning_actor
+    import asyncimport.cluster.sending_actor  # noqa: F401 - see above
+except Exception as error:
+    # It takes this one as it is. The command itself says what is wrong, with Dask's configuration say.
+    raise ImportError from error
