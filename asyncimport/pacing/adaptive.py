@@ -1,6 +1,7 @@
 """Finds the best number of calls in flight. Pure: it learns from calls as they end, and neither waits nor polls."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import monotonic
 
 # The target is 30 % more calls than fill the server, plus one or two, so that it does not idle when latency varies.
@@ -45,6 +46,49 @@ _FULL_SHARE = 0.75
 _SIZE_CLASSES = 64
 
 
+@dataclass(slots=True)
+class _Measurement:
+    """Successful calls under one limit: how long they took, what they sent, how many found all slots in use.
+
+    Calls that are to be skipped began under the limit before, or are the first ones under this. `link_seconds` is how
+    long all calls had waited for the link when it began.
+    """
+
+    calls_to_skip: int
+    needed_calls: int
+    link_seconds: float
+    began: float = 0.0
+    seconds: list[float] = field(default_factory=lambda: [0.0] * 2 * _SIZE_CLASSES)
+    counts: list[int] = field(default_factory=lambda: [0] * 2 * _SIZE_CLASSES)
+    count: int = 0
+    size: int = 0
+    full_count: int = 0
+
+    @property
+    def mean(self) -> float:
+        """How long a call took."""
+        return sum(self.seconds) / self.count
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the calls that the limit allows were made."""
+        return self.full_count >= _FULL_SHARE * self.count
+
+    def rate(self, now: float) -> float:
+        """Return the bytes a second."""
+        return self.size / max(now - self.began, 1e-9)
+
+
+@dataclass(slots=True)
+class _Probe:
+    """The limit before a probe, and when that began; the limit before it was last halved, and the slowdown there."""
+
+    first_limit: int
+    began: float
+    limit: int
+    slowdown: float
+
+
 class AdaptiveLimit:
     """Finds the number of calls in flight that fills the server; more calls only queue.
 
@@ -74,13 +118,11 @@ class AdaptiveLimit:
         self._limit = min(_MIN_LIMIT + int(round_trip / _FIRST_SECONDS), _MAX_FIRST_LIMIT, max_limit)
         self._base_latencies = [0.0] * 2 * _SIZE_CLASSES
         """The latency without a queue, for each size class; 0 if unknown."""
-        self._last_probe_step: tuple[int, float] | None = None
-        """While probing: the limit before it was last halved, and the slowdown there."""
-        self._limit_before_probe = self._limit
-        self._probe_began = 0.0
+        self._probe: _Probe | None = None
         self._next_probe_at = float("-inf")
         self._pause = _MIN_PAUSE_SECONDS
         self._is_drop_suspected = False
+        """Whether the last measurement asked for far fewer calls: then another one decides."""
         self._link_trial: tuple[int, float] | None = None
         """While more or fewer calls are tried on the link: the limit before, and the bytes a second."""
         self._next_link_trial_at = float("-inf")
@@ -92,7 +134,7 @@ class AdaptiveLimit:
         """Whether calls have never been slower than without a queue: the capacity may then be far above the limit."""
         self._link_seconds = 0.0
         """How long all calls have waited for the link so far."""
-        self._measure(self._limit)
+        self._current = self._measurement(self._limit)
 
     @property
     def limit(self) -> int:
@@ -112,34 +154,34 @@ class AdaptiveLimit:
         `link_seconds` is how long all calls have waited for the link so far, 0 if that is unknown.
         """
         self._link_seconds = link_seconds
-        if self._calls_to_skip:
-            self._calls_to_skip -= 1
-            if not self._calls_to_skip:
-                self._began = self._clock()
-                self._link_seconds_before = link_seconds
+        current = self._current
+        if current.calls_to_skip:
+            current.calls_to_skip -= 1
+            if not current.calls_to_skip:
+                current.began, current.link_seconds = self._clock(), link_seconds
             return
         size_class = size.bit_length() + is_zip * _SIZE_CLASSES
-        self._seconds[size_class] += seconds
-        self._counts[size_class] += 1
-        self._full_count += is_full
-        self._bytes += size
-        self._count += 1
-        if self._count >= self._needed_calls:
+        current.seconds[size_class] += seconds
+        current.counts[size_class] += 1
+        current.count += 1
+        current.size += size
+        current.full_count += is_full
+        if current.count >= current.needed_calls:
             now = self._clock()
-            if now - self._began < _MIN_MEASURE_SECONDS:
-                self._needed_calls += _FEW_CALLS
+            if now - current.began < _MIN_MEASURE_SECONDS:
+                current.needed_calls += _FEW_CALLS
             else:
                 self._evaluate(now)
-        elif self._last_probe_step is not None and self._count >= max(2 * self._limit, _FEW_CALLS):
+        elif self._probe is not None and current.count >= max(2 * self._limit, _FEW_CALLS):
             now = self._clock()
-            if now - self._began >= _LONG_PROBE_SECONDS:
+            if now - current.began >= _LONG_PROBE_SECONDS:
                 self._evaluate(now)
 
     def restart(self) -> None:
         """Drop the current measurement: the server is in trouble, or the limit was not in force."""
-        if self._last_probe_step is not None:
-            self._limit = self._limit_before_probe
-            self._last_probe_step = None
+        if self._probe is not None:
+            self._limit = self._probe.first_limit
+            self._probe = None
         if self._link_trial is not None:
             self._limit = min(self._limit, self._link_trial[0])
             self._link_trial = None
@@ -148,47 +190,60 @@ class AdaptiveLimit:
 
     def measure_again(self) -> None:
         """Begin the current measurement again: the calls are of another kind now."""
-        if self._last_probe_step is None:
+        if self._probe is None:
             self._link_trial = None
             self._measure(self._limit)
 
     def _measure(self, limit: int) -> None:
         """Set a limit and measure there, after the calls of the old limit and one round of its own have ended."""
-        self._calls_to_skip = self._limit + limit
-        self._began = 0.0
-        self._link_seconds_before = self._link_seconds
+        self._current = self._measurement(limit)
         self._limit = limit
-        self._seconds = [0.0] * 2 * _SIZE_CLASSES
-        self._counts = [0] * 2 * _SIZE_CLASSES
-        self._full_count = 0
-        self._count = self._bytes = 0
-        self._needed_calls = max(limit, _FEW_CALLS) if self._is_growing else max(2 * limit, _PROBE_CALLS)
+
+    def _measurement(self, limit: int) -> _Measurement:
+        needed_calls = max(limit, _FEW_CALLS) if self._is_growing else max(2 * limit, _PROBE_CALLS)
+        return _Measurement(self._limit + limit, needed_calls, self._link_seconds)
+
+    def _measure_on(self, target: int) -> None:
+        """Go on with the measurement; after many calls, set a limit that differs little."""
+        limit, current = self._limit, self._current
+        if current.count >= max(8 * limit, _MANY_CALLS):
+            self._measure(target)
+        else:
+            current.needed_calls += max(2 * limit, _FEW_CALLS)
 
     def _evaluate(self, now: float) -> None:
-        limit, slowdown = self._limit, self._slowdown()
+        """Learn from a measurement, and decide what to measure next."""
         self._is_growing = False
-        if self._last_probe_step is not None:
-            self._evaluate_probe(*self._last_probe_step, slowdown, now)
+        slowdown = self._slowdown()
+        if self._probe is not None:
+            self._evaluate_probe(self._probe, slowdown, now)
             return
         if slowdown < 1:
             # Half of it may be chance.
             self._scale_base_latencies(slowdown**0.5)
-        had_never_queued = self._has_never_queued
+        target = self._next_target(slowdown, now)
+        calls_on_link = self._calls_on_link(now)
+        if calls_on_link and target <= self._limit:
+            self._evaluate_on_link(calls_on_link, now)
+        else:
+            self._link_trial = None
+            self._approach(target, slowdown, now)
+
+    def _next_target(self, slowdown: float, now: float) -> int:
+        """Return how many calls should be in flight, as far as latency tells."""
+        limit, mean, had_never_queued = self._limit, self._current.mean, self._has_never_queued
         self._has_never_queued = had_never_queued and slowdown < _NOTICEABLE
-        mean = sum(self._seconds) / self._count
-        quick_limit = min(self._max_limit, int(limit * _QUICK_SECONDS / mean)) if mean else self._max_limit
-        target = max(self._target(limit / slowdown), quick_limit)
-        if self._has_never_queued and slowdown < _HARDLY_NOTICEABLE:
-            target = min(self._max_limit, 2 * limit - 1)
         if had_never_queued and not self._has_never_queued and limit > 2 * _MIN_LIMIT:
             # The latency without a queue has just been measured, at several limits below this one.
             self._next_probe_at = now + _MAX_PAUSE_SECONDS
-        is_used = self._full_count >= _FULL_SHARE * self._count
-        calls_on_link = self._calls_on_link(now)
-        if calls_on_link and target <= limit:
-            self._evaluate_on_link(calls_on_link, now, is_used=is_used)
-            return
-        self._link_trial = None
+        if self._has_never_queued and slowdown < _HARDLY_NOTICEABLE:
+            return min(self._max_limit, 2 * limit - 1)
+        quick_limit = min(self._max_limit, int(limit * _QUICK_SECONDS / mean)) if mean else self._max_limit
+        return max(self._target(limit / slowdown), quick_limit)
+
+    def _approach(self, target: int, slowdown: float, now: float) -> None:
+        """Raise the limit to a target, probe, or measure on."""
+        limit, current = self._limit, self._current
         is_far_below = _TARGET_FACTOR * target < limit
         if is_far_below and not self._is_drop_suspected:
             # This may mix calls from before a change and after it: measure again.
@@ -196,51 +251,46 @@ class AdaptiveLimit:
             self._measure(limit)
             return
         self._is_drop_suspected = False
-        is_slow = slowdown > _NOTICEABLE and mean > _TARGET_FACTOR * _QUICK_SECONDS
-        is_probe_due = is_used and is_slow and now >= self._next_probe_at
+        is_slow = slowdown > _NOTICEABLE and current.mean > _TARGET_FACTOR * _QUICK_SECONDS
+        is_probe_due = current.is_used and is_slow and now >= self._next_probe_at
         if limit > 1 and (is_far_below or is_probe_due):
-            self._limit_before_probe, self._probe_began = limit, now
-            self._last_probe_step = limit, slowdown
+            self._probe = _Probe(limit, now, limit, slowdown)
             self._measure(limit // 2)
-        elif target > limit and not is_used:
+        elif target > limit and not current.is_used:
             self._measure(limit)
         elif target >= 1.2 * limit:
             self._is_growing = True
             self._measure(target)
-        elif self._count >= max(8 * limit, _MANY_CALLS):
-            self._measure(target)
         else:
-            self._needed_calls += max(2 * limit, _FEW_CALLS)
+            self._measure_on(target)
 
-    def _evaluate_probe(self, limit_before: int, slowdown_before: float, slowdown: float, now: float) -> None:
+    def _evaluate_probe(self, probe: _Probe, slowdown: float, now: float) -> None:
         """Halve the limit again if latency fell in proportion; otherwise take it as the latency without a queue."""
-        limit = self._limit
+        limit, current = self._limit, self._current
         is_known = 1 / _NOTICEABLE < slowdown < _NOTICEABLE
-        if limit > 1 and not is_known and slowdown < _NOTICEABLE * slowdown_before * limit / limit_before:
-            self._last_probe_step = limit, slowdown
+        if limit > 1 and not is_known and slowdown < _NOTICEABLE * probe.slowdown * limit / probe.limit:
+            probe.limit, probe.slowdown = limit, slowdown
             self._measure(limit // 2)
             return
         if not 0.75 < slowdown < 1.25:
             self._scale_base_latencies(slowdown)
         weight = _PROBE_CALLS / 2
-        for size_class, (seconds, count) in enumerate(zip(self._seconds, self._counts, strict=True)):
+        for size_class, (seconds, count) in enumerate(zip(current.seconds, current.counts, strict=True)):
             base = self._base_latencies[size_class]
             self._base_latencies[size_class] = (weight * base + seconds) / (weight + count)
-        self._last_probe_step = None
-        target = self._target(limit_before * slowdown / slowdown_before)
-        probe_seconds = now - self._probe_began
-        if 0.8 < target / self._limit_before_probe < 1.25:
-            self._pause = min(2 * self._pause, _MAX_PAUSE_SECONDS)
-            self._next_probe_at = now + max(self._pause, _PAUSE_FACTOR * probe_seconds)
+        self._probe = None
+        target = self._target(probe.limit * slowdown / probe.slowdown)
+        if 0.8 < target / probe.first_limit < 1.25:
+            self._pause, factor = min(2 * self._pause, _MAX_PAUSE_SECONDS), _PAUSE_FACTOR
         else:
-            self._pause = _MIN_PAUSE_SECONDS
-            self._next_probe_at = now + max(self._pause, _PAUSE_FACTOR_AFTER_CHANGE * probe_seconds)
+            self._pause, factor = _MIN_PAUSE_SECONDS, _PAUSE_FACTOR_AFTER_CHANGE
+        self._next_probe_at = now + max(self._pause, factor * (now - probe.began))
         # Only an evaluation that sees whether the slots are in use raises the limit.
-        self._measure(min(target, self._limit_before_probe))
+        self._measure(min(target, probe.first_limit))
 
-    def _evaluate_on_link(self, calls_on_link: float, now: float, *, is_used: bool) -> None:
+    def _evaluate_on_link(self, calls_on_link: float, now: float) -> None:
         """Keep the better one of two limits, and try another one now and then."""
-        limit, rate = self._limit, self._bytes / max(now - self._began, 1e-9)
+        limit, rate = self._limit, self._current.rate(now)
         is_crowded = calls_on_link > _CROWDED_LINK
         more = min(self._max_limit, int(_LINK_STEP * limit) + 1)
         fewer = int(limit / min(_LINK_STEP, calls_on_link / _CROWDED_LINK)) if is_crowded else limit
@@ -256,37 +306,37 @@ class AdaptiveLimit:
                 return
             self._link_pause, self._next_link_trial_at = _MIN_PAUSE_SECONDS, now + _MIN_PAUSE_SECONDS
             other = more if self._carries_more else fewer
-        elif is_used and now >= self._next_link_trial_at:
+        elif self._current.is_used and now >= self._next_link_trial_at:
             other = more if more > limit and (self._carries_more or not is_crowded) else fewer
         if other != limit:
             self._link_trial = limit, rate
             self._measure(other)
-        elif self._count >= max(8 * limit, _MANY_CALLS):
-            self._measure(limit)
         else:
-            self._needed_calls += max(2 * limit, _FEW_CALLS)
+            self._measure_on(limit)
 
     def _calls_on_link(self, now: float) -> float:
         """Return how many calls waited for a link that they kept busy; 0 if they did not."""
-        waited = self._link_seconds - self._link_seconds_before
-        calls = waited / max(now - self._began, 1e-9)
-        return calls if calls >= _FULL_LINK and waited >= _LINK_SHARE * sum(self._seconds) else 0.0
+        current = self._current
+        waited = self._link_seconds - current.link_seconds
+        calls = waited / max(now - current.began, 1e-9)
+        return calls if calls >= _FULL_LINK and waited >= _LINK_SHARE * sum(current.seconds) else 0.0
 
     def _target(self, capacity: float) -> int:
         return min(self._max_limit, max(_MIN_LIMIT, int(_TARGET_FACTOR * capacity + _TARGET_EXTRA)))
 
     def _slowdown(self) -> float:
         """Return latency over the latency without a queue, and assume the same slowdown for new size classes."""
+        current, bases = self._current, self._base_latencies
         known = [
-            (seconds, count, base)
-            for seconds, count, base in zip(self._seconds, self._counts, self._base_latencies, strict=True)
+            (seconds / base, count)
+            for seconds, count, base in zip(current.seconds, current.counts, bases, strict=True)
             if count and base
         ]
         # Each call counts the same: weighted by seconds, one of hundreds of megabytes would hide all others.
-        slowdown = sum(s / base for s, _, base in known) / sum(count for _, count, _ in known) if known else 1.0
-        for size_class, count in enumerate(self._counts):
-            if count and not self._base_latencies[size_class]:
-                self._base_latencies[size_class] = self._seconds[size_class] / count / slowdown
+        slowdown = sum(total for total, _ in known) / sum(count for _, count in known) if known else 1.0
+        for size_class, count in enumerate(current.counts):
+            if count and not bases[size_class]:
+                bases[size_class] = current.seconds[size_class] / count / slowdown
         # The clock may not have moved during the measurement.
         return slowdown or 1.0
 
