@@ -275,7 +275,7 @@ def _imports(end: str, *, until: int) -> Mapping[str, Row | str]:
         # Broken off, then without a login, then stored.
         "restart": replace(
             # The login may be found dead by what is asked before the first file.
-            row(login=1, logout=1, listing=range(_GETS + 1, _GETS + 3), **{"import": range(3, 5)}),
+            row(login=1, logout=1, listing=range(_GETS + 1, _GETS + 4), **{"import": range(3, 5)}),
             may_have_taken_effect=True,
         ),
         **dict.fromkeys(["locked", "conflict", *ROWS_LEFT], end),
@@ -455,16 +455,16 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         **dict.fromkeys(
             ["403", "unseen"], row(End.HELD, "does not let this user see the prearchive session", archive=0, listing=6)
         ),
-        # The label is asked for beside it. Begun anew, the session is built again.
+        # The label is asked for beside it, and breaks too. Begun anew, the session may be built again.
         "expired": row(login=1, logout=1, listing=range(_GETS + 2, _GETS + 4)),
-        "restart": row(login=1, logout=1, listing=range(_GETS + 4, _GETS + 7)),
+        "restart": row(login=1, logout=1, build=range(1, 3), listing=range(_GETS + 3, _GETS + 8)),
     },
     # That the label is free is to be known, and not to be guessed.
     "label": {
         **_look(),
         **dict.fromkeys(ROWS_TAKEN, NO_ROW),
         **dict.fromkeys(["403", "unseen"], row(listing=_GETS + 1)),
-        "restart": row(login=1, logout=1, listing=_GETS + 5),
+        "restart": row(login=1, logout=1, build=range(1, 3), listing=range(_GETS + 3, _GETS + 8)),
     },
     "archive": {
         **_POST,

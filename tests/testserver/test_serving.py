@@ -4,6 +4,7 @@ import gc
 import socket
 import ssl
 import time
+from contextlib import suppress
 
 import aiohttp
 import anyio
@@ -14,7 +15,7 @@ import trustme
 from raw_client import raw_client
 from yarl import URL
 
-from asyncimport.testserver import TestXnat, Timing, serve
+from asyncimport.testserver import Fault, Restart, TestXnat, Timing, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -83,3 +84,18 @@ async def test_connections_that_are_accepted_while_it_stops_are_closed(turns: in
     for client in clients:
         client.close()
     gc.collect()
+
+
+async def test_a_restart_breaks_connections_that_have_just_been_made() -> None:
+    """However far the server has got with them."""
+    xnat = TestXnat()
+    restart = xnat.faults.add(Fault("any", Restart()))
+    async with serve(xnat) as url:
+        address = ("127.0.0.1", URL(url).port or 0)
+        async with await anyio.connect_tcp(*address) as other:
+            await other.send(b"GET /data/version HTTP/1.1\r\nHost: x\r\n\r\n")
+            clients = [socket.create_connection(address) for _ in range(20)]
+            for client in clients:
+                with client, suppress(ConnectionResetError):
+                    assert await anyio.to_thread.run_sync(client.recv, 1) == b""
+        restart.release()

@@ -61,7 +61,7 @@ async def on_the_way(context: RequestContext, fault: Fault, serve: _Serve) -> we
             if action.tokens:
                 context.site.tokens.clear()
         case actions.Restart() as action:
-            await context.listener.refuse(fault.hold(Gate()), action.seconds)
+            context.listener.refuse(fault.hold(Gate()), action.seconds)
             context.site.restart()
             return _abort(context)
         case actions.Tell() as action:

@@ -1,10 +1,12 @@
 """The listening socket and the connections of a running server."""
 
+import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
-import anyio.lowlevel
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from anyio.abc import TaskGroup
@@ -13,8 +15,7 @@ from ..site.gates import Gate
 
 _SHUTDOWN_SECONDS = 0.5
 _FOREVER = 3600.0
-# Three for a connection; but clients in this process may connect during the first of them.
-_TURNS_TO_ACCEPT = 20
+_BACKLOG = 128
 Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -32,7 +33,11 @@ class _Server(web.Server):
 
 
 class Listener:
-    """Accepts connections. It keeps its port while it is closed and opened again."""
+    """Accepts connections. It keeps its port while it is closed and opened again.
+
+    It accepts them itself: asyncio's server does not tell which ones it has accepted and not begun to serve, and Python
+    3.13 never closes those that it has not when it stops to listen.
+    """
 
     def __init__(
         self,
@@ -49,41 +54,67 @@ class Listener:
         self._closed = 0
         self._stalled: dict[RequestHandler, Gate] = {}
         self._server = _Server(answer, keepalive, self._lost)
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=_SHUTDOWN_SECONDS)
-        self._site: web.TCPSite | None = None
+        self._socket: socket.socket | None = None
+        self._beginning: set[anyio.CancelScope] = set()
+        """Of connections that are accepted, and not known to the server yet."""
 
     async def open(self) -> None:
         """Start to accept connections."""
-        await self._runner.setup()
-        await self._listen()
+        loop = asyncio.get_running_loop()
+        (family, _, _, _, address), *_ = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        # The port can be used again at once, whatever connections linger on it: Python sets SO_REUSEADDR.
+        self._socket = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        self._socket.settimeout(0)
+        self.port = self._socket.getsockname()[1]
+        loop.add_reader(self._socket, self._accept, self._socket)
 
     async def close(self) -> None:
         """Stop for good."""
         for gate in self._stalled.values():
             gate.release()
-        await self._stop_listening()
-        await self._runner.cleanup()
+        self._stop_listening()
+        self._server.pre_shutdown()
+        await self._server.shutdown(_SHUTDOWN_SECONDS)
 
     def drop(self) -> None:
         """Break all connections."""
+        for scope in self._beginning:
+            scope.cancel()
         for handler in self._server.connections:
             if handler.transport is not None:
                 handler.transport.abort()
 
-    async def refuse(self, gate: Gate, seconds: float | None) -> None:
+    def refuse(self, gate: Gate, seconds: float | None) -> None:
         """Refuse connections until the gate is released or the seconds are over."""
         self._closed += 1
-        await self._stop_listening()
+        self._stop_listening()
         self._tasks.start_soon(self._reopen, gate, seconds)
 
-    async def _stop_listening(self) -> None:
-        if self._site is not None:
-            # A connection that has just been accepted is known to its server some turns of the loop later. Python 3.13
-            # never closes one that is not known when the server stops to listen.
-            for _ in range(_TURNS_TO_ACCEPT):
-                await anyio.lowlevel.checkpoint()
-            await self._site.stop()
-            self._site = None
+    def _stop_listening(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def _accept(self, listening: socket.socket) -> None:
+        with suppress(OSError):  # the client may have left
+            connection, _ = listening.accept()
+            scope = anyio.CancelScope()
+            self._beginning.add(scope)
+            self._tasks.start_soon(self._begin, connection, scope)
+
+    async def _begin(self, connection: socket.socket, scope: anyio.CancelScope) -> None:
+        """Let the server know a connection, unless it is broken before."""
+        loop, is_known = asyncio.get_running_loop(), False
+        try:
+            # Not all clients can do TLS, or end the handshake.
+            with scope, suppress(OSError):
+                await loop.connect_accepted_socket(self._server, connection, ssl=self._ssl_context)
+                is_known = True
+        finally:
+            self._beginning.discard(scope)
+            if not is_known:
+                connection.close()
 
     def release_when_lost(self, request: web.BaseRequest, gate: Gate) -> None:
         """Release a gate when the connection of a request is lost, or the server stops."""
@@ -98,15 +129,9 @@ class Listener:
                 await gate.released()
             self._closed -= 1
             if not self._closed:
-                await self._listen()
+                await self.open()
         finally:
             gate.settle()
-
-    async def _listen(self) -> None:
-        # asyncio sets SO_REUSEADDR, so the port can be used again at once, whatever connections linger on it.
-        self._site = web.TCPSite(self._runner, self.host, self.port, ssl_context=self._ssl_context)
-        await self._site.start()
-        self.port = self._runner.addresses[0][1]
 
     def _lost(self, handler: RequestHandler) -> None:
         if (gate := self._stalled.pop(handler, None)) is not None:
