@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _FIRST_WORKER_SECONDS = 15.0
 # How long a worker may not answer before it counts as gone, and how often one that is being called is asked.
 _SILENT_SECONDS = 15.0
-_ASK_SHARE = 1 / 3
+_PING_SHARE = 1 / 3
 # How often a worker is asked for its version if the connection breaks.
 _MOST_TRIES = 3
 # An event mostly overtakes the subscription to it: then it is sent again, after this long and then twice as long.
@@ -71,8 +71,9 @@ class Cluster:
         self._insecure = insecure
         self._listeners: list[MemoryObjectSendStream[Change]] = []
         self._scopes: dict[str, set[anyio.CancelScope]] = {}
+        """Of the calls to each worker, by address."""
         self._silent_seconds = silent_seconds
-        self._asked: set[str] = set()
+        self._pinged: set[str] = set()
         """Workers that are asked whether they answer, as a call to them takes long."""
         self._tasks: TaskGroup | None = None
         self._connection: object = None
@@ -102,7 +103,7 @@ class Cluster:
         """
         self._check_connection()
         address = worker.address
-        ask = asyncio.get_running_loop().call_later(self._silent_seconds * _ASK_SHARE, self._begin_to_ask, address)
+        timer = asyncio.get_running_loop().call_later(self._silent_seconds * _PING_SHARE, self._begin_pings, address)
         scopes = self._scopes.setdefault(address, set())
         try:
             with anyio.CancelScope() as scope:
@@ -114,7 +115,7 @@ class Cluster:
                 finally:
                     scopes.discard(scope)
         finally:
-            ask.cancel()
+            timer.cancel()
             self._check_connection()
 
     def release(self) -> None:
@@ -126,34 +127,38 @@ class Cluster:
         """Tell that a worker takes long to begin."""
         self._report(Notice(f"worker {worker.name} takes long to begin, as if it had other tasks: waiting for it"))
 
-    def _begin_to_ask(self, address: str) -> None:
-        if self._tasks is not None and address in self.workers and address not in self._asked:
-            self._asked.add(address)
-            self._tasks.start_soon(self._ask_worker, address)
+    def _begin_pings(self, address: str) -> None:
+        if self._tasks is not None and address in self.workers and address not in self._pinged:
+            self._pinged.add(address)
+            self._tasks.start_soon(self._ping_while_called, address)
 
-    async def _ask_worker(self, address: str) -> None:
+    async def _ping_while_called(self, address: str) -> None:
         """Ask a worker whether it answers while it is being called; let it leave if not, and join when it does.
 
         Dask finds that out after five minutes.
         """
-        is_silent, pause = False, self._silent_seconds * _ASK_SHARE
+        is_silent, pause = False, self._silent_seconds * _PING_SHARE
         while self._scopes.get(address) and not is_silent:
             with anyio.move_on_after(self._silent_seconds) as limit, suppress(OSError):
                 await self.client.rpc(address).identity()
             is_silent = limit.cancelled_caught
             await anyio.sleep(0 if is_silent else pause)
-        self._asked.discard(address)
+        self._pinged.discard(address)
         if is_silent:
             self._leave(address, "it does not answer")
-            while address not in self.workers and address in (await self._known())["workers"]:
-                try:
-                    await self.client.rpc(address).identity()
-                except OSError:
-                    await anyio.sleep(pause)
-                else:
-                    # It is used again, or there is a reason not to.
-                    return await self._join(address)
-        return None
+            await self._join_when_it_answers(address, pause)
+
+    async def _join_when_it_answers(self, address: str, pause: float) -> None:
+        """Let a worker that was silent join again, unless Dask loses it, or tells that it has joined."""
+        while address not in self.workers and address in await self._known_workers():
+            try:
+                await self.client.rpc(address).identity()
+            except OSError:
+                await anyio.sleep(pause)
+            else:
+                # It is used again, or there is a reason not to.
+                await self._join(address)
+                return
 
     def _check_connection(self) -> None:
         """Begin anew with all workers when the client has another connection to the scheduler.
@@ -169,7 +174,6 @@ class Cluster:
 
     async def _watch(self, tasks: TaskGroup) -> None:
         """Listen to what Dask tells of workers; return when those that are there are known."""
-        topic = f"asyncimport-{id(self)}"
 
         def heard(event: tuple[float, Mapping[str, Any]]) -> None:
             address, action = str(event[1].get("worker")), event[1].get("action")
@@ -178,31 +182,35 @@ class Cluster:
             elif action == "remove-worker":
                 self._leave(address, "" if event[1].get("expected") else "it died, or the network did")
 
-        seconds = _SUBSCRIBE_SECONDS
-        while True:
-            self._connection, ready = self.client.scheduler_comm, anyio.Event()
-            with self._scheduler_errors():
-                self.client.subscribe_topic("all", heard)
-                # The scheduler takes both in order: after an event of the second, no worker that joins is missed.
-                self.client.subscribe_topic(topic, lambda _, ready=ready: ready.set())
-            await self._ask(partial(self.client.log_event, topic, "ready"))
-            with anyio.move_on_after(seconds):
-                await ready.wait()
-            seconds *= 2
-            if ready.is_set() and self.client.scheduler_comm is self._connection:
-                break
+        await self._subscribe(heard)
         self._tasks = tasks
-        self.client.unsubscribe_topic(topic)
         # The scheduler takes actors for nothing to do: with an idle timeout it would end, and all workers with it.
         # So it has a task that no worker can run.
         self._work = self.client.submit(bool, resources={"asyncimport": 1}, pure=False)
-        there = [(address, anyio.Event()) for address in (await self._known())["workers"]]
+        there = [(address, anyio.Event()) for address in await self._known_workers()]
         for address, has_joined in there:
             tasks.start_soon(self._join, address, has_joined)
         # One that hangs keeps nobody waiting for long: it joins later, when it answers.
         with anyio.move_on_after(_FIRST_WORKER_SECONDS):
             for _, has_joined in there:
                 await has_joined.wait()
+
+    async def _subscribe(self, heard: Callable[[Any], None]) -> None:
+        """Hear the events of all workers from now on, and note the connection that they come by."""
+        topic, seconds = f"asyncimport-{id(self)}", _SUBSCRIBE_SECONDS
+        while True:
+            self._connection, ready = self.client.scheduler_comm, anyio.Event()
+            with self._scheduler_errors():
+                self.client.subscribe_topic("all", heard)
+                # The scheduler takes both in order: after an event of the second, no worker that joins is missed.
+                self.client.subscribe_topic(topic, lambda _, ready=ready: ready.set())
+            await self._ask_scheduler(partial(self.client.log_event, topic, "ready"))
+            with anyio.move_on_after(seconds):
+                await ready.wait()
+            seconds *= 2
+            if ready.is_set() and self.client.scheduler_comm is self._connection:
+                break
+        self.client.unsubscribe_topic(topic)
 
     @contextmanager
     def _scheduler_errors(self) -> Iterator[None]:
@@ -218,7 +226,7 @@ class Cluster:
                 hint="see whether it runs and what its log says; the same command goes on",
             ) from error
 
-    async def _ask(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _ask_scheduler(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """Ask the scheduler; once more if the connection breaks. Raises: UnavailableError."""
         with self._scheduler_errors():
             try:
@@ -226,12 +234,14 @@ class Cluster:
             except OSError:
                 return await call()
 
-    async def _known(self) -> dict[str, Any]:
-        known: dict[str, Any] = await self._ask(lambda: self.client.scheduler.identity(n_workers=-1))
-        return known
+    async def _known_workers(self) -> dict[str, Any]:
+        """Return what the scheduler knows of all workers, by address. Raises: UnavailableError."""
+        known: dict[str, Any] = await self._ask_scheduler(lambda: self.client.scheduler.identity(n_workers=-1))
+        workers: dict[str, Any] = known["workers"]
+        return workers
 
     async def _join(self, address: str, has_joined: anyio.Event | None = None) -> None:
-        if (known := (await self._known())["workers"].get(address)) is not None:
+        if (known := (await self._known_workers()).get(address)) is not None:
             await self._use(WorkerAddress(address, _name_of(known.get("name"), address)))
         if has_joined is not None:
             has_joined.set()
@@ -255,6 +265,20 @@ class Cluster:
         return "" if is_safe else "its connection is not encrypted; use tls, or --insecure in a network that is safe"
 
     async def _why_other_version(self, worker: WorkerAddress) -> str:
+        version = await self._read_version(worker)
+        if version == __version__:
+            return ""
+        if isinstance(version, OSError):
+            # The connection says nothing about what is installed there.
+            return f"no connection to it ({plain(str(version))})"
+        if isinstance(version, str):
+            return f"it has asyncimport {plain(version)}, and this is {__version__}"
+        if version is None:
+            return "asyncimport is not installed there"
+        return f"asyncimport cannot be loaded there: {plain(str(version))}"
+
+    async def _read_version(self, worker: WorkerAddress) -> object:
+        """Return the version of asyncimport that a worker has, None for none, or why it cannot be loaded or asked."""
         pydoc: Any = await anyio.to_thread.run_sync(import_module, "pydoc")
         # A function of the standard library: one of ours could not be loaded where asyncimport is not installed.
         locate = partial(
@@ -262,19 +286,10 @@ class Cluster:
         )
         version: object = None
         for _ in range(_MOST_TRIES):
-            version = (await self._ask(locate)).get(worker.address)
+            version = (await self._ask_scheduler(locate)).get(worker.address)
             if not isinstance(version, OSError):
                 break
-        if isinstance(version, OSError):
-            # The connection says nothing about what is installed there.
-            return f"no connection to it ({plain(str(version))})"
-        if version == __version__:
-            return ""
-        if isinstance(version, str):
-            return f"it has asyncimport {plain(version)}, and this is {__version__}"
-        if version is None:
-            return "asyncimport is not installed there"
-        return f"asyncimport cannot be loaded there: {plain(str(version))}"
+        return version
 
     def _leave(self, address: str, why: str) -> None:
         worker = self.workers.pop(address, None)
@@ -325,20 +340,20 @@ async def connect(
     try:
         # What Dask opens is closed last, as the end of the tasks cancels all that comes before it.
         async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
-            cluster = None
+            has_workers = False
             with stop.immediate_scope():
                 if isinstance(spec, distributed.Client):
                     client, where, may_wait = spec, "the cluster", False
                 else:
                     with starting_dask():
                         client, where, may_wait = await open_client(spec, stack, report, insecure=insecure)
-                found = Cluster(client, report, insecure=insecure, silent_seconds=silent_seconds)
-                stack.callback(found.release)
-                await found._watch(tasks)  # noqa: SLF001 - made here
-                await _wait_for_worker(found, where, report, may_wait=may_wait)
-                cluster = found
+                cluster = Cluster(client, report, insecure=insecure, silent_seconds=silent_seconds)
+                stack.callback(cluster.release)
+                await cluster._watch(tasks)  # noqa: SLF001 - made here
+                await _wait_for_worker(cluster, where, report, may_wait=may_wait)
+                has_workers = True
             try:
-                if cluster is None:
+                if not has_workers:
                     raise StoppedError
                 yield cluster
             finally:
