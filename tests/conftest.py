@@ -19,6 +19,7 @@ from fork_server import ForkServer, imported_by
 from forked_process import ForkedProcess
 from free_ports import free_port
 from hypothesis import HealthCheck, settings
+from patience import COMMAND, be_impatient, in_time
 
 from asyncimport.testserver import TestXnat, serve
 from asyncimport.testserver.samples import generated
@@ -84,11 +85,11 @@ class Ended:
         return json.loads(self.out)
 
 
-async def output(process: Process, seconds: float = 40.0) -> Ended:
-    """Wait for the end of a command, for some seconds at the most."""
+async def output(process: Process) -> Ended:
+    """Wait for the end of a command."""
     assert process.stdout is not None
     assert process.stderr is not None
-    with anyio.fail_after(seconds):
+    with in_time(COMMAND):
         out = b"".join([piece async for piece in process.stdout])
         err = b"".join([piece async for piece in process.stderr])
         return Ended(await process.wait(), out.decode(), err.decode())
@@ -240,8 +241,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Trust nobody whom this machine trusts, and let commands be interrupted where a shell has SIGINT ignored."""
+    if config.option.timeout:
+        # Mutants may hang. What says so is told, before its test is given up.
+        be_impatient(config.option.timeout / 4)
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         os.environ.pop(name, None)
     # A shell does so where the tests run in the background.

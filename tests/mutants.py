@@ -31,10 +31,9 @@ from mutant_data import ROOT, Checkout, Located, Mutant, StaleError, all_mutants
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-# The time limit of a test (shorter where a mutant is expected to hang), and of all tests of a mutant.
-_TEST_SECONDS = 15
-_HANGING_SECONDS = 2
-_MUTANT_SECONDS = 60
+# The time limits of a test and of all tests of a mutant, which are shorter where it is expected to hang.
+_TEST_SECONDS, _MUTANT_SECONDS = 60, 300
+_HANGING_SECONDS, _ALL_HANGING_SECONDS = 2, 60
 _TIMED_OUT = re.compile(r"^\++ Timeout \++$", re.MULTILINE)
 # Elsewhere the libraries start threads, and a process with threads cannot be forked.
 _CAN_FORK = sys.platform == "linux"
@@ -115,7 +114,10 @@ class Copy:
         source = file.read_text("utf-8")
         try:
             file.write_text(source.replace(mutant.old, mutant.new), "utf-8")
-            ended = self.test(located.tests, seconds=_HANGING_SECONDS if mutant.hang else _TEST_SECONDS)
+            seconds, in_all = (
+                (_HANGING_SECONDS, _ALL_HANGING_SECONDS) if mutant.hang else (_TEST_SECONDS, _MUTANT_SECONDS)
+            )
+            ended = self.test(located.tests, seconds=seconds, in_all=in_all)
         finally:
             file.write_text(source, "utf-8")
         verdict = _judge(mutant, ended)
@@ -208,7 +210,7 @@ def _want_green(copies: Copies, tests: list[str], jobs: int) -> None:
 
     def test(copy: Copy, some: list[str]) -> str:
         # Each test has its time limit. All together have none, for slow machines.
-        ended = copy.test(some, in_all=None)
+        ended = copy.test(some, seconds=_MUTANT_SECONDS, in_all=None)
         return "" if ended.code == 0 else ended.out
 
     shares = [share for start in range(jobs) if (share := tests[start::jobs])]

@@ -12,6 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from conftest import Commands, Ended
+from patience import COMMAND, in_time
 
 from asyncimport.testserver import Project, TestXnat
 from asyncimport.testserver.samples import generated
@@ -55,7 +56,7 @@ def home(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> Path:
 
 async def run(script: str, env: Mapping[str, str], directory: Path, shell: str = "/bin/sh") -> Ended:
     """Run a script in an environment that has nothing else."""
-    with anyio.fail_after(50):
+    with in_time(COMMAND):
         done = await anyio.run_process([shell, "-c", script], env=env, cwd=directory, check=False)
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -18,6 +18,7 @@ import pytest
 import trustme
 from aiohttp import web
 from conftest import Commands
+from patience import COMMAND, in_time
 from pydicom.uid import UID
 
 from asyncimport.cli import main
@@ -581,7 +582,7 @@ async def test_testserver_refuses_malformed_faults(
     file = tmp_path / "faults.json"
     if content is not None:
         file.write_bytes(content)
-    with anyio.fail_after(30):
+    with in_time(COMMAND):
         ended = await commands("testserver", "--faults", file, "--port", "0", "-o", "json")
     assert (ended.code, ended.json["exit_code"]) == (2, 2)
     *errors, hint = ended.err.splitlines()
@@ -607,7 +608,7 @@ async def test_demo_does_the_whole_job(commands: Commands, tmp_path: Path) -> No
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     commands.env["TMPDIR"] = str(scratch)
-    with anyio.fail_after(50):
+    with in_time(COMMAND):
         ended = await commands("demo")
     assert ended.code == 0, ended.out + ended.err
     upload, _, problems = ended.out.partition("What problems look like")

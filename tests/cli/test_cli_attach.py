@@ -5,9 +5,9 @@ import signal
 import sys
 from pathlib import Path
 
-import anyio
 import pytest
 from conftest import Commands, Ended
+from patience import in_time
 
 from asyncimport.testserver import (
     ArchivedSession,
@@ -144,7 +144,7 @@ async def test_a_dry_run_reports_a_new_resource(
     """XNAT answers a listing of its files with an empty 404."""
     empty = Status(404, "", {"Content-Type": "text/html"})
     xnat.faults.add(Fault("listing", empty, path="/files", share=1))
-    with anyio.fail_after(10):
+    with in_time():
         ended = await attach(ready, folder, *TO_E, "--dry-run")
     assert (ended.code, ended.json["attachments"]["left"]) == (0, 3)
     assert {one["reason"] for one in ended.json["details"]} == {"the resource would be made"}
@@ -374,7 +374,7 @@ async def test_a_stop_during_the_login(xnat: TestXnat, ready: Commands, folder: 
     async with ready.start("attach", folder, *TO_E) as process:
         xnat.faults.add(Fault("login", Tell(lambda: process.send_signal(signal.SIGINT))))
         xnat.faults.add(Fault("login", Stall(), nth=2))
-        with anyio.fail_after(20):
+        with in_time():
             assert await process.wait() == 130
 
 

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from builders import listening
 from conftest import Commands, Ended
+from patience import COMMAND, in_time
 
 from asyncimport.testserver import ExpireLogins, Fault, Status, Tell, TestXnat, User, serve
 
@@ -303,7 +304,7 @@ async def test_missing_values_are_asked_for_on_a_terminal(xnat: TestXnat, url: s
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=commands.env, start_new_session=True
     ) as process:
         os.close(theirs)
-        with anyio.fail_after(30):
+        with in_time(COMMAND):
             await anyio.to_thread.run_sync(talk)
             assert await process.wait() == 0, shown.decode()
     os.close(ours)

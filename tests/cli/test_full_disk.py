@@ -13,6 +13,7 @@ import anyio
 import pytest
 from builders import uids_below
 from conftest import Commands, Ended
+from patience import COMMAND, in_time
 
 from asyncimport.journal.database import create_or_open
 from asyncimport.testserver import Fault, Tell, TestXnat
@@ -76,7 +77,7 @@ def empty_journal(tmp_path: Path) -> int:
 async def limited(commands: Commands, size: int, words: Sequence[str]) -> Ended:
     """Run a command that can write no file beyond a size."""
     command = [sys.executable, "-c", LIMITED, str(size), *words]
-    with anyio.fail_after(40):
+    with in_time(COMMAND):
         done = await anyio.run_process(command, env=commands.env, check=False)
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -182,7 +183,7 @@ async def test_a_disk_that_fills_at_any_moment(
         fault = xnat.faults.add(Fault(kind, Tell(partial(fill, process.pid, state, room)), nth=nth))
         assert process.stdout is not None
         assert process.stderr is not None
-        with anyio.fail_after(40):
+        with in_time(COMMAND):
             out = b"".join([piece async for piece in process.stdout])
             err = b"".join([piece async for piece in process.stderr])
             ended = Ended(await process.wait(), out.decode(), err.decode())
@@ -223,7 +224,7 @@ async def test_a_small_disk(xnat: TestXnat, commands: Commands, tree: Path, stat
     """
     with small_disk(state, kilobytes) as mounted:
         if mounted:
-            with anyio.fail_after(40):
+            with in_time(COMMAND):
                 ended = await commands(*upload(tree, state))
             check_failure(ended, state)
             assert "disk is full" in ended.err or "disk I/O error" in ended.err

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from conftest import Commands, Ended
+from patience import COMMAND, in_time
 
 from asyncimport.testserver import Project, TestXnat, User, serve
 
@@ -59,7 +60,7 @@ async def talked(commands: Commands, answers: Sequence[tuple[str, str]], *words:
         start_new_session=True,
     ) as process:
         os.close(theirs)
-        with anyio.fail_after(40):
+        with in_time(COMMAND):
             await anyio.to_thread.run_sync(talk)
             code = await process.wait()
     os.close(ours)

@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from conftest import Commands
+from patience import COMMAND, in_time
 from rich.console import Console
 
 from asyncimport.cli.output import consoles
@@ -132,7 +133,7 @@ async def test_a_paused_terminal(xnat: TestXnat, ready: Commands, tree: Path) ->
         await terminal.wait_for(lambda text: "in flight" in text and bool(stalled.gates))
         terminal.type(b"\x13")
         stalled.release()
-        with anyio.fail_after(50):
+        with in_time(COMMAND):
             while len(xnat.archived) < 5:
                 await anyio.lowlevel.checkpoint()
         terminal.type(b"\x11")
@@ -220,7 +221,7 @@ async def test_a_terminal_that_is_resized(xnat: TestXnat, ready: Commands, tree:
         return done.stdout.decode()
 
     async def wait_for(pattern: str) -> str:
-        with anyio.fail_after(50):
+        with in_time(COMMAND):
             while not re.search(pattern, text := await control("capture-pane", "-p", "-S", "-", "-t", "it")):
                 pass
         return text
@@ -237,7 +238,7 @@ async def test_a_terminal_that_is_resized(xnat: TestXnat, ready: Commands, tree:
                 await anyio.lowlevel.checkpoint()
             await control("resize-window", "-t", "it", "-x", str(columns))
             # After several of them, tmux is slow to tell the terminal.
-            with anyio.fail_after(50):
+            with in_time(COMMAND):
                 while os.get_terminal_size(device).columns != columns:
                     await anyio.lowlevel.checkpoint()
             fault.release()
@@ -261,7 +262,7 @@ async def test_a_plain_line_is_whole(encoding: str) -> None:
     for event in (Scanned(3, 3000), Admitted(3, 3000), ServerUnavailable("XNAT is not there (404)")):
         totals.note(event)
     async with progress(totals, console, quiet=False, plain_seconds=0.001):
-        with anyio.fail_after(10):
+        with in_time():
             while written.getvalue().count(b"\n") < 2:
                 await anyio.wait_all_tasks_blocked()
     line = written.getvalue().decode(encoding).splitlines()[0]

@@ -19,6 +19,7 @@ import filelock
 import pytest
 from conftest import Commands, Ended
 from journals import ROOT, Disk, archived, instance, meet, opened, scan, sealed_by, send, session, stored, whole_run
+from patience import COMMAND, in_time
 
 from asyncimport.cli.status import _about, _cell
 from asyncimport.errors import JournalBusyError
@@ -245,7 +246,7 @@ async def test_status_during_a_real_run(xnat: TestXnat, url: str, commands: Comm
     commands.login(url)
     told: list[Ended] = []
     async with commands.start("upload", tree, "-P", "demo", "-w", "2", "-q") as process:
-        with anyio.fail_after(50):
+        with in_time(COMMAND):
             while process.returncode is None:
                 ended = await commands("status", "-o", "json")
                 # Before there is a journal, there is nothing to tell.

@@ -11,6 +11,7 @@ import filelock
 import pytest
 from builders import image, sop, write
 from conftest import Commands, output
+from patience import RUN, in_time
 from process_lines import Lines
 
 from asyncimport.testserver import Fault, Status, Tell, TestXnat, User, serve
@@ -46,7 +47,7 @@ async def test_a_watch_uploads_new_studies_until_it_is_stopped(
     commands.login(url)
     words = ("upload", place, "-P", "demo", "-q", "--watch", "0.1s", "--min-age", "0s")
     first, second = run_over(xnat, "archive"), run_over(xnat, "archive", nth=2)
-    with anyio.fail_after(60):
+    with in_time(RUN):
         async with commands.start(*words) as process:
             await after(xnat, 2)
             drop(place / "a", 1, 2)
@@ -66,7 +67,7 @@ async def after(xnat: TestXnat, runs: int) -> None:
     """Wait for this many more runs of a watch."""
     event = anyio.Event()
     xnat.faults.add(Fault("listing", Tell(event.set), path="permissions=edit", nth=runs))
-    with anyio.fail_after(60):
+    with in_time(RUN):
         await event.wait()
 
 
@@ -87,7 +88,7 @@ async def test_a_watch_logs_in_once_and_writes_one_object(
         for study in (1, 2, 3):
             archived = run_over(xnat, "archive")
             drop(place / f"{study}", study, 2)
-            with anyio.fail_after(60):
+            with in_time(RUN):
                 await archived.wait()
             await after(xnat, 2)
             if study == 2:
@@ -96,7 +97,7 @@ async def test_a_watch_logs_in_once_and_writes_one_object(
         xnat.expire_logins()
         await after(xnat, 3)
         process.send_signal(number)
-        ended = await output(process, 60.0)
+        ended = await output(process)
     assert ended.code == 128 + number
     summary = ended.json
     assert summary["exit_code"] == 128 + number
@@ -127,7 +128,7 @@ async def test_idle_runs_write_nothing(xnat: TestXnat, url: str, commands: Comma
     async with commands.start("upload", place, "-P", "demo", "--partial", "archive", *QUICK) as process:
         await after(xnat, 6)
         process.send_signal(signal.SIGTERM)
-        ended = await output(process, 60.0)
+        ended = await output(process)
     assert ended.code == 143
     assert ended.out.count("3 DICOM files") + ended.out.count("2 DICOM files") == 1, ended.out
     assert ended.err.splitlines() == [
@@ -150,11 +151,11 @@ async def test_a_study_without_a_label_does_not_block_others(
         await after(xnat, 4)
         archived = run_over(xnat, "archive")
         drop(place / "b", 3, 2)
-        with anyio.fail_after(60):
+        with in_time(RUN):
             await archived.wait()
         await after(xnat, 3)
         process.send_signal(signal.SIGTERM)
-        ended = await output(process, 60.0)
+        ended = await output(process)
     assert ended.code == 143
     assert {one.label for one in xnat.archived} == {"P2_20200102", "P3_20200102"}
     assert ended.out.count("error skipped, 1 file: study 1.2.1") == 2, "with each summary of what was new"
@@ -178,7 +179,7 @@ async def test_a_missing_directory_is_waited_for(xnat: TestXnat, url: str, comma
         await err.until("going on")
         archived = run_over(xnat, "archive")
         drop(place / "b", 2, 2)
-        with anyio.fail_after(60):
+        with in_time(RUN):
             await archived.wait()
         process.send_signal(signal.SIGTERM)
         await process.wait()
@@ -219,7 +220,7 @@ async def test_max_duration_is_for_the_whole_watch(
     drop(place / "a", 1, 2)
     commands.login(url)
     words = ("upload", place, "-P", "demo", "-o", "json", "--watch", "10m", "--min-age", "0s")
-    with anyio.fail_after(60):
+    with in_time(RUN):
         ended = await commands(*words, "--max-duration", "2s")
     assert (ended.code, ended.json["files"]["stored"]) == (130, 2)
     ended = await commands("upload", place, "-P", "demo", "-o", "json", *QUICK, "--max-duration", "2s")
@@ -236,7 +237,7 @@ async def test_a_refused_login_ends_a_watch(xnat: TestXnat, url: str, commands: 
         await after(xnat, 3)
         xnat.add_user(User("demo", "another"))
         xnat.expire_logins()
-        ended = await output(process, 60.0)
+        ended = await output(process)
     assert (ended.code, ended.json["exit_code"], ended.json["files"]["stored"]) == (3, 3, 2)
     assert "refused" in ended.json["error"]["message"]
     tried = xnat.count["login"]

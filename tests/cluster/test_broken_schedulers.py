@@ -13,6 +13,7 @@ from builders import uids_below
 from conftest import Commands
 from dask_processes import DaskProcesses, dask_processes
 from lost_workers import LEASE_SECONDS, Migration
+from patience import RUN, in_time
 from relay import Relay, relay
 
 from asyncimport import __version__
@@ -81,7 +82,7 @@ async def test_an_upload_goes_on(xnat: TestXnat, url: str, dask: DaskProcesses, 
         async with open_source(cluster, settings, patience_seconds=20) as source:
             workers: Any = ActorLinks(cluster, source, lease_seconds=LEASE_SECONDS)
             made = Migration(xnat, url, tree, tmp_path / "journal.db", workers)
-            with anyio.fail_after(60):
+            with in_time(RUN):
                 summary = await made.run(Fault("import", Tell(lambda: way.break_connections(0)), nth=60))
             await made.check(summary)
     assert any("connection to the scheduler of Dask broke" in notice for notice in notices), notices
@@ -103,7 +104,7 @@ async def test_a_worker_that_loses_the_scheduler_ends(
             async with open_source(cluster, ScanSettings(places=[str(tree)])) as source:
                 workers: Any = ActorLinks(cluster, source, lease_seconds=LEASE_SECONDS)
                 made = Migration(xnat, url, tree, tmp_path / "journal.db", workers)
-                with anyio.fail_after(60):
+                with in_time(RUN):
                     summary = await made.run(Fault("import", Tell(lambda: way.break_connections(0)), nth=60))
                 await made.check(summary)
         assert await anyio.to_thread.run_sync(far.wait, 30) is not None

@@ -12,6 +12,7 @@ import pytest
 from builders import image, write
 from dask_processes import DaskProcesses
 from distributed import Client, Scheduler, Worker
+from patience import RUN, in_time
 
 from asyncimport.cluster.connect import Cluster, WorkerAddress, connect
 from asyncimport.cluster.links import ActorLink
@@ -31,7 +32,7 @@ async def connected(
 ) -> AsyncIterator[Cluster]:
     """Connect, and wait for so many workers."""
     async with connect(parse_spec(dask.address), report=report) as cluster:
-        with anyio.fail_after(60):
+        with in_time(RUN):
             async for _ in cluster.changes():
                 if len(cluster.workers) == workers:
                     break
@@ -107,7 +108,7 @@ async def test_a_worker_at_the_address_of_another_is_another(
         process.kill()
         process.wait()
         dask.start_worker("a", ports=(unused_port, unused_port))
-        with anyio.fail_after(60):
+        with in_time(RUN):
             later = (await anext(joined)).joined
         assert (later.address, later is earlier) == (earlier.address, False)
         with pytest.raises(WorkerLostError, match="it has left the cluster"):

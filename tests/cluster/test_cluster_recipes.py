@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]  # it comes with Dask
 from blockbuster import BlockBuster
 from conftest import Commands
 from dask_processes import HOSTILE, DaskProcesses
+from patience import RUN, in_time
 from slurm_processes import has_slurm, slurm_processes
 
 from asyncimport.cluster.connect import connect
@@ -260,7 +261,7 @@ async def test_jobs_of_a_real_slurm(commands: Commands, tree: Path, tmp_path: Pa
         commands.env |= env | {"DASK_CONFIG": str(tmp_path)}
         words = ("upload", tree, "-P", "demo", "--dask", "slurm:cluster.toml", "--max-duration", "7h", "-o", "json")
         # The command waits for jobs for as long as it takes, and a test that is given up would wait for the command.
-        with anyio.fail_after(90):
+        with in_time(RUN):
             done = await commands(*words)
         assert (done.code, done.json["files"]["stored"]) == (0, 20), done.err
         assert "broke" not in done.err

@@ -18,6 +18,7 @@ from dask.config import set as configured
 from dask_processes import DaskProcesses, can_mount, dask_processes
 from distributed import Client
 from local_cluster import local_workers
+from patience import RUN, in_time
 from relay import Relay, relay
 
 from asyncimport.cluster.connect import Cluster, connect
@@ -52,7 +53,7 @@ async def connected(
     silent_seconds: float = 15.0,
 ) -> AsyncIterator[Cluster]:
     """Connect, and wait until workers of these names are there."""
-    with anyio.fail_after(60):
+    with in_time(RUN):
         async with connect(parse_spec(dask.address), report=report, silent_seconds=silent_seconds) as cluster:
             async for _ in cluster.changes():
                 if {worker.name for worker in cluster.workers.values()} >= set(names):

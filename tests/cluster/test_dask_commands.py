@@ -17,6 +17,7 @@ from conftest import Commands, Ended
 from dask_processes import HOSTILE, DaskProcesses, can_mount
 from distributed import Client
 from forward_proxy import make_tls_context
+from patience import RUN, in_time
 from process_lines import Lines
 
 from asyncimport import Credentials, Server, UploadRequest, rules_from, upload
@@ -115,7 +116,7 @@ async def test_each_worker_has_a_line(xnat: TestXnat, url: str, commands: Comman
         shown = await commands("status", "-P", "demo")
         assert re.search(r"^    worker [01]: .* files?, .*B, .*[12] in flight", shown.out, re.MULTILINE), shown.out
         stalled.release()
-        with anyio.fail_after(60):
+        with in_time(RUN):
             assert await process.wait() == 0
     told = [one for one in map(json.loads, events.read_text().splitlines()) if one["event"] == "worker_progress"]
     ended = {one["worker"]: one for one in told}
@@ -143,7 +144,7 @@ async def test_processes_of_this_machine_inherit_no_secret(
     xnat.faults.add(Fault("import", Tell(is_sending.set), nth=40))
     held = xnat.faults.add(Fault("import", Stall(), nth=41, times=1000))
     async with commands.start("upload", tree, "-P", "demo", "-q", "--dask", "local:2") as process:
-        with anyio.fail_after(60):
+        with in_time(RUN):
             await is_sending.wait()
             environments = await anyio.to_thread.run_sync(environments_below, process.pid)
             xnat.faults.clear()
@@ -250,7 +251,7 @@ async def test_workers_watch(xnat: TestXnat, url: str, commands: Commands, dask:
         assert process.stderr is not None
         assert process.stdout is not None
         err = Lines(process.stderr)
-        with anyio.fail_after(100):
+        with in_time(RUN):
             await Lines(process.stdout).until("1 session")
             assert dask.scheduler is not None
             end(dask.scheduler)

@@ -14,6 +14,7 @@ import anyio.to_thread
 import pytest
 from builders import AT_ONCE, DEMO, QUICK, opened, router, summary_of
 from memory_pipeline import MemoryDestination, MemorySource, study_files
+from patience import in_time
 
 from asyncimport.cluster.messages import Order, Packed, Reply, Setup, pack_outcome, unpack_claims
 from asyncimport.cluster.ports import WorkerLostError
@@ -144,7 +145,7 @@ async def run(
     rules = router(session="{StudyDate}")
     send = partial(send_by_workers, Workers(workers), setup)
     target = destination or MemoryDestination()
-    with anyio.fail_after(20):
+    with in_time():
         async with opened(journal_path, rules) as journal:
             await upload_images(source, target, journal, rules, options=options, report=report, stop=stop, send=send)
             # Else the next run would take it for killed.

@@ -3,9 +3,9 @@
 import signal
 from pathlib import Path
 
-import anyio
 import pytest
 from conftest import Commands
+from patience import RUN, in_time
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
@@ -62,7 +62,7 @@ async def test_a_module_without_a_cluster(site: Commands, tree: Path, spec: str,
 
 async def test_ctrl_c_while_the_first_worker_is_awaited(site: Commands, tree: Path) -> None:
     """The run ends at once, as stopped."""
-    with anyio.fail_after(60):
+    with in_time(RUN):
         async with site.start("plan", tree, "-P", "demo", "--dask", "@mysite:empty") as process:
             assert process.stderr is not None
             told = b""

@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 from builders import AT_ONCE, DEMO, QUICK, claim, image, sop, write
+from patience import in_time
 
 from asyncimport.cluster.messages import Order, Reply, Setup, pack_claims
 from asyncimport.cluster.sending_actor import SendingActor
@@ -112,7 +113,7 @@ async def test_a_worker_that_hears_nothing_ends_with_its_lease(xnat: TestXnat, u
     packed, deliveries = pack_claims([claim(file, number=number) for number, file in enumerate(files, 1)])
     until = clock + 0.5
     order = Order(number=1, lease_until=until, limit=1, files=packed, deliveries=deliveries)
-    with anyio.fail_after(5):
+    with in_time():
         reply = await thread.exchange(order)
         while not reply.has_ended:
             # The lease is that of the first order, as if nobody had heard the replies.
@@ -126,7 +127,7 @@ async def test_a_worker_that_gets_no_order_ends_too(xnat: TestXnat, url: str, tm
     write(tmp_path / "in" / "1", image(1))
     thread = SendingThread(setup(url, tmp_path / "in", lease_seconds=0.2))
     await thread.start()
-    with anyio.fail_after(5):
+    with in_time():
         await thread.ended()
     assert not xnat.imports
 
@@ -142,7 +143,7 @@ async def test_a_worker_without_a_lease_logs_out(xnat: TestXnat, url: str, tmp_p
     order = Order(number=1, lease_until=clock + (60 if is_told else 0.5), limit=1, files=files, deliveries=deliveries)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(thread.exchange, order)
-        with anyio.fail_after(20):
+        with in_time():
             await (thread.end() if is_told else thread.ended())
     assert not xnat.imports
     assert (xnat.count["login"], xnat.count["logout"], xnat.live_logins("demo")) == (1, 1, 0)
@@ -172,7 +173,7 @@ async def test_a_worker_that_is_to_stop_is_heard_of_meanwhile(xnat: TestXnat, ur
     xnat.faults.add(Fault("import", Stall()))
     files, deliveries = pack_claims([claim(file)])
     reply = await thread.exchange(Order(number=1, lease_until=clock + 60, limit=1, files=files, deliveries=deliveries))
-    with anyio.fail_after(10):
+    with in_time():
         reply = await thread.exchange(Order(number=2, lease_until=reply.clock + 60, limit=1, stop_seconds=60))
     assert not reply.has_ended
     await thread.end()

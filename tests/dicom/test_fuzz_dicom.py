@@ -303,7 +303,7 @@ def run(path: Path, seed: int, *, files: int | None = None, seconds: float = 0.0
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_changed_files_end_in_an_answer(tmp_path: Path) -> None:
     """A short run, always with the same seeds."""
     figures = run(tmp_path / "file", 13, files=100)

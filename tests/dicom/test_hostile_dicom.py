@@ -175,7 +175,7 @@ Tell = Callable[[bytes], Identity | tuple[str, str] | None]
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("make", "reason"), KNOWN.values(), ids=KNOWN)
 def test_a_file_that_is_too_large_behind_the_header_is_known(
     tmp_path: Path, make: Callable[[], bytes], reason: str
@@ -185,7 +185,7 @@ def test_a_file_that_is_too_large_behind_the_header_is_known(
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("make", "reason"), UNKNOWN.values(), ids=UNKNOWN)
 def test_a_file_that_is_too_large_before_the_uids_is_unknown(
     tmp_path: Path, make: Callable[[], bytes], reason: str
@@ -228,7 +228,7 @@ LONG: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is the kernel's, in /proc")
 @pytest.mark.parametrize("make", LONG.values(), ids=LONG)
 def test_memory_stays_small_whatever_a_file_claims(tmp_path: Path, make: Callable[[], bytes]) -> None:
@@ -279,7 +279,7 @@ SOUND: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("make", SOUND.values(), ids=SOUND)
 def test_sound_files_may_be_large(told: Tell, make: Callable[[], bytes]) -> None:
     """Real files are within the limits."""

@@ -15,6 +15,7 @@ import filelock
 import pytest
 from conftest import Commands
 from journals import RULES, Disk, archived, instance, meet, send, session, stored
+from patience import COMMAND, in_time
 
 from asyncimport.errors import JournalBusyError, UsageError
 from asyncimport.journal import Journal, JournalReader
@@ -456,7 +457,7 @@ async def test_a_held_session_is_freed(xnat: TestXnat, url: str, commands: Comma
     commands.login(url)
     async with commands.start("upload", tree, "-P", "demo", "-w", "2") as process:
         xnat.faults.add(Fault("import", Tell(lambda: process.send_signal(signal.SIGINT)), nth=21))
-        with anyio.fail_after(30):
+        with in_time(COMMAND):
             assert await process.wait() == 130
     (journal,) = commands.home.rglob("*.journal")
     with JournalReader.open(journal) as reader:

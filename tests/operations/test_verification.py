@@ -15,6 +15,7 @@ import pytest
 from anyio.abc import Process
 from builders import AT_ONCE, image, logged_in, router, sop, upload, write
 from conftest import Commands
+from patience import in_time
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from asyncimport.journal import JournalReader
@@ -490,7 +491,7 @@ async def test_what_was_there_before_is_known_after_a_kill(tmp_path: Path) -> No
         xnat.faults.add(Fault("archive", Tell(at_once)))
         book = tmp_path / "journal.db"
         await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite=Overwrite.APPEND, stop=stop)
-        with anyio.fail_after(5):
+        with in_time():
             while xnat.prearchive:
                 await anyio.lowlevel.checkpoint()
         summary = await upload(url, [tmp_path / "ours"], book, options=SMALL, overwrite=Overwrite.APPEND)
@@ -572,7 +573,7 @@ async def test_files_that_were_sent_again_without_proof_are_told_apart(
     async with commands.start(*again) as running:
         process.append(running)
         await running.wait()
-    with anyio.fail_after(5):
+    with in_time():
         while xnat.prearchive:
             await anyio.lowlevel.checkpoint()
     ended = await commands(*again)

@@ -10,6 +10,7 @@ from anyio import wait_all_tasks_blocked
 from anyio.abc import TaskGroup
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import COMMAND, in_time
 
 from asyncimport.errors import UsageError
 from asyncimport.model.option import bytes_of
@@ -537,14 +538,14 @@ async def test_a_call_that_gets_no_answer_gives_its_slot_to_another() -> None:
     stuck = [throttle.slot() for _ in range(throttle.limit)]
     for slot in stuck:
         await slot.wait_turn()
-    with anyio.fail_after(30):
+    with in_time(COMMAND):
         async with throttle.slot():
             assert throttle.in_flight == throttle.limit == 3
             stuck[0].record_success(1)
             stuck[0].release()
             assert throttle.in_flight == 3
     assert throttle.in_flight == 2
-    with anyio.fail_after(30):
+    with in_time(COMMAND):
         await stuck[0].wait_turn()
     assert throttle.in_flight == 3
     for slot in stuck:

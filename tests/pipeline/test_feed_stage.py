@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from memory_pipeline import FEW, ONE, MemoryDestination, MemorySource, no_wait, run_pipeline, study_files
+from patience import COMMAND, in_time
 
 from asyncimport.errors import (
     RefusedError,
@@ -131,8 +132,7 @@ async def test_files_that_are_tried_again_later_keep_no_others_waiting(
             stop.request(grace=0)
 
     destination.on_store = store
-    # Where others wait too, only the time limit ends it.
-    with anyio.move_on_after(5):
+    with in_time():
         await run_pipeline(
             MemorySource(study_files("1", 40), batch=40), destination, journal_path, options=Options(), stop=stop
         )
@@ -151,7 +151,7 @@ async def test_files_that_get_no_answer_keep_no_others_waiting_for_a_slot(journa
 
     destination.on_store = store
     files = {path: key for number in range(1, 7) for path, key in study_files(f"{number}", 20).items()}
-    with anyio.fail_after(30):
+    with in_time(COMMAND):
         summary = await run_pipeline(MemorySource(files, batch=120), destination, journal_path, options=Options())
     assert len(destination.stored) == len(set(destination.stored)) == summary.files.stored == 120
 
@@ -173,7 +173,7 @@ async def test_a_file_that_gets_no_answer_keeps_no_others_of_its_batch_waiting(
 
     destination.on_store = store
     source = MemorySource(study_files("1", 40), batch=40, read_ahead=ahead)
-    with anyio.fail_after(30):
+    with in_time(COMMAND):
         summary = await run_pipeline(source, destination, journal_path, options=replace(FEW, workers=3))
     assert len(destination.stored) == len(set(destination.stored)) == summary.files.stored == 40
 

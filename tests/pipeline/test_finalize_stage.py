@@ -19,6 +19,7 @@ from builders import (
     write,
 )
 from memory_pipeline import MemoryDestination, MemorySource, no_wait, run_pipeline, study_files
+from patience import RUN, in_time
 
 from asyncimport.errors import (
     TransientError,
@@ -235,7 +236,7 @@ async def test_sessions_that_xnat_never_archives_keep_no_others_waiting(journal_
 
     destination.on_finalize = finalize
     files = {path: key for number in range(30) for path, key in study_files(f"{number}", 1).items()}
-    with anyio.fail_after(60):
+    with in_time(RUN):
         await run_pipeline(MemorySource(files, batch=30), destination, journal_path, options=Options())
     assert (len(hanging), len(destination.finalized)) == (4, 30)
 

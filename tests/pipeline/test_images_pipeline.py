@@ -4,8 +4,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.to_thread
 import pydicom
 import pytest
 from builders import (
@@ -20,6 +18,7 @@ from builders import (
     upload,
     write,
 )
+from patience import in_time
 
 from asyncimport.errors import (
     UsageError,
@@ -203,7 +202,7 @@ async def test_held_sessions_make_room_for_others(
     sample(tree, sessions=6, files=40)
     options = Options(workers=2, finalizers=1, max_open_sessions=most_open)
     xnat.faults.add(Fault("import", Tell(xnat.projects.clear)))
-    with anyio.fail_after(10):
+    with in_time():
         await upload(url, [tree], journal_path, options=options)
     assert xnat.count["import"] == 6
 

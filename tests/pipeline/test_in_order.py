@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
+from patience import in_time
 
 from asyncimport.errors import UsageError
 from asyncimport.pipeline.in_order import in_order
@@ -39,7 +40,7 @@ async def test_what_is_ready_first_waits_for_those_before_it() -> None:
     async def take(number: int) -> None:
         taken.append(number)
 
-    with anyio.fail_after(10):
+    with in_time():
         await in_order(numbers(9), prepare, take, ahead=3)
     assert taken == [*range(9)]
     assert 3 <= most <= 4
@@ -58,5 +59,5 @@ async def test_an_error_ends_it(ahead: int, is_first: bool) -> None:
     async def succeed(number: int) -> int:
         return number
 
-    with anyio.fail_after(10), pytest.raises(UsageError, match="four"):
+    with in_time(), pytest.raises(UsageError, match="four"):
         await in_order(numbers(9), fail if is_first else succeed, succeed if is_first else fail, ahead=ahead)

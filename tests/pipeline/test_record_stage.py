@@ -14,6 +14,7 @@ from builders import (
     states_in,
 )
 from memory_pipeline import FEW, MemoryDestination, MemorySource, study_files
+from patience import in_time
 
 from asyncimport.errors import (
     JournalError,
@@ -43,7 +44,7 @@ async def test_a_journal_that_fails_ends_the_run(journal_path: Path) -> None:
     destination = MemoryDestination()
     journal = await anyio.to_thread.run_sync(partial(Torn, journal_path, destination="test", rules=rules.rules))
     try:
-        with anyio.fail_after(20), pytest.raises(JournalError, match="outcomes lost"):
+        with in_time(), pytest.raises(JournalError, match="outcomes lost"):
             await upload_images(
                 MemorySource(study_files("1", 50)), destination, journal, rules, options=FEW, policy=AT_ONCE
             )

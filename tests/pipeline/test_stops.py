@@ -14,6 +14,7 @@ import anyio.to_thread
 import pytest
 from anyio.abc import Process
 from conftest import Commands, Ended, output
+from patience import COMMAND, in_time
 
 from asyncimport.testserver import Fault, Stall, Tell, TestXnat, Timing, add_session
 from asyncimport.testserver.samples import generated
@@ -141,7 +142,7 @@ async def test_a_server_that_does_not_answer(
                 process.send_signal(number)
 
             xnat.faults.add(Fault("login", Tell(hang)))
-            with anyio.fail_after(20):
+            with in_time():
                 assert (await output(process)).code == 128 + number
 
 
@@ -157,13 +158,13 @@ async def stopped_while_it_waits(process: Process, number: signal.Signals, times
     """Send a signal when the command reports that it waits for a lock, and wait for its end."""
     assert process.stderr is not None
     said = b""
-    with anyio.fail_after(40):
+    with in_time(COMMAND):
         # A second signal is one only when the first has been heard.
         for sign in (b"waiting for it", b"stopping")[:times]:
             while sign not in said:
                 said += await process.stderr.receive()
             process.send_signal(number)
-    with anyio.fail_after(15):
+    with in_time():
         return await output(process)
 
 

@@ -7,6 +7,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from builders import folder, image, opened, upload, write
+from patience import in_time
 
 from asyncimport.demographics.table import Demographics
 from asyncimport.model.options import Options
@@ -37,7 +38,7 @@ async def test_an_update_that_is_cancelled_is_not_recorded(url: str, tmp_path: P
     async with opened(tmp_path / "journal.db", destination=url) as journal:
         scan = partial(journal.scan.skip_known, retry_refused=False, resend_changed=False, is_filtered=False)
         await anyio.to_thread.run_sync(scan, [file])
-        with anyio.fail_after(10):
+        with in_time():
             await update(journal, request, options=Options(), stop=stop)
         (due,) = await anyio.to_thread.run_sync(journal.subjects.due_subjects)
     assert due.stored_fields is None

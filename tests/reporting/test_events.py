@@ -23,6 +23,7 @@ import pytest
 from builders import upload
 from conftest import Commands
 from entries_of_a_run import CLAIM, EVERYTHING, QUOTING, SUMMARY
+from patience import COMMAND, in_time
 
 import asyncimport.reporting
 from asyncimport.errors import UnavailableError, UsageError
@@ -430,7 +431,7 @@ async def test_everything_is_written_after_ctrl_c(xnat: TestXnat, url: str, comm
     path = tmp_path / "events"
     async with commands.start("upload", tree, "-P", "demo", "-w", "2", "--events", path) as process:
         xnat.faults.add(Fault("import", Tell(lambda: process.send_signal(signal.SIGINT)), nth=21))
-        with anyio.fail_after(30):
+        with in_time(COMMAND):
             assert await process.wait() == 130
     found = events_in(path)
     stored = [one for one in found if one["event"] == "file_stored"]

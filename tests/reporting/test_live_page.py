@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import aiohttp
-import anyio
 import pytest
 from aiohttp.test_utils import unused_port
 from builders import claim
 from conftest import Commands
 from entries_of_a_run import CLAIM, EVERYTHING, SESSION
+from patience import in_time
 
 from asyncimport.errors import UsageError
 from asyncimport.model.activity import Activity
@@ -221,7 +221,7 @@ class TestWhatIsPushed:
             pushed = Events(response)
             await pushed.until("running")
             note(EVERYTHING["run_ended"])
-        with anyio.fail_after(20):
+        with in_time():
             news = await pushed.until("some files did not arrive")
             assert news is not None
             while await pushed.next() is not None:
@@ -238,7 +238,7 @@ class TestWhatIsPushed:
             assert (response.status, response.headers["Retry-After"]) == (503, "30")
         for one in listening:
             one.close()
-        with anyio.fail_after(20):
+        with in_time():
             while (response := await browser.get(f"{url}events")).status == 503:
                 await response.read()
         assert response.status == 200

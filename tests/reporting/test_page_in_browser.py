@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from browser import WIDTHS, browsing, needs_chromium, visit
 from builders import image, write
 from conftest import Commands
+from patience import in_time
 from playwright.async_api import Browser, expect
 
 from asyncimport.model.activity import Activity, RunActivity, WorkerActivity
@@ -230,7 +230,7 @@ class TestLivePage:
                 await expect(rows).to_have_count(1)
                 await expect(rows.first).to_contain_text("archived")
                 assert await seen.page.evaluate("performance.timeOrigin") == loaded
-            with anyio.fail_after(20):
+            with in_time():
                 assert await process.wait() == 0
 
     async def test_it_has_a_line_for_each_worker(
@@ -252,7 +252,7 @@ class TestLivePage:
                 stalled.release()
                 await expect(seen.page.locator(".status")).to_have_text("finished: everything is done", timeout=60_000)
                 assert (await cells.all_inner_texts())[1] == "40"
-            with anyio.fail_after(20):
+            with in_time():
                 assert await process.wait() == 0
 
     async def test_a_run_that_is_killed(

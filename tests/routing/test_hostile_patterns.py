@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 from time import process_time
 
-import anyio
 import pytest
 from builders import image, write
 from conftest import Commands
 from hypothesis import example, given
 from hypothesis import strategies as st
+from patience import COMMAND, in_time
 
 from asyncimport.dicom import STUDY_FIELDS
 from asyncimport.routing.attachments import AttachRule
@@ -224,7 +224,7 @@ async def test_no_filter_of_a_site_delays_a_dry_run(
         write(tmp_path / "visit" / f"{number}", content)
     xnat.project("demo").series_filter = SeriesFilter(("^(a|a)*$",))
     commands.login(url)
-    with anyio.fail_after(30):
+    with in_time(COMMAND):
         ended = await commands("upload", tmp_path / "visit", "-P", "demo", "--dry-run", "-o", "json")
     assert ended.code == 8
     assert [(one["code"], one["files"]) for one in ended.json["problems"]] == [("series-dropped", 1)]

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from builders import listening
 from conftest import Commands
+from patience import RUN, in_time
 
 from asyncimport.errors import TransientError, UnavailableError
 from asyncimport.pacing.monitor import OutageMonitor
@@ -279,7 +280,7 @@ async def test_a_run_ends_in_time(
         ended_at.append(monotonic())
 
     xnat.faults.add(Fault(kind, Tell(go_away), nth=2))
-    with anyio.fail_after(60):
+    with in_time(RUN):
         ended = await commands("upload", tree, "-P", "demo", "--outage-timeout", "3s", "-w", "4", "-o", "json")
     seconds = monotonic() - ended_at[0]
     assert ended.code == 4, ended.err
@@ -300,7 +301,7 @@ async def test_a_login_that_hangs_ends_in_time(commands: Commands, tree: Path) -
     async with listening(silent) as url:
         commands.login(url)
         began = monotonic()
-        with anyio.fail_after(60):
+        with in_time(RUN):
             ended = await commands("upload", tree, "-P", "demo", "--outage-timeout", "1s", "-o", "json")
     assert ended.code == 4, ended.err
     assert monotonic() - began < 15

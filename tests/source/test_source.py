@@ -20,6 +20,7 @@ import anyio.to_thread
 import psutil
 import pytest
 from builders import body_of, folder, image, open_files, sop, write
+from patience import in_time
 
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
@@ -335,7 +336,7 @@ async def consume(body: StreamedBody, then: object = None) -> int:
 
 async def closed(path: Path) -> None:
     """Wait until no handle of a file is open: a thread may drop the last one a moment after its read."""
-    with anyio.fail_after(20):
+    with in_time():
         while open_files(path):
             await anyio.lowlevel.checkpoint()
 
@@ -515,7 +516,7 @@ async def test_a_stop_ends_the_worker(tmp_path: Path, monkeypatch: pytest.Monkey
         while not hangs.exists():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
-    with anyio.fail_after(10):
+    with in_time():
         while children() or threading.active_count() > before + 1:  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)
 
@@ -527,13 +528,13 @@ async def test_the_worker_ends_with_the_walk(tmp_path: Path) -> None:
     async for _ in source.batches():
         await source.identify_many(files)
         assert children() == 1
-    with anyio.fail_after(10):
+    with in_time():
         while children():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)
     await source.identify_many(files)
     assert children() == 1
     del source
-    with anyio.fail_after(10):
+    with in_time():
         while children():  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)
 
@@ -619,7 +620,7 @@ async def test_a_stop_abandons_slow_reads(tmp_path: Path) -> None:
         await source.identify_many(files)
     assert scope.cancelled_caught
     assert slow.opens < 4 + 64
-    with anyio.fail_after(10):
+    with in_time():
         while slow.opens < 4 + 64 or threading.active_count() > before + 1:  # noqa: ASYNC110 - nobody tells
             await anyio.sleep(0.01)
     slow.seconds = 0

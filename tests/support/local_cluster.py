@@ -1,5 +1,6 @@
 """Workers of Dask on this machine: processes that can be killed, stopped and cut off."""
 
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Protocol
 
 import anyio
 from anyio.abc import Process
+from dask.config import set as configured
 from distributed import Client, LocalCluster
 from free_ports import free_port
 from namespaces import Namespace
@@ -17,6 +19,9 @@ from relay import relay
 from asyncimport.cluster.links import ActorLink
 from asyncimport.cluster.messages import Order, Reply, Setup
 from asyncimport.model.ports import FileReader
+
+# A network may be cut for as long as a run takes here, and the kernel gives its connections up after half a minute.
+_TCP_TIMEOUT = "600s"
 
 
 class CountingLink(ActorLink):
@@ -131,6 +136,7 @@ class LocalWorkers:
             ],
             stdout=None,
             stderr=None,
+            env={**os.environ, "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": _TCP_TIMEOUT},
         )
         self.stack.push_async_callback(_end, process)
         return process
@@ -151,12 +157,13 @@ async def local_workers(
     host: str = "127.0.0.1",
 ) -> AsyncIterator[LocalWorkers]:
     """Start a scheduler here, and worker processes."""
-    async with (
-        LocalCluster(n_workers=0, host=host, dashboard_address=":0", asynchronous=True) as cluster,
-        Client(cluster, asynchronous=True, direct_to_workers=True) as client,
-        AsyncExitStack() as stack,
-    ):
-        made = LocalWorkers(client, cluster.scheduler_address, open_files, lease_seconds, stack)
-        if workers:
-            await made.add(workers)
-        yield made
+    with configured({"distributed.comm.timeouts.tcp": _TCP_TIMEOUT}):
+        async with (
+            LocalCluster(n_workers=0, host=host, dashboard_address=":0", asynchronous=True) as cluster,
+            Client(cluster, asynchronous=True, direct_to_workers=True) as client,
+            AsyncExitStack() as stack,
+        ):
+            made = LocalWorkers(client, cluster.scheduler_address, open_files, lease_seconds, stack)
+            if workers:
+                await made.add(workers)
+            yield made

@@ -13,6 +13,7 @@ from builders import (
     router,
     summary_of,
 )
+from patience import in_time
 
 from asyncimport.dicom import STUDY_FIELDS, Identity
 from asyncimport.errors import (
@@ -184,7 +185,7 @@ async def run_pipeline(
 ) -> Summary:
     """Run the pipeline from source to destination."""
     rules = router(session="{StudyDate}")
-    with anyio.fail_after(20):
+    with in_time():
         async with opened(journal_path, rules) as journal:
             await upload_images(
                 source, destination, journal, rules, options=options, policy=policy, stop=stop, report=report
@@ -198,7 +199,7 @@ async def run_by_directory(
     """Run the pipeline with labels from directories."""
     rules = Router("P", session="{session}", keywords=frozenset(STUDY_FIELDS), paths=PathPattern.parse("{session}/**"))
     assert rules.session_depth == 1
-    with anyio.fail_after(20):
+    with in_time():
         async with opened(journal_path, rules) as journal:
             await upload_images(source, destination, journal, rules, options=replace(FEW, **options), policy=AT_ONCE)
             return await summary_of(journal)

@@ -16,6 +16,7 @@ import anyio
 import trustme
 from anyio.abc import ByteReceiveStream, Process
 from anyio.streams.text import TextReceiveStream
+from patience import COMMAND, in_time
 
 # Where Debian installs it is on the path of root only.
 NGINX = shutil.which(
@@ -79,7 +80,7 @@ class Nginx:
 
     async def wait_for(self, status: int) -> None:
         """Wait until nginx has answered with this status."""
-        with anyio.fail_after(30):
+        with in_time(COMMAND):
             await self._wait_for(status)
 
     async def _wait_for(self, status: int) -> None:

@@ -1,8 +1,8 @@
 """What a process writes, line by line."""
 
-import anyio
 from anyio.abc import ByteReceiveStream
 from anyio.streams.text import TextReceiveStream
+from patience import RUN, in_time
 
 
 class Lines:
@@ -15,7 +15,7 @@ class Lines:
 
     async def until(self, text: str) -> None:
         """Read until there is a line with this text."""
-        with anyio.fail_after(60):
+        with in_time(RUN):
             while True:
                 while "\n" in self._rest:
                     line, _, self._rest = self._rest.partition("\n")

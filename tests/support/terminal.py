@@ -12,8 +12,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pyte
 from anyio.abc import Process
-
-_MAX_SECONDS = 50
+from patience import COMMAND, in_time
 
 
 class Terminal:
@@ -47,7 +46,7 @@ class Terminal:
 
     async def wait_for(self, is_shown: Callable[[str], bool]) -> list[str]:
         """Return the lines as soon as all of them together are as wanted."""
-        with anyio.fail_after(_MAX_SECONDS):
+        with in_time(COMMAND):
             while not is_shown("\n".join(self.lines)):
                 if not await self._read():
                     raise AssertionError(f"it has ended with {self.lines}")
@@ -55,7 +54,7 @@ class Terminal:
 
     async def end(self) -> int:
         """Return the exit code, after all that the command writes."""
-        with anyio.fail_after(_MAX_SECONDS):
+        with in_time(COMMAND):
             while await self._read():
                 pass
             return await self._process.wait()

@@ -9,6 +9,7 @@ import aiohttp
 import anyio
 import pytest
 from anyio.abc import TaskGroup
+from patience import COMMAND, in_time
 from raw_client import RawClient, Reply, basic_auth, dicom, raw_client
 from yarl import URL
 
@@ -244,7 +245,7 @@ async def test_a_body_that_nobody_reads_stops_on_its_way() -> None:
 
     async with scene() as at:
         fault = at.web.xnat.faults.add(Fault("import", Stall(reads=False)))
-        with anyio.fail_after(30):
+        with in_time(COMMAND):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(at.web.send, body())
                 while not fault.gates:

@@ -6,9 +6,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pydicom
 import pytest
+from patience import in_time
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -302,7 +302,7 @@ PET: dict[str, Any] = {"Modality": "PT", "SeriesNumber": 2, "SeriesInstanceUID":
 async def separated(web: RawClient, uri: str) -> None:
     """Rebuild a session and wait until two rows replace it."""
     await web.post("/data/services/prearchive/rebuild", src=uri.removeprefix("/data"))
-    with anyio.fail_after(5):
+    with in_time():
         while await web.row_status(uri) != "gone":
             pass
 

@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator
 
-import anyio
 import pytest
 from browser import WIDTHS, browsing, needs_chromium, visit
+from patience import COMMAND, in_time
 from playwright.async_api import Browser, expect
 from raw_client import dicom, raw_client
 
@@ -51,7 +51,7 @@ async def test_it_shows_what_arrives_while_it_does(browser: Browser, width: int,
 
 async def test_a_server_that_stops(browser: Browser) -> None:
     """It does not wait for browsers, and the page says that it is gone."""
-    with anyio.fail_after(30):
+    with in_time(COMMAND):
         async with raw_client() as web:
             page = visit(browser, f"{web.url}/")
             seen = await page.__aenter__()

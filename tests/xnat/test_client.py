@@ -12,6 +12,7 @@ import pytest
 import trustme
 from aiohttp import web
 from builders import AT_ONCE, DEMO, listening, logged_in
+from patience import in_time
 from yarl import URL
 
 from asyncimport.errors import (
@@ -196,7 +197,7 @@ async def test_an_expired_login_is_renewed_once_for_all_calls(xnat: TestXnat, ur
             assert (await client.call("GET", client.url("/data/auth"), read)).status == 200
 
         xnat.expire_logins()
-        with anyio.fail_after(10):
+        with in_time():
             async with anyio.create_task_group() as tasks:
                 for _ in range(together):
                     tasks.start_soon(ask)

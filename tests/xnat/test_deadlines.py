@@ -5,6 +5,7 @@ from functools import partial
 import anyio
 import anyio.lowlevel
 import pytest
+from patience import in_time
 
 from asyncimport.errors import TransientError
 from asyncimport.xnat.deadlines import Deadlines
@@ -32,7 +33,7 @@ async def test_only_calls_that_take_too_long_end() -> None:
     for _ in range(2):
         ended.clear()
         began = anyio.Event()
-        with anyio.fail_after(5):
+        with in_time():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(call, "slow")
                 tasks.start_soon(partial(call, "quick", is_quick=True))
@@ -45,7 +46,7 @@ async def test_only_calls_that_take_too_long_end() -> None:
 async def test_a_cancelled_call_is_not_late() -> None:
     """A cancellation stays one just before the deadline, and an expired deadline does not cancel the scope."""
     deadlines = Deadlines(0.05)
-    with anyio.fail_after(5):
+    with in_time():
         with anyio.CancelScope() as scope, deadlines:
             scope.cancel()
             await anyio.sleep_forever()

@@ -29,6 +29,7 @@ from builders import (
     sop,
     write,
 )
+from patience import in_time
 from yarl import URL
 
 from asyncimport.errors import LoginRefusedError, RefusedError, SourceError, TransientError
@@ -201,7 +202,7 @@ async def test_a_file_that_changes_while_it_is_sent(
     file = write(path, image(pixels=3 * LARGE))
     other = write(tmp_path / "other", image(2, pixels=2 * LARGE))
     async with reaching(url) as there:
-        with anyio.fail_after(5), pytest.raises(SourceError) as told:
+        with in_time(), pytest.raises(SourceError) as told:
             await there.store(claim(file), Meddling(await body_of(file), lambda: change(path)))
         assert told.value.may_have_taken_effect
         assert open_files(path) == 0
@@ -215,7 +216,7 @@ async def test_a_file_that_is_missing_when_it_is_sent(xnat: TestXnat, url: str, 
     async with reaching(url) as there:
         body = await body_of(file)
         Path(file.path).unlink()
-        with anyio.fail_after(5), pytest.raises(SourceError, match="no such file") as told:
+        with in_time(), pytest.raises(SourceError, match="no such file") as told:
             await there.store(claim(file), body)
         assert not told.value.may_have_taken_effect
     assert not xnat.imports
@@ -255,7 +256,7 @@ async def test_a_server_that_stops_reading_is_given_up(tmp_path: Path) -> None:
     path = tmp_path / "file"
     file = write(path, bytes(30 << 20))
     async with deaf(Timeouts(stall=0.1, reply=600)) as there:
-        with anyio.fail_after(5), pytest.raises(TransientError, match="did not answer in time") as caught:
+        with in_time(), pytest.raises(TransientError, match="did not answer in time") as caught:
             await there.store(claim(file, uri=URI), await body_of(file))
         assert caught.value.overload
         assert open_files(path) == 0
@@ -266,7 +267,7 @@ async def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, size: i
     """The body is in the system's buffers, but no reply comes in time."""
     file = write(tmp_path / "file", bytes(size))
     async with deaf(Timeouts(stall=0.05, reply=0.05)) as there:
-        with anyio.fail_after(5), pytest.raises(TransientError, match="did not answer in time"):
+        with in_time(), pytest.raises(TransientError, match="did not answer in time"):
             await there.store(claim(file), await body_of(file))
 
 
@@ -307,7 +308,7 @@ async def test_an_answer_before_the_end_of_the_body_counts(tmp_path: Path) -> No
     path = tmp_path / "file"
     file = write(path, bytes(5 * LARGE))
     async with listening(answer) as url, reaching(url) as there:
-        with anyio.fail_after(5), pytest.raises((RefusedError, TransientError)) as caught:
+        with in_time(), pytest.raises((RefusedError, TransientError)) as caught:
             await there.store(claim(file), await body_of(file))
         assert open_files(path) == 0
     assert "413" in str(caught.value) or "connection broke" in str(caught.value)

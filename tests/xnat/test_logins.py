@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from builders import AT_ONCE, listening, logged_in, uids_below, upload
 from conftest import Commands, Ended, output
+from patience import COMMAND, in_time
 from yarl import URL
 
 from asyncimport.errors import LoginRefusedError
@@ -83,7 +84,7 @@ async def test_one_login_serves_all_workers_after_an_expiry(
     """XNAT gives the new login only after all 32 workers got a 401, and it serves all."""
     gate = Gate(WORKERS)
     expiry = xnat.faults.add(Fault("import", ExpireLogins(), nth=150))
-    with anyio.fail_after(40):
+    with in_time(COMMAND):
         async with gated(url, gate) as address:
             # All of it is scanned before: no worker waits for work.
             options = Options(workers=WORKERS, finalizers=2, check_first=True)

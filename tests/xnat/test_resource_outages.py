@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import anyio
-import anyio.lowlevel
 import pytest
 from builders import AT_ONCE, DEMO, QUICK, folder, logged_in
+from patience import in_time
 from resource_builders import (
     FAILED,
     SESSION,
@@ -205,7 +204,7 @@ async def test_a_stop_during_an_outage(xnat: TestXnat, url: str, session: Archiv
 
     xnat.faults.add(Fault("any", Status(503), path="resources", share=1))
     async with logged_in(url) as client:
-        with anyio.fail_after(10):
+        with in_time():
             waiting = InMemoryQueue([batch_of(*files.small(2))])
             await upload_attachments(
                 await folder(),

@@ -15,6 +15,7 @@ import anyio
 import pytest
 from aiohttp import web
 from builders import listening, logged_in
+from patience import in_time
 
 from asyncimport.errors import LoginExpiredError, LoginRefusedError, RefusedError, TransientError, UnavailableError
 from asyncimport.pacing.retry import RetryPolicy
@@ -200,7 +201,7 @@ async def test_a_dripping_download_ends(site: tuple[Site, str], tmp_path: Path) 
     told, url = site
     async with logged_in(url, timeouts=Timeouts(connect=5, stall=0.5, reply=0.5)) as client:
         told.piece, told.pause, told.times = b"x", 0.05, 100
-        with anyio.fail_after(3), pytest.raises(TransientError, match="in time"):
+        with in_time(), pytest.raises(TransientError, match="in time"):
             await client.download("/data/zip", tmp_path / "zip", ONCE)
         told.piece, told.pause, told.times = bytes(8 << 10), 0.05, 20
         await client.download("/data/zip", tmp_path / "zip", ONCE)
@@ -222,9 +223,9 @@ async def test_a_dripping_answer_ends(site: tuple[Site, str]) -> None:
     told, url = site
     async with logged_in(url, timeouts=Timeouts(connect=5, stall=0.25, reply=0.25)) as client:
         told.piece, told.pause, told.times = b"x", 0.05, 100
-        with anyio.fail_after(3), pytest.raises(TransientError, match="in time"):
+        with in_time(), pytest.raises(TransientError, match="in time"):
             await client.request("GET", "/data/projects", as_it_is, ONCE)
-        with anyio.fail_after(3), pytest.raises(TransientError, match="in time"):
+        with in_time(), pytest.raises(TransientError, match="in time"):
             await client.call("POST", client.url("/data/services/import"), as_it_is, data=b"x", has_deadline=True)
 
 

@@ -8,6 +8,7 @@ import anyio
 import pytest
 from aiohttp import web
 from builders import AT_ONCE, claim, image, listening, logged_in, write
+from patience import in_time
 
 from asyncimport.xnat.archive import READS_AT_ONCE, Archive
 from asyncimport.xnat.client import Client
@@ -36,7 +37,7 @@ class Together:
             self.most = max(self.most, len(self._here))
             if self._here == set(self.paths):
                 self._all_here.set()
-            with anyio.fail_after(20):
+            with in_time():
                 await self._all_here.wait()
         if path == "/data/JSESSION":
             return web.Response(text="OURS")
