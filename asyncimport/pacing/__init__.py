@@ -11,4 +11,5 @@ outage       a budget of retries, and the wait for a server that is away
 rate_limit   how many bytes a second are sent
 retry        when to try again
 shutdown     how a run ends early
+trial        compares files as they are with zips
 """

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from asyncimport.model.choices import Compress
+from asyncimport.pacing.trial import CallTimes, Trial
 
 # Zips are tried if they could save more than this share of the time of a call.
 _MIN_SAVING = 0.15
@@ -14,18 +15,11 @@ _OBVIOUS_SAVING = 0.2
 _FAST_BYTES = 300e6
 # Larger files are deflated twice.
 _DEFLATED_ONCE = 1 << 20
-# They begin if calls then take less than this share of the time without them, and end above the other share.
-_BEGIN_BELOW, _END_ABOVE = 0.92, 0.98
-# If they save more than was foreseen, and more than this beside it, something else has changed meanwhile.
-_TOLERANCE = 0.15
-# A trial that is still not clear then changes nothing.
-_MAX_PARTS = 5
-# Calls and seconds after which the system has told what share of their time calls wait for the link.
-_SHARE_CALLS, _SHARE_SECONDS = 4, 0.25
-# While the number in flight grows, it does so after fewer calls. With too few in flight zips would save nothing.
+# Calls and seconds after which it is known what share of their time calls wait for the link: as the system tells, ...
+_TOLD_CALLS, _SHARE_SECONDS = 4, 0.25
+# ... and as measured. While the number in flight grows, it does so after fewer calls. With too few in flight zips would
+# save nothing.
 _CALLS_TO_SETTLE, _ROUNDS_TO_SETTLE = 8, 3
-# Calls that are measured in each part of a trial, at least.
-_TRIAL_CALLS = 16
 # The pause before the next trial doubles with each one that changes nothing. While files go as zips, a trial sends some
 # of them over a slow link as they are, so the pause is the longest one there.
 _FIRST_PAUSE_SECONDS, _FIRST_PAUSE_OF_ZIPS, _MAX_PAUSE_SECONDS = 10.0, 60.0, 300.0
@@ -38,64 +32,48 @@ _MAX_FAILURES, _MAX_REFUSALS, _MAX_LOSSES = 2, 3, 8
 _MAX_LOST_SECONDS = 1000.0
 # A series is given up after this many files that are not worth it; this many series are remembered.
 _HOPELESS_FILES, _MAX_SERIES = 3, 1000
-_SIZE_CLASSES = 64
-
-
-class _Times:
-    """The seconds of calls, for each power of two of bytes on disk, without the first `skipped` ones."""
-
-    def __init__(self, began: float, skipped: int) -> None:
-        self.began = began
-        self._skipped = skipped
-        self.seconds = [0.0] * _SIZE_CLASSES
-        self.counts = [0] * _SIZE_CLASSES
-        self.count = self.zips = 0
-
-    def add(self, seconds: float, size: int, now: float, *, is_zip: bool) -> None:
-        """Add a call that ends now, unless it is one of the first, or began before these had ended."""
-        self.zips += is_zip
-        if self._skipped:
-            self._skipped -= 1
-            self.began = now
-        elif now - seconds >= self.began:
-            self.seconds[size.bit_length()] += seconds
-            self.counts[size.bit_length()] += 1
-            self.count += 1
-
-    def over(self, other: "_Times") -> float:
-        """Return the time of these calls over that of the others, for files of the same size; 1 if there are none."""
-        quotient, calls = 0.0, 0
-        for seconds, count, others, number in zip(self.seconds, self.counts, other.seconds, other.counts, strict=True):
-            if count and others:
-                quotient += seconds * number / others
-                calls += count
-        return quotient / calls if calls else 1.0
 
 
 @dataclass(slots=True)
-class _Told:
-    """The calls since a time, for what the system tells of the link.
+class _Waits:
+    """Calls since a time, and how long they waited for the link.
 
-    `link_seconds` is how long all calls had waited for it until then. `bytes` are those that zips would deflate.
+    `waited` is how long all calls had waited until then. `bytes` are those that zips would deflate.
     """
 
     began: float
-    link_seconds: float
+    waited: float
     calls: int = 0
     seconds: float = 0.0
     bytes: int = 0
+
+    def add(self, seconds: float, size: int) -> None:
+        """Add a call."""
+        self.calls += 1
+        self.seconds += seconds
+        self.bytes += size * (1 + (size > _DEFLATED_ONCE))
+
+    def share(self, waited: float) -> float:
+        """Return which share of their time these calls waited, if all have waited for so long until now."""
+        return min(1.0, (waited - self.waited) / max(self.seconds, 1e-9))
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Calls with one number in flight."""
+
+    in_flight: int
+    times: CallTimes
+    waits: _Waits
 
 
 class Compression:
     """Decides for each file whether it goes as a zip.
 
     With AUTO, files go as they are until the link shows to be the limit: calls wait for it a share `s` of their time,
-    and deflating by the ratio `r` would save s (1 - 1/r). If that is enough, a trial compares both ways, with the same
-    number of calls in flight (`is_comparing`): as many bytes in flight take as long, whosever they are, so only the
-    whole flow shows what zips save. It has parts: as before, which is over when it shows that a trial is due, the other
-    way, as before again, and so on, until the parts before and after one agree: what changes meanwhile on the server or
-    the link shows there. Zips that save as much as was foreseen need no further part. The trial is repeated now and
-    then. Its pauses grow while the result stays the same, and to change takes more than to stay.
+    and deflating by the ratio `r` would save s (1 - 1/r). If that is enough, a `Trial` compares both ways, and the
+    number of calls in flight must not change meanwhile (`is_comparing`). It is repeated now and then. Its pauses grow
+    while the result stays the same, and to change takes more than to stay.
 
     Where the system tells that the link is the limit by far, zips begin without a trial: on such a link it would take
     long. If the link is the limit no longer, the trial follows at once, else after a minute. Where files get through
@@ -111,6 +89,7 @@ class Compression:
         self._fast_bytes = min(deflate_rate, _FAST_BYTES)
         self._clock = clock
         self._is_on = mode is Compress.ALWAYS
+        """Whether files go as zips, but for a trial of the other way."""
         self._has_ended = mode is Compress.NEVER
         self._is_expected = mode is Compress.ALWAYS
         self._failures = self._refusals = self._losses = 0
@@ -119,19 +98,15 @@ class Compression:
         self._ratio = _ASSUMED_RATIO
         self._hopeless: dict[str, int] = {}
         """How many files of a series were not worth it, one after another."""
-        self._trial: list[_Times] = []
-        """The parts of a trial so far: calls as before it, the other way, as before, and so on."""
+        self._trial: Trial | None = None
         self._pause = _FIRST_PAUSE_SECONDS
         self._tried_at = float("-inf")
-        self._recent: _Times | None = None
-        """Calls since the share was last measured, with one number in flight."""
-        self._in_flight = 0
-        self._seconds = self._blocked_before = 0.0
-        """What calls took since then, and how long all had waited."""
+        self._sample: _Sample | None = None
+        """Calls since the share was last measured."""
+        self._told: _Waits | None = _Waits(clock(), 0.0)
+        """Calls since the system's share was last measured; None after a trial."""
         self._share = self._told_share = 0.0
-        """Which share of their time they waited, and of late by what the system tells."""
-        self._told: _Told | None = _Told(clock(), 0.0)
-        """The calls since the latter was last measured; None after a trial."""
+        """Which share of their time calls waited for the link, as measured and as the system tells."""
         self._is_fast = False
         """Whether deflating would be the limit."""
         self._is_untried = False
@@ -147,12 +122,13 @@ class Compression:
     @property
     def is_on(self) -> bool:
         """Whether files go as zips now, if they are worth it."""
-        return not self._has_ended and self._is_on is (not self._trial or len(self._trial) % 2 == 1)
+        is_other_way = self._trial is not None and self._trial.is_other_way
+        return not self._has_ended and self._is_on is not is_other_way
 
     @property
     def is_comparing(self) -> bool:
         """Whether the number of calls in flight must not change now."""
-        return bool(self._trial)
+        return self._trial is not None
 
     def is_worth_trying(self, series: str) -> bool:
         """Whether to make a zip of the next file, which is of this series."""
@@ -189,41 +165,39 @@ class Compression:
         if self._mode is not Compress.AUTO or self._has_ended:
             return
         now = self._clock()
-        if self._trial and in_flight != self._in_flight:
+        if self._trial is not None and in_flight != self._trial.in_flight:
             self.cancel_trial()
-        if self._trial:
-            part = self._trial[-1]
-            part.add(seconds, size, now, is_zip=is_zip)
-            if part.count >= max(_TRIAL_CALLS, in_flight):
-                self._end_part(now, in_flight)
+        if self._trial is not None:
+            foreseen = 1 - self._share * (1 - 1 / self._ratio)
+            is_better = self._trial.record(seconds, size, now, is_zip=is_zip, foreseen=foreseen)
+            if is_better is not None:
+                self._end_trial(self._trial, now, is_better=is_better)
             return
         self._measure_told_share(now, seconds, size, in_flight, link_seconds)
-        recent = self._recent
-        if recent is None or in_flight != self._in_flight:
-            self._recent, self._in_flight = _Times(now, 0), in_flight
-            self._seconds, self._blocked_before = 0.0, blocked_seconds
+        sample = self._sample
+        if sample is None or in_flight != sample.in_flight:
+            self._sample = _Sample(in_flight, CallTimes(now, 0), _Waits(now, blocked_seconds))
             return
-        self._seconds += seconds
-        recent.add(seconds, size, now, is_zip=is_zip)
-        if recent.count >= _CALLS_TO_SETTLE + _ROUNDS_TO_SETTLE * in_flight and now - recent.began >= _SHARE_SECONDS:
-            self._recent = None
-            self._share = min(1.0, (blocked_seconds - self._blocked_before) / max(self._seconds, 1e-9))
-            if self._is_trial_due(recent, now):
-                self._trial = [recent, _Times(now, in_flight)]
+        sample.waits.add(seconds, size)
+        sample.times.add(seconds, size, now, is_zip=is_zip)
+        is_settled = sample.times.count >= _CALLS_TO_SETTLE + _ROUNDS_TO_SETTLE * in_flight
+        if is_settled and now - sample.times.began >= _SHARE_SECONDS:
+            self._sample = None
+            self._share = sample.waits.share(blocked_seconds)
+            if self._is_trial_due(sample.times, now):
+                self._trial = Trial(sample.times, now, in_flight=in_flight, zips_before=self._is_on)
 
     def _measure_told_share(self, now: float, seconds: float, size: int, in_flight: int, link_seconds: float) -> None:
         """Add a call to what the system tells of the share, and begin zips if that is large."""
         told = self._told
         if told is None:
-            self._told = _Told(now, link_seconds)
+            self._told = _Waits(now, link_seconds)
             return
-        told.calls += 1
-        told.seconds += seconds
-        told.bytes += size * (1 + (size > _DEFLATED_ONCE))
-        if told.calls < _SHARE_CALLS or now - told.began < _SHARE_SECONDS:
+        told.add(seconds, size)
+        if told.calls < _TOLD_CALLS or now - told.began < _SHARE_SECONDS:
             return
-        self._told = _Told(now, link_seconds)
-        self._told_share = min(1.0, (link_seconds - told.link_seconds) / max(told.seconds, 1e-9))
+        self._told = _Waits(now, link_seconds)
+        self._told_share = told.share(link_seconds)
         if self._is_on:
             return
         # Large files that end together have not been sent in the time between their ends.
@@ -231,7 +205,7 @@ class Compression:
         is_obvious = self._told_share * (1 - 1 / self._ratio) > _OBVIOUS_SAVING
         if is_obvious and not self._is_doubtful and not self._is_fast:
             self._is_on = self._is_untried = True
-            self._tried_at, self._recent = now, None
+            self._tried_at, self._pause, self._sample = now, _FIRST_PAUSE_OF_ZIPS, None
 
     def record_failure(self) -> bool:
         """Record that the server failed on a zip (500). Whether it was the last one."""
@@ -269,7 +243,7 @@ class Compression:
 
     def cancel_trial(self) -> None:
         """Drop a trial: the number of calls in flight has changed."""
-        self._trial, self._recent, self._told = [], None, None
+        self._trial = self._sample = self._told = None
 
     def _give_up(self, series: str) -> None:
         """Count a file of a series that was not worth a zip."""
@@ -277,42 +251,29 @@ class Compression:
             self._hopeless = {}
         self._hopeless[series] = self._hopeless.get(series, 0) + 1
 
-    def _is_trial_due(self, recent: _Times, now: float) -> bool:
+    def _is_trial_due(self, recent: CallTimes, now: float) -> bool:
         if self._is_on:
             # While the link is the limit, the same files as they are would take longer.
             is_known = self._told_share * (self._ratio - 1) > _MIN_SAVING
             if self._is_untried:
-                pause = _FIRST_PAUSE_OF_ZIPS if is_known else 0.0
+                pause = self._pause if is_known else 0.0
             else:
                 pause = _MAX_PAUSE_SECONDS if is_known else self._pause
             return recent.zips > 0 and now >= self._tried_at + pause
         is_due = now >= self._tried_at + self._pause and not self._is_fast
         return is_due and self._share * (1 - 1 / self._ratio) > _MIN_SAVING
 
-    def _end_part(self, now: float, in_flight: int) -> None:
-        parts = len(self._trial)
-        threshold = 1 / _END_ABOVE if self._is_on else _BEGIN_BELOW
-        if parts % 2:
-            before, changed, after = self._trial[-3:]
-            quotients = changed.over(before), changed.over(after)
-            is_clear = max(quotients) <= threshold or min(quotients) > threshold or parts == _MAX_PARTS
-        else:
-            before, changed = self._trial[-2:]
-            quotients = changed.over(before) if changed.zips or self._is_on else 1.0, 0.0
-            foreseen = 1 - self._share * (1 - 1 / self._ratio)
-            is_clear = not self._is_on and (not changed.zips or foreseen - _TOLERANCE <= quotients[0] <= threshold)
-        if not is_clear:
-            # What is still in flight went the other way.
-            self._trial.append(_Times(now, in_flight))
-            return
-        self._is_untried = False
-        stays = max(quotients) > threshold
-        self._is_on = self._is_on is stays
+    def _end_trial(self, trial: Trial, now: float, *, is_better: bool) -> None:
+        """Go the other way from now on if it is better."""
         self.cancel_trial()
+        self._is_untried = False
+        self._tried_at = now
+        self._is_on = self._is_on is not is_better
         if not self._is_on:
-            self._is_doubtful |= before.zips + changed.zips > 0
+            self._is_doubtful |= trial.had_zips
             # The next files may deflate better.
             self._ratio = max(self._ratio, _ASSUMED_RATIO)
-        first = _FIRST_PAUSE_OF_ZIPS if self._is_on else _FIRST_PAUSE_SECONDS
-        self._pause = min(2 * self._pause, _MAX_PAUSE_SECONDS) if stays else first
-        self._tried_at = now
+        if is_better:
+            self._pause = _FIRST_PAUSE_OF_ZIPS if self._is_on else _FIRST_PAUSE_SECONDS
+        else:
+            self._pause = min(2 * self._pause, _MAX_PAUSE_SECONDS)
