@@ -72,32 +72,37 @@ class DeliveryQueue:
                     "UPDATE delivery SET state = 'SEALED', partial = ? WHERE key = ?",
                     (any(self._state.count_missing(session)), key),
                 )
-            # One look at all instances: of a large session each takes milliseconds.
-            *counts, stored, refused, presumed, resent = self._connection.one(
-                "SELECT count(*) FILTER (WHERE d.uri = ?2), count(*) FILTER (WHERE d.uri = ?2 "
-                # A row that was built and left takes later files. It may have a part of a failed instance.
-                "OR i.state = 'FAILED' OR (i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED')), "
-                "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'STORED'), "
-                # Instances refused because of the second row may be accepted later.
-                "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'REFUSED' AND NOT ?4), "
-                "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'STORED' AND i.presumed), "
-                "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'STORED' AND i.presumed AND i.delivery = ?3) "
-                "FROM instance i LEFT JOIN delivery d ON d.key = i.delivery WHERE i.session = ?1",
-                (session, uri, key, is_open),
-            )
-        where = Session(project, subject, label, study_uid)
+            where = Session(project, subject, label, study_uid)
+            delivery = Delivery(key, where, number, uri, initial_labels(where, *initial))
+            sealed = self._describe(delivery, session, is_archived=state == "ARCHIVED", is_open=is_open)
+        before = None if archived_before is None else _uids(archived_before)
+        return replace(sealed, expected_count=expected, archived_before=before)
+
+    def _describe(self, delivery: Delivery, session: int, *, is_archived: bool, is_open: bool) -> SealedDelivery:
+        """Return what is known of the instances of a delivery and of its session."""
+        # One look at all instances: of a large session each takes milliseconds.
+        acknowledged, max_row_files, stored, refused, presumed, resent = self._connection.one(
+            "SELECT count(*) FILTER (WHERE d.uri = ?2), count(*) FILTER (WHERE d.uri = ?2 "
+            # A row that was built and left takes later files. It may have a part of a failed instance.
+            "OR i.state = 'FAILED' OR (i.state = 'REFUSED' AND i.refusal IS NOT 'DROPPED')), "
+            "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'STORED'), "
+            # Instances refused because of the second row may be accepted later.
+            "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'REFUSED' AND NOT ?4), "
+            "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'STORED' AND i.presumed), "
+            "json_group_array(i.sop_uid) FILTER (WHERE i.state = 'STORED' AND i.presumed AND i.delivery = ?3) "
+            "FROM instance i LEFT JOIN delivery d ON d.key = i.delivery WHERE i.session = ?1",
+            (session, delivery.uri, delivery.key, is_open),
+        )
         return SealedDelivery(
-            Delivery(key, where, number, uri, initial_labels(where, *initial)),
+            delivery,
             _uids(stored),
-            refused=_uids(refused),
-            is_archived=state == "ARCHIVED",
+            is_archived=is_archived,
             is_open=is_open,
-            acknowledged=counts[0],
-            max_row_files=counts[1],
             presumed=_uids(presumed),
             resent=_uids(resent),
-            expected_count=expected,
-            archived_before=None if archived_before is None else _uids(archived_before),
+            refused=_uids(refused),
+            acknowledged=acknowledged,
+            max_row_files=max_row_files,
         )
 
     def record_archived_before(self, sealed: SealedDelivery, before: frozenset[str]) -> SealedDelivery:

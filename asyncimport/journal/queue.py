@@ -123,23 +123,14 @@ class UploadQueue:
                 if outcome.may_have_taken_effect:
                     self._note_interruption([delivery.key])
                 if claim.check_archive or delivery.uri is None:
-                    (session,) = self._connection.one("SELECT session FROM delivery WHERE key = ?", (delivery.key,))
-                    self.first_files.end(session, is_stored=isinstance(outcome, Stored))
+                    self._end_first_file(outcome)
                 if isinstance(outcome, Stored):
-                    stored.append(
-                        (claim.key, outcome.attempts, delivery.key, outcome.sha256, outcome.xxh3, outcome.zip_size)
-                    )
-                    if delivery.uri is None:
-                        self._db.execute(
-                            "UPDATE delivery SET uri = ?, merges = ? WHERE key = ?",
-                            (outcome.uri, outcome.merges, delivery.key),
-                        )
+                    digests = outcome.sha256, outcome.xxh3
+                    stored.append((claim.key, outcome.attempts, delivery.key, *digests, outcome.zip_size))
                 elif isinstance(outcome, Withheld):
                     self._withhold(outcome)
                 else:
-                    refused = isinstance(outcome, Refused)
-                    kind = outcome.kind if isinstance(outcome, Refused) else None
-                    state = "REFUSED" if refused else "FAILED"
+                    state, kind = ("REFUSED", outcome.kind) if isinstance(outcome, Refused) else ("FAILED", None)
                     others.append((claim.key, outcome.attempts, state, outcome.reason, kind))
             self._connection.execute_rows(
                 f"{_RECORD} state = 'STORED', reason = NULL, delivery = column3, sha256 = column4, xxh3 = column5, "
@@ -167,6 +158,16 @@ class UploadQueue:
         if due:
             self._synced_at = now
         return ready
+
+    def _end_first_file(self, outcome: Outcome) -> None:
+        """Note that the first file of a delivery has ended, and the row that it names."""
+        delivery = outcome.claim.delivery
+        (session,) = self._connection.one("SELECT session FROM delivery WHERE key = ?", (delivery.key,))
+        self.first_files.end(session, is_stored=isinstance(outcome, Stored))
+        if isinstance(outcome, Stored) and delivery.uri is None:
+            self._db.execute(
+                "UPDATE delivery SET uri = ?, merges = ? WHERE key = ?", (outcome.uri, outcome.merges, delivery.key)
+            )
 
     def give_back(self, claims: Sequence[Claim], *, were_sent: bool) -> int:
         """Queue files again that were handed out; return how many sessions became ready to be finalised.

@@ -4,6 +4,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 from types import MappingProxyType
+from typing import Any
 
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.existing import ExistingInstances
@@ -97,16 +98,7 @@ class ScanWriter:
         postponed, undecided = self._state.postponed, self._state.undecided
         paths = [os.fsencode(file.path) for file in files]
         with self._connection.transaction():
-            rows = {
-                path: row
-                for path, *row in self._db.execute(
-                    "SELECT f.path, f.size, f.mtime_ns, "  # noqa: S608 - only marks
-                    "f.inode, f.ctime_ns, f.key, f.kind, f.key IN (SELECT file FROM scope), i.key, i.session, i.state, "
-                    "i.refusal, iif(f.kind = 'INSTANCE' AND i.state = 'STORED', i.settled_at, NULL) FROM file f "
-                    f"LEFT JOIN instance i ON i.key = f.instance WHERE f.path IN ({', '.join('?' * len(paths))})",
-                    paths,
-                )
-            }
+            rows = self._read_known(paths)
             for path, file in zip(paths, files, strict=True):
                 row = rows.get(path)
                 if row is None or not is_same_file(row[:4], file, row[-1]):
@@ -138,6 +130,7 @@ class ScanWriter:
                     queued.append((session, instance))
                     size += file.size
             self._connection.execute_rows("INSERT OR IGNORE INTO scope SELECT column1 FROM {rows}", [*zip(skipped)])
+            # A file that nobody has touched since it was stored is now known by inode and ctime.
             self._connection.execute_rows(
                 "UPDATE file SET inode = column2, ctime_ns = column3 FROM {rows} WHERE key = column1", proven
             )
@@ -147,6 +140,17 @@ class ScanWriter:
             self._state.enqueue(queued)
             adopted = self._existing.adopt_queued({session for session, _ in queued})
         return Admission(unknown, [], len(queued) - adopted.files, size - adopted.size)
+
+    def _read_known(self, paths: Sequence[bytes]) -> dict[bytes, list[Any]]:
+        """Return the rows of those files that are known, by path, with their instances."""
+        rows = self._db.execute(
+            "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, f.key, f.kind, "  # noqa: S608 - only marks
+            "f.key IN (SELECT file FROM scope), i.key, i.session, i.state, i.refusal, "
+            "iif(f.kind = 'INSTANCE' AND i.state = 'STORED', i.settled_at, NULL) FROM file f "
+            f"LEFT JOIN instance i ON i.key = f.instance WHERE f.path IN ({', '.join('?' * len(paths))})",
+            paths,
+        )
+        return {path: row for path, *row in rows}
 
     def admit(
         self,
