@@ -1,12 +1,14 @@
 """Opens a client of the cluster that `--dask` names: of one that runs, or of one that is started for it."""
 
+import asyncio
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +43,14 @@ def start_fork_server() -> None:
     if _FORKS:
         with _environment_of_children():
             forkserver.set_forkserver_preload(["asyncimport.cluster.forked"])
-            forkserver.ensure_running()
+            # Else it would be started next, and unblock signals.
+            resource_tracker.ensure_running()
+            # A terminal sends Ctrl-C to all processes of a command, also to one that has just been started.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                forkserver.ensure_running()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextmanager
@@ -119,10 +128,15 @@ async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
             silence_logs=_SILENT,
             preload=["asyncimport.cluster.local_worker"],
         )
-        # Also if a stop comes while it starts.
+        # Also if a stop comes while it starts: it can be closed when it has started.
         stack.push_async_callback(_close, cluster)
+        started = asyncio.ensure_future(cluster)
         try:
-            await cluster
+            try:
+                await asyncio.shield(started)
+            finally:
+                with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                    await asyncio.wait([started])
         except (OSError, RuntimeError, ImportError) as error:
             raise UnavailableError(
                 f"the processes of local:{number} do not start: {first_line(error)}",

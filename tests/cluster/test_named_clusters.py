@@ -1,6 +1,7 @@
 """`--dask @module:name`, a first worker that does not come, and no Dask at all: as somebody types them."""
 
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,45 @@ async def test_ctrl_c_while_the_first_worker_is_awaited(site: Commands, tree: Pa
             assert await process.wait() == 130, told.decode()
     assert b"Traceback" not in told
     assert b"stopped" in told
+
+
+STOPS = """
+import os, signal
+
+def dask_setup(nanny):
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+
+FORKS = """
+import multiprocessing, os, signal
+from multiprocessing import forkserver
+from asyncimport.cluster.clients import start_fork_server
+
+start_fork_server()
+server = forkserver._forkserver._forkserver_pid
+os.kill(server, signal.SIGINT)
+process = multiprocessing.get_context("forkserver").Process(target=print, args=["forked"])
+process.start()
+process.join()
+print(forkserver._forkserver._forkserver_pid == server)
+"""
+
+
+async def test_ctrl_c_while_the_processes_of_this_machine_start(site: Commands, tree: Path, tmp_path: Path) -> None:
+    """They start, are ended, and nothing else is said. The signal comes with the first of them."""
+    (tmp_path / "modules" / "stops.py").write_text(STOPS)
+    fresh = Commands(tmp_path)  # one that reads the configuration anew
+    fresh.env |= {"PYTHONPATH": site.env["PYTHONPATH"], "DASK_DISTRIBUTED__NANNY__PRELOAD": "stops"}
+    ended = await fresh("plan", tree, "-P", "demo", "-q", "--dask", "local:2")
+    assert (ended.code, ended.err) == (130, "stopped\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others do not fork")
+async def test_ctrl_c_while_the_first_process_imports() -> None:
+    """It goes on, and says nothing: the command says that it was stopped."""
+    with anyio.fail_after(60):
+        ended = await anyio.run_process([sys.executable, "-c", FORKS], check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"forked\nTrue\n", b"")
 
 
 @pytest.mark.parametrize(
