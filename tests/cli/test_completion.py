@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import COMMAND
 
 pytestmark = [pytest.mark.thorough, pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")]
 
@@ -33,7 +34,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def typed(shell: str, environment: dict[str, str], keys: str, until: str, directory: Path) -> str:
-    """Type into a shell on a terminal, and return what it shows, when that has some text or 30 seconds are over.
+    """Type into a shell on a terminal, and return what it shows, when that has some text or it has hung.
 
     The keys are typed when it waits, and Tab again when nothing has come of them: zsh only loads the script at first.
     """
@@ -42,7 +43,7 @@ def typed(shell: str, environment: dict[str, str], keys: str, until: str, direct
         os.chdir(directory)
         os.execvpe(shell, SHELLS[shell], environment)  # noqa: S606 - a shell, as a terminal starts it
     shown = b""
-    end = time.monotonic() + 30
+    end = time.monotonic() + COMMAND
     try:
         while until.encode() not in shown and time.monotonic() < end:
             if select.select([terminal], [], [], 2.0)[0]:

@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 from builders import AT_ONCE, DEMO, QUICK, opened, router, summary_of
 from memory_pipeline import MemoryDestination, MemorySource, study_files
-from patience import in_time
+from patience import MOMENT, in_time
 
 from asyncimport.cluster.messages import Order, Packed, Reply, Setup, pack_outcome, unpack_claims
 from asyncimport.cluster.ports import WorkerLostError
@@ -472,7 +472,7 @@ async def test_files_that_are_claimed_when_the_only_worker_is_lost_are_sent_late
     def see(_: str) -> bool:
         if recorded.is_set() and threading.current_thread() is not main and not gone.is_set():
             claiming.set()
-            assert gone.wait(10)
+            assert gone.wait(MOMENT)
         return True
 
     def lose(_: Order) -> None:

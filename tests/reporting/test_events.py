@@ -23,7 +23,7 @@ import pytest
 from builders import upload
 from conftest import Commands
 from entries_of_a_run import CLAIM, EVERYTHING, QUOTING, SUMMARY
-from patience import COMMAND, in_time
+from patience import COMMAND, MOMENT, in_time
 
 import asyncimport.reporting
 from asyncimport.errors import UnavailableError, UsageError
@@ -282,7 +282,7 @@ class Disk:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for a thread."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + MOMENT
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)

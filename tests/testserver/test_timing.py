@@ -17,8 +17,8 @@ async def test_import_35_the_serial_section_is_one_at_a_time() -> None:
 
 
 async def test_import_35_the_parallel_section_overlaps_up_to_the_limits() -> None:
-    """Ten imports of 50 ms at once; two at a time where there are two threads or database connections."""
-    assert await seconds(Timing(parallel_seconds=0.05)) < 0.5
+    """Ten imports at once; two at a time where there are two threads or database connections."""
+    assert await seconds(Timing(parallel_seconds=0.5)) < 5
     assert await seconds(Timing(parallel_seconds=0.05, threads=2)) >= 0.25
     assert await seconds(Timing(parallel_seconds=0.05, db_connections=2)) >= 0.25
 
@@ -43,7 +43,7 @@ async def test_import_35_lock_files_are_made_one_at_a_time() -> None:
 async def test_import_35_bytes_take_their_time() -> None:
     """Of a body, outside of all locks; of an archive, what comes out of it too."""
     size = len(dicom(1))
-    assert await seconds(Timing(byte_seconds=0.05 / size)) < 0.5
+    assert await seconds(Timing(byte_seconds=0.5 / size)) < 5
     assert await seconds(Timing(byte_seconds=0.05 / size, threads=1)) >= 0.5
 
 

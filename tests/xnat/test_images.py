@@ -280,7 +280,7 @@ class Ticking:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield a byte at a time."""
         for _ in range(self.size):
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.2)
             yield b"x"
 
 
@@ -290,7 +290,7 @@ async def test_a_slow_body_that_makes_progress_is_not_given_up(tmp_path: Path) -
     file = write(tmp_path / "file", bytes(8))
     async with (
         listening(sink.answer) as url,
-        logged_in(url, timeouts=Timeouts(stall=0.2, reply=5)) as client,
+        logged_in(url, timeouts=Timeouts(stall=1, reply=50)) as client,
     ):
         assert await destination(client).store(claim(file), Ticking()) == URI
     assert [content for _, _, content in sink.requests] == [b"x" * 8]
