@@ -118,39 +118,11 @@ class Uploader:
         context, attempts, sender = self._context, Attempts([monotonic()]), FileSender(self._context, claim, body)
         # Now, while the body is in the processor's cache: later it takes five times as long.
         xxh3 = xxh3_of(body) if isinstance(body, bytes) else None
-
-        async def attempt() -> str:
-            await slot.wait_turn()
-            attempts.count += 1
-            try:
-                try:
-                    return await sender.store(attempts.count)
-                except NothingStoredError:
-                    await explain_empty_answer(context, claim, attempts.count)
-                    # No known rule drops it: this may have been a mishap.
-                    raise
-            except TransientError as error:
-                self._note_failure(claim, error, attempts)
-                # Release the slot during backoff.
-                slot.release()
-                raise
-
         try:
-            try:
-                uri = await call_with_retries(
-                    attempt, context.policy, acquire=self._budget.acquire, sleep=context.stop.sleep
-                )
-            except TransientError as error:
-                # Did any other file get through between the last two attempts of this one?
-                if not context.outage.is_on(error, attempts.times[-2]):
-                    raise
-                uri = await context.outage.wait_until_up(attempt, error, attempts.times[0], claim.key)
+            uri = await self._store(claim, sender, attempts, slot)
         except (SourceError, RefusedError, TransientError) as error:
             attempts.may_have_taken_effect |= sender.may_have_left_part
-            if not isinstance(error, SourceError):
-                return judge(claim, error, attempts)
-            count, effect = attempts.count, attempts.may_have_taken_effect or error.may_have_taken_effect
-            return Failed(claim, str(error), unreadable=True, attempts=count, may_have_taken_effect=effect)
+            return judge(claim, error, attempts)
         seconds = slot.record_success(
             sender.sent_size, is_zip=sender.zip_size is not None, link_seconds=context.destination.link_seconds
         )
@@ -173,6 +145,39 @@ class Uploader:
             seconds=seconds,
         )
 
+    async def _store(self, claim: Claim, sender: FileSender, attempts: Attempts, slot: Slot) -> str:
+        """Store a file, with retries and through outages; return the address of its row.
+
+        Raises: SourceError, RefusedError, TransientError after all attempts.
+        """
+        context = self._context
+
+        async def attempt() -> str:
+            await slot.wait_turn()
+            attempts.count += 1
+            try:
+                try:
+                    return await sender.store(attempts.count)
+                except NothingStoredError:
+                    await explain_empty_answer(context, claim, attempts.count)
+                    # No known rule drops it: this may have been a mishap.
+                    raise
+            except TransientError as error:
+                self._note_failure(claim, error, attempts)
+                # Release the slot during backoff.
+                slot.release()
+                raise
+
+        try:
+            return await call_with_retries(
+                attempt, context.policy, acquire=self._budget.acquire, sleep=context.stop.sleep
+            )
+        except TransientError as error:
+            # Did any other file get through between the last two attempts of this one?
+            if not context.outage.is_on(error, attempts.times[-2]):
+                raise
+            return await context.outage.wait_until_up(attempt, error, attempts.times[0], claim.key)
+
     def _note_failure(self, claim: Claim, error: TransientError, attempts: Attempts) -> None:
         context = self._context
         attempts.times.append(monotonic())
@@ -185,9 +190,14 @@ class Uploader:
             context.slow_down(error.retry_after)
 
 
-def judge(claim: Claim, error: RefusedError | TransientError, attempts: Attempts) -> Refused | Failed | Withheld:
+def judge(
+    claim: Claim, error: SourceError | RefusedError | TransientError, attempts: Attempts
+) -> Refused | Failed | Withheld:
     """Return the outcome of a file that was not stored."""
     count, may_have_taken_effect = attempts.count, attempts.may_have_taken_effect
+    if isinstance(error, SourceError):
+        effect = attempts.may_have_taken_effect or error.may_have_taken_effect
+        return Failed(claim, str(error), unreadable=True, attempts=count, may_have_taken_effect=effect)
     if isinstance(error, SessionConflictError):
         return Withheld(claim, str(error), count, may_have_taken_effect)
     reason, never_reached_xnat, whole_session, second_row = str(error), False, False, False
