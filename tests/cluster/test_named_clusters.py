@@ -4,9 +4,10 @@ import signal
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
 from conftest import Commands
-from patience import RUN, in_time
+from patience import COMMAND, RUN, in_time
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
 
@@ -112,7 +113,7 @@ async def test_ctrl_c_while_the_processes_of_this_machine_start(site: Commands, 
 @pytest.mark.skipif(sys.platform != "linux", reason="others do not fork")
 async def test_ctrl_c_while_the_first_process_imports() -> None:
     """It goes on, and says nothing: the command says that it was stopped."""
-    with anyio.fail_after(60):
+    with in_time(COMMAND):
         ended = await anyio.run_process([sys.executable, "-c", FORKS], check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"forked\nTrue\n", b"")
 
