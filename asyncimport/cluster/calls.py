@@ -20,23 +20,23 @@ _BUSY_SECONDS = 15.0
 _PRIORITY = 1000
 
 
-class Words:
+class Arguments:
     """What a method is called with."""
 
-    def __init__(self, words: tuple[Any, ...]) -> None:
-        self.words = words
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self.values = values
 
     def __repr__(self) -> str:
         """Show nothing: Dask's logs can have what comes in, and there are names and paths in it."""
-        return "Words(...)"
+        return "Arguments(...)"
 
 
 class Actor:
     """An object that lives on a worker, and whose methods are called by `RemoteActor`."""
 
-    async def answer(self, method: str, words: Words) -> Any:
+    async def answer(self, method: str, arguments: Arguments) -> Any:
         """Call a method."""
-        return await getattr(self, method)(*words.words)
+        return await getattr(self, method)(*arguments.values)
 
 
 class RemoteActor:
@@ -53,13 +53,13 @@ class RemoteActor:
         self._made = made
         self._while_there = while_there
 
-    async def call(self, method: str, *words: Any) -> Any:
+    async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method. Raises: WorkerLostError, and the errors of ours that the method raises."""
-        return await _call(self._while_there, lambda: self._execute(method, words))
+        return await _call(self._while_there, lambda: self._execute(method, arguments))
 
-    async def _execute(self, method: str, words: tuple[Any, ...]) -> Any:
+    async def _execute(self, method: str, arguments: tuple[Any, ...]) -> Any:
         reply = await self._client.rpc(self._address).actor_execute(
-            function="answer", actor=self._made.key, args=[method, to_serialize(Words(words))], kwargs={}
+            function="answer", actor=self._made.key, args=[method, to_serialize(Arguments(arguments))], kwargs={}
         )
         if reply["status"] != "OK":
             raise reply["exception"]

@@ -74,24 +74,24 @@ class GrantedLease:
     def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._heard = 0.0
-        self._heard_at = 0.0
+        self._worker_clock = 0.0
+        self._replied_at = 0.0
 
-    def hear(self, worker_clock: float) -> None:
+    def note_reply(self, worker_clock: float) -> None:
         """Note that a reply came in, made at this time of the worker's clock."""
-        self._heard, self._heard_at = worker_clock, self._clock()
+        self._worker_clock, self._replied_at = worker_clock, self._clock()
 
     @property
     def until(self) -> float:
         """Until when the next order lets the worker send, by the worker's clock."""
-        return self._heard + self._seconds
+        return self._worker_clock + self._seconds
 
     @property
     def seconds_left(self) -> float:
         """How much longer the worker may send if no reply comes any more."""
-        return max(0.0, self._heard_at + longest(self._seconds) - self._clock())
+        return max(0.0, self._replied_at + with_margin(self._seconds) - self._clock())
 
 
-def longest(seconds: float) -> float:
-    """Return how long the driver waits for the end of a lease of this many seconds."""
+def with_margin(seconds: float) -> float:
+    """Return how long the driver waits for the end of a lease of this many seconds: its clock may be the faster one."""
     return seconds * (1 + _MARGIN)

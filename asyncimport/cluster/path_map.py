@@ -27,7 +27,7 @@ def below(directory: str, path: str) -> str | None:
     return rest if len(rest) < len(path) + (directory == os.sep) and rest.startswith(os.sep) else None
 
 
-def moved(path: str, pairs: Iterable[tuple[str, str]]) -> str:
+def map_path(path: str, pairs: Iterable[tuple[str, str]]) -> str:
     """Return a path below the first directory of a pair that it is in, as it is below the second; else as it is."""
     for old, new in pairs:
         if (rest := below(old, path)) is not None:
@@ -47,12 +47,12 @@ class PathMap:
             if there not in pairs or (not os.path.lexists(pairs[there]) and os.path.lexists(here)):
                 pairs[there] = here
         self._pairs = sorted(pairs.items(), key=lambda pair: len(pair[0]), reverse=True)
-        self.places = {place: moved(place, self._pairs) for place in settings.places}
+        self.places = {place: map_path(place, self._pairs) for place in settings.places}
 
     def here(self, path: str) -> str:
         """Return a path of this machine."""
         # What is below a place is where the walk of the place has found it.
-        return moved(path, [*self.places.items(), *self._pairs]) if self._pairs else path
+        return map_path(path, [*self.places.items(), *self._pairs]) if self._pairs else path
 
     def here_file(self, file: File) -> File:
         """Return a file with its path of this machine."""

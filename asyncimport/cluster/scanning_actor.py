@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from asyncimport.cluster.calls import Actor
 from asyncimport.cluster.columns import checked_columns
-from asyncimport.cluster.path_map import ScanSettings, moved
+from asyncimport.cluster.path_map import ScanSettings, map_path
 from asyncimport.cluster.worker_reader import WorkerReader
 from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError
@@ -85,7 +85,7 @@ class ScanningActor(Actor):
 
         def row(item: File | Ignored) -> tuple[Any, ...]:
             file = item if isinstance(item, File) else item.file
-            values = moved(file.path, places), file.size, file.mtime_ns, file.inode, file.ctime_ns
+            values = map_path(file.path, places), file.size, file.mtime_ns, file.inode, file.ctime_ns
             return values if isinstance(item, File) else (*values, item.kind.value, item.reason, item.damaged)
 
         return pickle.dumps(list(map(row, batch)))

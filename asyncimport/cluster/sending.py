@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from asyncimport.cluster.checks import read_reply
-from asyncimport.cluster.lease import GrantedLease, longest
+from asyncimport.cluster.lease import GrantedLease, with_margin
 from asyncimport.cluster.messages import Order, Reply, Setup
 from asyncimport.cluster.ports import WorkerLink, WorkerLinks, WorkerLostError
 from asyncimport.cluster.sending_workers import SendingWorker, Tally, WorkerShares, demand_of_workers, pass_on
@@ -128,7 +128,7 @@ class _Driver:
         context, queue = self._context, self._context.journal.queue
         with context.stop.immediate_scope():
             await wait_for_leases(context)
-            await context.call_journal(partial(queue.note_leases, longest(self._setup.lease_seconds)))
+            await context.call_journal(partial(queue.note_leases, with_margin(self._setup.lease_seconds)))
             self._has_noted_leases = True
             while await wait_for(wakeups, queue.seconds_to_late):
                 if self._unseen.are_kept:
@@ -216,7 +216,7 @@ class _Driver:
         try:
             while not self._is_ending and not self._context.stop.requested:
                 worker = SendingWorker(link, GrantedLease(self._setup.lease_seconds))
-                worker.lease.hear(await self._starter.start(link))
+                worker.lease.note_reply(await self._starter.start(link))
                 self._sending.append(worker)
                 self._unseen.note_worker()
                 notify(self._outputs.wake_feed)
@@ -262,7 +262,7 @@ class _Driver:
             except ValueError as malformed:
                 error = WorkerLostError(str(malformed), is_final=True)
                 break
-            worker.lease.hear(reply.clock)
+            worker.lease.note_reply(reply.clock)
             await self._handle(worker, reply, outcomes)
             has_ended, error = reply.has_ended, reply.error
         if isinstance(error, LoginRefusedError):

@@ -134,12 +134,15 @@ async def decide(
         return None
     plan = await anyio.to_thread.run_sync(_with_other_examples, plan, journal)
     study_filter = _filter_by(plan, request.study_filter) if plan_rules.selects_studies else request.study_filter
-    if is_strict:
-        fallback = routes if isinstance(routes, PlannedRoutes) else None
-        routes = PlannedRoutes(
-            plan.rows, faulty=plan.faulty, left_out=plan.left_out, fallback=fallback, if_unplanned=APPEARED
-        )
-    return Decision(routes, rules, study_filter, journal, plan, is_strict)
+    return Decision(_routes_by(plan, routes) if is_strict else routes, rules, study_filter, journal, plan, is_strict)
+
+
+def _routes_by(plan: Plan, routes: StudyRoutes) -> PlannedRoutes:
+    """Return the routes of a plan that was made with others."""
+    fallback = routes if isinstance(routes, PlannedRoutes) else None
+    return PlannedRoutes(
+        plan.rows, faulty=plan.faulty, left_out=plan.left_out, fallback=fallback, if_unplanned=APPEARED
+    )
 
 
 def _filter_by(plan: Plan, study_filter: StudyFilter) -> StudyFilter:

@@ -15,7 +15,7 @@ from asyncimport.model.events import Event, ServerUnavailable
 from asyncimport.model.summary import Orphan
 from asyncimport.operations import upload_steps
 from asyncimport.operations.cluster import open_cluster, open_cluster_source
-from asyncimport.operations.decision import decide
+from asyncimport.operations.decision import Decision, decide
 from asyncimport.operations.orphans import orphans_of
 from asyncimport.operations.result import Observer, captured_in
 from asyncimport.operations.upload_request import UploadRequest, UploadResult
@@ -175,12 +175,7 @@ class Runner:
         ) as journal:
             result.run = str(journal.run)
             self._first_run = self._first_run or journal.run
-            started = upload_steps.run_started(request, result.run, decision)
-            self._observer.note(started)
-            about = upload_steps.describe_run(request, started)
-            await anyio.to_thread.run_sync(journal.describe_run, about)
-            if request.project and request.project != decision.rules.get("project"):
-                await anyio.to_thread.run_sync(journal.note_alias, request.project)
+            await self._describe(journal, decision)
             options = await anyio.to_thread.run_sync(upload_steps.prepare_options, request, decision, journal)
             run = upload_steps.OpenRun(
                 request=request,
@@ -200,16 +195,29 @@ class Runner:
                         await self._send(run, result)
             except FatalError as error:
                 result.error = error
-            reader = JournalReader.of(journal, since=self._first_run)
-            result.summary = await anyio.to_thread.run_sync(reader.summary)
-            result.signal = self._signal
-            if result.error is None and result.signal is None and not is_watch:
-                result.error = upload_steps.nothing_to_send_error(request, result.summary, decision.plan)
-            for orphan in result.orphans or ():
-                self._observer.note(orphan)
-            await anyio.to_thread.run_sync(journal.end_run, result.exit_code)
-            if request.receipts is not None:
-                await anyio.to_thread.run_sync(write_receipts, request.receipts, reader)
+            await self._conclude(journal, decision, result, is_watch=is_watch)
+
+    async def _describe(self, journal: Journal, decision: Decision) -> None:
+        """Tell that a run begins, and note in the journal what it was asked to do."""
+        request = self._request
+        started = upload_steps.run_started(request, str(journal.run), decision)
+        self._observer.note(started)
+        await anyio.to_thread.run_sync(journal.describe_run, upload_steps.describe_run(request, started))
+        if request.project and request.project != decision.rules.get("project"):
+            await anyio.to_thread.run_sync(journal.note_alias, request.project)
+
+    async def _conclude(self, journal: Journal, decision: Decision, result: UploadResult, *, is_watch: bool) -> None:
+        """Complete the result, and write what stays of the run."""
+        reader = JournalReader.of(journal, since=self._first_run)
+        result.summary = await anyio.to_thread.run_sync(reader.summary)
+        result.signal = self._signal
+        if result.error is None and result.signal is None and not is_watch:
+            result.error = upload_steps.nothing_to_send_error(self._request, result.summary, decision.plan)
+        for orphan in result.orphans or ():
+            self._observer.note(orphan)
+        await anyio.to_thread.run_sync(journal.end_run, result.exit_code)
+        if self._request.receipts is not None:
+            await anyio.to_thread.run_sync(write_receipts, self._request.receipts, reader)
 
     async def _send(self, run: upload_steps.OpenRun, result: UploadResult) -> None:
         """Send everything, then look for orphans."""

@@ -261,5 +261,5 @@ async def connect(
         finally:
             # All calls have ended. Those sockets may send nothing any more; a logout stores nothing.
             async with nullcontext(http) if sockets is None else open_http() as last:
-                transport.go_on_with(last)
+                transport.switch_to(last)
                 await client.login.close()

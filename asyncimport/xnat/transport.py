@@ -172,7 +172,7 @@ class Transport:
         self.round_trip = 0.0
         """The shortest round trip of a connection, in seconds; 0 if it is unknown."""
 
-    def go_on_with(self, http: aiohttp.ClientSession) -> None:
+    def switch_to(self, http: aiohttp.ClientSession) -> None:
         """Send from now on by other connections."""
         self._http = http
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncimport.cluster.lease import GrantedLease, Lease, LeaseOverError, lease_clock, longest
+from asyncimport.cluster.lease import GrantedLease, Lease, LeaseOverError, lease_clock, with_margin
 from asyncimport.cluster.sockets import LeasedSockets
 
 SECONDS = 10.0
@@ -85,7 +85,7 @@ def test_the_driver_never_thinks_that_a_lease_is_over_before_it_is(
     stamp = worker.now
     for reply_takes, thinks, order_takes in replies:
         pass_time(reply_takes)
-        granted.hear(stamp)
+        granted.note_reply(stamp)
         pass_time(thinks)
         until = granted.until
         pass_time(order_takes)
@@ -102,7 +102,7 @@ def test_an_order_lets_a_worker_send_for_one_lease_after_its_reply() -> None:
     """The driver, which heard of the reply later, waits for longer than that."""
     driver = Clock(50)
     granted = GrantedLease(SECONDS, driver)
-    granted.hear(1_000)
+    granted.note_reply(1_000)
     driver.now += 4
     assert granted.until == 1_000 + SECONDS
     assert SECONDS - 4 < granted.seconds_left < SECONDS
@@ -110,7 +110,7 @@ def test_an_order_lets_a_worker_send_for_one_lease_after_its_reply() -> None:
 
 def test_the_margin_covers_clocks_that_differ() -> None:
     """A thousandth is more than clocks of computers differ by."""
-    assert longest(SECONDS) >= SECONDS * 1.001 / 0.999
+    assert with_margin(SECONDS) >= SECONDS * 1.001 / 0.999
 
 
 def test_the_clock_goes_on_while_the_machine_sleeps_and_is_never_set() -> None:
