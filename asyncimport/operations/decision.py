@@ -1,6 +1,6 @@
 """Decide what a run will do before its first write. A dry run shows the decision, and the run carries it out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,15 +91,7 @@ async def decide(
         ids.update(await find_project_ids([one for one in names if one not in ids], partial(check_project, client)))
         return ids
 
-    plan_rules = request.plan_rules
-    routes = plan_rules.routes
-    if isinstance(routes, Router) and routes.project is not None:
-        await find_projects([request.project or routes.project])
-        # The project may be named by an alias; XNAT's answers name its ID.
-        routes = routes.with_project(_id_of(request.project or routes.project, ids))
-    elif isinstance(routes, PlannedRoutes):
-        # Check them before the scan, which may take long.
-        await find_projects(routes.projects)
+    routes = await _check_projects(request, find_projects)
     project = _id_of(request.project, ids)
     find_journal = partial(
         run_journal, request.server.host, request.project, project, request.state_dir, request.journal
@@ -108,7 +100,7 @@ async def decide(
     rules = {**routes.rules, "project": bound_to} if bound_to != request.project else routes.rules
     if not request.relabel:
         await anyio.to_thread.run_sync(_check_rules, journal, request.server.host, rules)
-    plan_rules = replace(plan_rules, routes=routes)
+    plan_rules = replace(request.plan_rules, routes=routes)
     is_strict = plan_rules.needs_whole_studies
     if not (is_strict or plan_rules.selects_studies or needs_plan):
         return Decision(routes, rules, request.study_filter, journal)
@@ -135,6 +127,20 @@ async def decide(
     plan = await anyio.to_thread.run_sync(_with_other_examples, plan, journal)
     study_filter = _filter_by(plan, request.study_filter) if plan_rules.selects_studies else request.study_filter
     return Decision(_routes_by(plan, routes) if is_strict else routes, rules, study_filter, journal, plan, is_strict)
+
+
+async def _check_projects(
+    request: UploadRequest, find_projects: Callable[[Iterable[str]], Awaitable[ProjectIds]]
+) -> StudyRoutes:
+    """Check the projects of the rules before the scan, which may take long; return the rules with the project's ID."""
+    routes = request.plan_rules.routes
+    if isinstance(routes, Router) and routes.project is not None:
+        # It may be named by an alias; XNAT's answers name its ID.
+        name = request.project or routes.project
+        return routes.with_project(_id_of(name, await find_projects([name])))
+    if isinstance(routes, PlannedRoutes):
+        await find_projects(routes.projects)
+    return routes
 
 
 def _routes_by(plan: Plan, routes: StudyRoutes) -> PlannedRoutes:

@@ -16,9 +16,9 @@ _MAX_RETRY_AFTER_SECONDS = 300.0
 _SECONDS_BETWEEN_CUTS = 1.0
 # `seconds_per_call` is a moving average over about this many calls.
 _AVERAGED_CALLS = 8
-# Where the limit is found, it may be one, and an answer may never come. If no call ends for this many times as long
-# as one takes, and for so many seconds at least (or the third number where that is unknown), another may begin; the
-# next after twice as long, as the server may only be slow.
+# An answer may never come, and a limit that is found may be one. So if no call ends for this many times as long as one
+# takes, the oldest gives its slot to another. It has that many seconds at least, or the third number where nothing is
+# known. The next one does so after twice as long, as the server may only be slow.
 _STUCK_CALLS, _MIN_STUCK_SECONDS, _STUCK_SECONDS = 20, 1.0, 30.0
 
 
