@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from asyncimport.cluster.specs import Address, Local, Named, Slurm, Spec, import_jobqueue, is_encrypted, is_here
+from asyncimport.cluster.specs import (
+    Address,
+    Local,
+    Named,
+    Slurm,
+    Spec,
+    described,
+    import_jobqueue,
+    is_encrypted,
+    is_here,
+)
 from asyncimport.errors import AsyncimportError, UnavailableError, UsageError
 from asyncimport.model.events import Event, Notice
 from asyncimport.model.texts import plain
@@ -26,7 +36,6 @@ if TYPE_CHECKING:
 INSTALL_HINT = "install it: pip install 'asyncimport[dask]'"
 _CONNECT_SECONDS = 10
 _CLOSE_SECONDS = 10.0
-_LONGEST_REASON = 200
 _SILENT = logging.CRITICAL + 1
 _SAFE_PATH = "PYTHONSAFEPATH"
 # Windows cannot fork, and on macOS some libraries break by it.
@@ -41,16 +50,9 @@ def start_fork_server() -> None:
     To start each of them anew, and let it import the same, takes three times as long.
     """
     if _FORKS:
-        with _environment_of_children():
+        with _environment_of_children(), _no_ctrl_c():
             forkserver.set_forkserver_preload(["asyncimport.cluster.forked"])
-            # Else it would be started next, and unblock signals.
-            resource_tracker.ensure_running()
-            # A terminal sends Ctrl-C to all processes of a command, also to one that has just been started.
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-            try:
-                forkserver.ensure_running()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            forkserver.ensure_running()
 
 
 @contextmanager
@@ -62,9 +64,8 @@ def starting_dask() -> Iterator[None]:
         raise
     except Exception as error:
         # A wrong value is any error, raised anywhere.
-        reason = " ".join(str(error).split())[:_LONGEST_REASON]
         raise UsageError(
-            f"Dask does not start: {type(error).__name__}: {plain(reason)}",
+            f"Dask does not start: {described(error)}",
             hint="correct its configuration: ~/.config/dask/*.yaml, /etc/dask/*.yaml, and variables DASK_*",
         ) from error
 
@@ -148,8 +149,26 @@ async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
 
 
 def _make(spec: Slurm | Named) -> Any:
-    with _environment_of_children():
+    with _environment_of_children(), _no_ctrl_c():
         return spec.make()
+
+
+@contextmanager
+def _no_ctrl_c() -> Iterator[None]:
+    """Let no process that is started meanwhile, by this thread or one that it starts, get Ctrl-C.
+
+    A terminal sends it to all processes of a command. This one stops the others, when all is recorded.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    # Whoever starts it unblocks signals.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from asyncimport.model.texts import plain
 
 _FORMS = "tcp://HOST:PORT, tls://HOST:PORT, local:N, slurm:FILE or @MODULE:NAME"
 _MOST_PROCESSES = 256
+_LONGEST_REASON = 200
 
 
 @record
@@ -119,8 +120,17 @@ class Named:
 
     def make(self) -> Any:
         """Return the cluster or its address. It blocks. Raises: UsageError."""
-        found = self._find()
-        return found() if callable(found) else found
+        try:
+            found = self._find()
+            return found() if callable(found) else found
+        except UsageError:
+            raise
+        except Exception as error:
+            # Whatever the module of the site does.
+            raise UsageError(
+                f"--dask {self}: {described(error)}",
+                hint=f"python -c 'import {self.module} as m; m.{self.name}()' shows where",
+            ) from error
 
     def _find(self) -> Any:
         try:
@@ -131,6 +141,11 @@ class Named:
             return getattr(module, self.name)
         except AttributeError as error:
             raise UsageError(f"--dask {self}: {error}", hint="name an object of the module") from error
+
+
+def described(error: Exception) -> str:
+    """Return the kind of an error of other software, and the beginning of its text, in one line."""
+    return f"{type(error).__name__}: {plain(' '.join(str(error).split()))[:_LONGEST_REASON]}"
 
 
 def import_jobqueue() -> None:
