@@ -33,7 +33,7 @@ class LiveArea:
         self._above.append(text)
 
     def draw(self, lines: Sequence[str], cells: Sequence[int], columns: int) -> None:
-        """Draw lines of these widths on a terminal that has so many columns by now."""
+        """Draw lines of these widths on a terminal that has this many columns by now."""
         # A terminal that has become narrower has wrapped what is on it.
         rows = sum(max(1, -(-count // columns)) for count in self._shown)
         up = f"\x1b[{rows - 1}A" if rows > 1 else ""
@@ -77,7 +77,7 @@ def layout(text: ProgressText, columns: int, lines: int, *, is_unicode: bool) ->
 
 def _bar_line(done: float, percent: str, time_left: str, width: int, is_unicode: bool) -> Text:
     tail = f"{percent}  {time_left}".rstrip()
-    # As wide as if there was time to be told, so that it keeps its place.
+    # Room for a time left, even if there is none now: so the bar keeps its width.
     cells = min(width - max(cell_len(tail), 24), _MAX_BAR)
     if cells < _MIN_BAR:
         return Text(_fitted(tail, width, is_unicode))

@@ -48,7 +48,7 @@ class Display(Observer):
         self._outage_timeout = outage_timeout
         self._is_run = False
         self._early: list[Entry] = []
-        """What was told of workers before the run."""
+        """What workers reported before the run."""
         self._is_live = is_live(self._err)
         self._notices: set[str] = set()
         self._warnings: set[tuple[str, object]] = set()

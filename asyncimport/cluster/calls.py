@@ -14,7 +14,7 @@ from asyncimport.errors import AsyncimportError
 T = TypeVar("T")
 WhileThere = Callable[[], AbstractAsyncContextManager[object]]
 
-# How long an actor may take to begin before that is told: it waits for a thread of its worker.
+# How long an actor may take to begin before that is reported: it waits for a thread of its worker.
 _BUSY_SECONDS = 15.0
 # Before what others have asked for: an actor begins in no time.
 _PRIORITY = 1000

@@ -1,6 +1,6 @@
 """Whether what a worker tells can be: its software may be another one, or broken.
 
-Each function raises ValueError otherwise. Its text shows nothing of what was told: there may be names in it.
+Each function raises ValueError otherwise. Its text shows nothing of what came in: there may be names in it.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -26,7 +26,7 @@ from asyncimport.model.record import record
 from asyncimport.model.texts import counted, plain
 
 _MOST_LOSSES = 3
-# When it is told that a worker takes long to begin, as a share of the patience.
+# After which share of the patience a worker is reported that takes long to begin.
 _BUSY_SHARE = 1 / 4
 
 

@@ -354,7 +354,7 @@ class _Driver:
         for outcome in outcomes:
             claim = outcome.claim
             if worker.given.pop(claim.key, None) is None:
-                continue  # it was told twice
+                continue  # the worker has told this before
             if isinstance(outcome, Failed) and self._unseen.pass_on(outcome, worker, others_begin=self._others_begin):
                 continue
             self._unseen.forget(claim)

@@ -25,7 +25,7 @@ _MAX_AHEAD = 1024
 _PACE_SHARE = 0.3
 # How long workers have their turn, if fewer files may be in flight than there are workers.
 _TURN_SECONDS = 2.0
-# How often it is told what a worker does.
+# How often it is reported what a worker does.
 _TELL_SECONDS = 2.0
 # Consecutive files go to one worker, this many at a time.
 _TOGETHER = 8
@@ -46,13 +46,13 @@ class SendingWorker:
     may_log_in: bool = False
     files_per_second: float = 0.0
     told_at: float = field(default_factory=anyio.current_time)
-    """When the last reply with outcomes came in, or it had nothing to do."""
+    """When the last reply with outcomes came in, or when it last had nothing to do."""
     limit: int = 1
     """Its share of what may be in flight."""
     allowed: int = 0
     """How many files its last order lets it have in flight."""
     most: int = 0
-    """How many it may have in flight: what is goes on when less is allowed."""
+    """How many it may have in flight: when fewer are allowed, those that are in flight go on."""
     number: int = 0
     limit_version: int = 0
     """Of the limit that its last order had."""
@@ -155,7 +155,7 @@ class SendingWorker:
 
 @dataclass(slots=True)
 class Tally:
-    """What the worker of a name has done in this run, and when that was told last."""
+    """What the worker of a name has done in this run, and when that was last reported."""
 
     name: str
     files: int = 0
@@ -171,7 +171,7 @@ class Tally:
         self.size += size
 
     def now(self, in_flight: int) -> WorkerActivity | None:
-        """Return what it does now; None if that was told a moment ago."""
+        """Return what it does now, to be reported; None if that was done a moment ago."""
         if (seconds := anyio.current_time() - self._told_at) < _TELL_SECONDS:
             return None
         pace = (self.files - self._told_files) / seconds

@@ -32,7 +32,7 @@ class UnseenFiles:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many outcomes are kept that no more files should be handed out."""
+        """Whether too many outcomes are kept for more files to be handed out."""
         return len(self._kept) >= _MOST_KEPT
 
     def give(self, claim: Claim) -> bool:

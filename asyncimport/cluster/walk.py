@@ -113,7 +113,7 @@ class Walk:
         _, heads = await self._workers.ask(has(view), view.place, "md5", parts)
         _, others = await self._workers.ask(has(other), view.place, "md5", parts)
         for file, one, two in zip(files, heads, others, strict=True):
-            # One that cannot be read is told when it is identified.
+            # One that cannot be read is reported when it is identified.
             if isinstance(one, str) and isinstance(two, str) and one != two:
                 raise _differs(file)
 

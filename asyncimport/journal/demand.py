@@ -7,7 +7,7 @@ from typing import Protocol
 from asyncimport.model.deliveries import Claim
 from asyncimport.model.record import record
 
-# So many sessions are open in any case: while the first file of one is under way, another is sent.
+# This many sessions are always open: while the first file of one is under way, another is sent.
 _MIN_OPEN = 3
 
 
@@ -38,14 +38,14 @@ class OpenSessions:
     sessions: int = 0
 
     def add(self, files: int, *, waits: bool) -> None:
-        """Add a session of which so many files can be sent, now or (`waits`) after its first one."""
+        """Add a session that has this many files to send: now, or (`waits`) after its first one."""
         self.files += files
         if files and not waits:
             self.now += files
             self.sessions += 1
 
     def meet(self, demand: Demand, firsts: int, claimed: int) -> bool:
-        """Whether no other session need begin, with so many first files under way, and files in the claim already."""
+        """Whether no other session need begin. `firsts` first files are under way; the claim has `claimed` files."""
         if firsts + self.sessions < _MIN_OPEN:
             return False
         return self.files >= demand.files or (firsts >= demand.firsts and self.now + claimed >= demand.now)

@@ -308,7 +308,7 @@ class Sessions:
         return self._connection.exists(query, (session.project, session.subject, patient_id))
 
     def _conflict_of_known(self, session: Session, key: int, patient: Patient) -> PatientConflict | None:
-        """Return a conflict of a known patient of whom more is known now: nobody is let in as somebody unknown."""
+        """Compare a known patient again if more is known of them now: a file without a name lets nobody else in."""
         rows = self._db.execute(
             "SELECT o.subject, o.id, o.name, o.birth_date, o.issuer FROM patient p JOIN patient o ON "
             "o.project = p.project AND o.id = p.id AND o.key <> p.key AND o.allowed IS NULL "

@@ -222,7 +222,7 @@ class _PatientRegister:
     def _conflict_of_known(
         self, here: Iterable[_Known], same_id: Iterable[_Known], session: Session, patient: Patient
     ) -> PatientConflict | None:
-        """Return a conflict of a known patient of whom more is known now: nobody is let in as somebody unknown."""
+        """Compare a known patient again if more is known of them now: a file without a name lets nobody else in."""
         one = next(one for one in here if is_same_patient(one.patient, patient))
         more = merge_patients(one.patient, patient)
         if one.is_allowed or more == one.patient:

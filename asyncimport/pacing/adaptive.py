@@ -17,9 +17,9 @@ _MIN_LIMIT = 3
 # The first limit is one higher for this much of a round trip (seconds), up to a bound: on a long way too few leave the
 # server idle for long, until that shows.
 _FIRST_SECONDS, _MAX_FIRST_LIMIT = 0.01, 16
-# The link is full if at least so many calls wait for it at a time, and for at least this share of their time. With more
-# than the last number waiting, others would only wait too; with fewer, they may wait for the windows of their
-# connections, and not fill the link.
+# The link is full if at least this many calls wait for it at a time, and for at least this share of their time. Up to
+# the last number, they may wait for the windows of their connections, and not fill the link; above it, further calls
+# would only wait too.
 _FULL_LINK, _LINK_SHARE, _CROWDED_LINK = 2.0, 0.2, 16.0
 # On a link, this many times as many calls are tried, or as few. The larger number stays if it carries more, by the
 # quotient of both to this power: half as many again must carry 8 % more.

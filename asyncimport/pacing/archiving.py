@@ -7,21 +7,21 @@ on beside them. So a higher number is kept only if it archives clearly faster, a
 
 # Where to begin, and the least to try.
 _FIRST_LIMIT, _MIN_LIMIT = 4, 2
-# A higher number is kept if so many times as many sessions are archived in the same time, a lower one if hardly fewer
-# are. The distance keeps it from going to and fro.
+# A higher number is kept if it archives at least this many times as many sessions in the same time, a lower one if it
+# archives at least the second. The distance between the two keeps the limit from going to and fro.
 _FASTER, _AS_FAST = 1.10, 0.96
 # Sessions that are measured at each number, at least: they end several at a time.
 _MEASURED = 8
 # This share of them must have found all places taken.
 _FULL_SHARE = 0.75
-# After a trial that was no better, so many measurements pass until the next, then twice as many, within bounds.
+# How many measurements pass after a trial that was no better, at first; then twice as many each time, within bounds.
 _MIN_PAUSE, _MAX_PAUSE = 4, 64
 
 
 class ArchivingLimit:
     """Tries twice as many, or a third fewer, and keeps what is better; `limit` is the number now.
 
-    What counts is the limit over the time that a session takes: how many are archived in a time. How long one takes
+    What counts is the limit over the time that a session takes: how many are archived in a second. How long one takes
     also depends on its files, so it is compared with others of about as many (powers of two).
     """
 

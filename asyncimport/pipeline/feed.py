@@ -14,15 +14,16 @@ from asyncimport.pipeline.context import Context, Wakeups, wait_for
 _BATCH_FILES = 8
 _BATCH_BYTES = 4 << 20
 _BATCH_SECONDS = 0.05
-# Files that wait for a worker: what is sent in this time, within bounds, as a call of the journal costs about the same
-# for one file as for many. Below half of them, others are handed out. More would keep files of open sessions waiting
-# behind those of others.
+# Files that wait for a worker: what is sent in this time, within bounds. When half of them are gone, others are handed
+# out, many at once: a call of the journal costs about the same for one file as for many. If more waited, files of open
+# sessions would wait behind those of others.
 _WAITING_SECONDS = 0.1
 _MIN_WAITING, _MAX_WAITING = 4, 512
-# How long a first file takes: as long as so many others, because the archive is asked before it. When that has been
-# measured: the usual time, with a margin as it varies, and the time until the next files of its session are handed out.
+# How long a first file takes, before that has been measured: as long as this many others, because the archive is asked
+# before it. Later: the usual time, with a margin as it varies, and the time until the next files of its session are
+# handed out.
 _FIRST_ROUNDS, _FIRST_MARGIN, _HAND_OUT_SECONDS = 4.0, 1.2, 0.05
-# So many first files may be under way to hide their time; more only to fill the slots.
+# This many first files, or one for this many slots, may be under way to hide their time; more only to fill the slots.
 _MIN_FIRSTS, _SLOTS_PER_FIRST = 3, 8
 # XNAT reads all rows of its prearchive for each file, so what cannot be archived yet is not sent yet. This many
 # subjects a finalizer keep all finalizers busy.

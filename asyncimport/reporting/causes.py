@@ -92,7 +92,7 @@ _WARNINGS = frozenset({"container", "link", "open", "not verified", "notice"})
 
 @record
 class TwoPeople:
-    """Two studies whose people share a PatientID: what is told of them, and a file of each ("" if unknown)."""
+    """Two studies whose people share a PatientID: what is reported of them, and a file of each ("" if unknown)."""
 
     text: str
     example: str

@@ -47,7 +47,7 @@ class Speed:
         return (size - before) / (at - began) if at > began else 0.0
 
     def seconds_for(self, size: float, files: int) -> float | None:
-        """Return how long so many bytes will take, or files if these have none; None while nothing moves."""
+        """Return how many seconds these bytes will take, or the files if they have none; None while nothing moves."""
         if self._start is None or self._looks[-1][0] - self._start[0] < _FIRST_SECONDS or not any(self.now()):
             return None
         files_rate, bytes_rate = self._rates(_ETA_SECONDS)
