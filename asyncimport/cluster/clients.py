@@ -106,10 +106,12 @@ async def open_client(
 async def _start_local(number: int, stack: AsyncExitStack) -> "Client":
     """Start processes on this machine. Encrypted: a scheduler runs any code, and any user here could reach it."""
     import dask
-    from distributed import Client, LocalCluster, Security
+    from distributed import Client, LocalCluster
+
+    from asyncimport.cluster.security import TolerantSecurity
 
     try:
-        security = await anyio.to_thread.run_sync(Security.temporary)
+        security = await anyio.to_thread.run_sync(TolerantSecurity.temporary)
     except ImportError as error:
         raise UsageError("--dask local:N needs the package cryptography", hint=INSTALL_HINT) from error
     # No pages: they would show to any user of this machine what runs.
@@ -221,6 +223,8 @@ async def _client_of(
     """Connect to a scheduler. Raises: UsageError, UnavailableError."""
     from distributed import Client, Security
 
+    from asyncimport.cluster.security import TolerantSecurity
+
     if not (is_encrypted(address) or is_here(address) or insecure):
         raise UsageError(
             f"--dask {address} is not encrypted: the password and patients' data could be read on the network",
@@ -234,6 +238,8 @@ async def _client_of(
                 hint="set distributed.comm.tls.ca-file, and .client.cert and .key: see docs/many-machines.md",
             )
         await anyio.to_thread.run_sync(_check_certificates, security)
+    if type(security) is Security:
+        security = TolerantSecurity.of(security)
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")

@@ -55,7 +55,9 @@ class Slurm:
         Raises: UsageError.
         """
         from dask_jobqueue import SLURMCluster
-        from distributed import Security, Status
+        from distributed import Status
+
+        from asyncimport.cluster.security import TolerantSecurity
 
         arguments = self.arguments()
         jobs = arguments.pop("jobs", 1)
@@ -63,7 +65,7 @@ class Slurm:
             raise UsageError(f"--dask {self}: jobs is {jobs!r}", hint="give a number, such as jobs = 4")
         # Workers are on other machines.
         # A nanny ends its first connection to the scheduler, and that error breaks other TLS connections of its thread.
-        arguments = {"nanny": False, "protocol": "tls://", "security": Security.temporary(), **arguments}
+        arguments = {"nanny": False, "protocol": "tls://", "security": TolerantSecurity.temporary(), **arguments}
         # Jobs begin in the current directory, and `python -m` would import what lies there first.
         arguments["job_script_prologue"] = ["export PYTHONSAFEPATH=1", *(arguments.get("job_script_prologue") or ())]
         try:
