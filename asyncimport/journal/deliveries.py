@@ -144,7 +144,7 @@ class DeliveryQueue:
                 if was == "SEALED":
                     self._db.execute("UPDATE delivery SET reason = ? WHERE key = ?", (verdict.reason, delivery.key))
                 return verdict
-            if isinstance(verdict, Archived | Incomplete) and verdict.unproven:
+            if isinstance(verdict, Archived | Incomplete) and verdict.origin_unknown:
                 self._db.execute(
                     "UPDATE instance SET presumed = 1 WHERE delivery = ? AND state = 'STORED'", (delivery.key,)
                 )
@@ -183,7 +183,7 @@ class DeliveryQueue:
         """Refuse what a script dropped, and queue what is lost; hold the session if that must not be sent again."""
         delivery = verdict.delivery
         if not (verdict.lost or verdict.resent):
-            verified = "present" if verdict.unproven else "uids"
+            verified = "present" if verdict.origin_unknown else "uids"
             self._close(delivery, "ARCHIVED", uri=verdict.uri, verified=verified)
             self._refuse_dropped(session, verdict)
             return Archived(delivery, verdict.uri, verified)
@@ -204,7 +204,7 @@ class DeliveryQueue:
             self._db.execute(
                 "UPDATE delivery SET expected = ?, archived_before = NULL WHERE key = ?", (verdict.holds, delivery.key)
             )
-        if verdict.proven:
+        if verdict.has_replaced:
             self._db.execute("UPDATE instance SET presumed = NULL WHERE delivery = ?", (delivery.key,))
         self._db.executemany(
             "UPDATE instance SET presumed = 1 WHERE session = ? AND sop_uid = ? AND state <> 'STORED'",

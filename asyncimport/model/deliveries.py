@@ -169,21 +169,22 @@ class Archived:
     """The session is in the archive; `verified` says how it was compared with what was sent, None: not at all.
 
     "uids": it has all SOPInstanceUIDs. "present": likewise, but some were there before, and nothing proves that it has
-    the bytes on disk. "count": a script gives instances new UIDs, and there are as many more as were sent. `proven`:
-    what the delivery sent again has replaced what was there. `holds` is the number of instances it holds, if only
-    numbers can be compared. If somebody else archived it, `unacknowledged` instances are in it too, perhaps in part.
-    `unproven`: nothing shows that it was archived from the row of the delivery, so all instances of that are presumed.
-    `digests` are XNAT's digests of the instances it holds, by SOPInstanceUID, "" for none: a changed digest means that
-    an instance has been replaced since.
+    the bytes on disk. "count": a script gives instances new UIDs, and there are as many more as were sent.
+
+    `has_replaced`: what the delivery sent again has replaced what was there. `origin_unknown`: nothing shows that the
+    session was archived from the row of the delivery, so all instances of that are presumed. If only numbers can be
+    compared, it `holds` this many instances. If somebody else archived it, `unacknowledged` instances are in it too,
+    perhaps in part. `digests` are XNAT's digests of the instances it holds, by SOPInstanceUID, "" for none: a changed
+    digest means that an instance has been replaced since.
     """
 
     delivery: Delivery
     uri: str
     verified: str | None
-    proven: bool = False
+    has_replaced: bool = False
     holds: int | None = None
     unacknowledged: frozenset[str] = frozenset()
-    unproven: bool = False
+    origin_unknown: bool = False
     digests: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -221,7 +222,7 @@ class Incomplete:
 
     `script` names the script of the site that drops files there: it dropped those that it `rejects`, and may have
     dropped the `doubtful` ones. The others are lost. The archive has an earlier version of `resent` instances, and XNAT
-    has lost the new version of some. `unproven` is as in `Archived`.
+    has lost the new version of some. `origin_unknown` is as in `Archived`.
     """
 
     delivery: Delivery
@@ -231,7 +232,7 @@ class Incomplete:
     resent: frozenset[str] = frozenset()
     rejects: frozenset[str] = frozenset()
     doubtful: frozenset[str] = frozenset()
-    unproven: bool = False
+    origin_unknown: bool = False
 
     @property
     def lost(self) -> frozenset[str]:

@@ -191,7 +191,7 @@ class Finalizer:
             return Held(delivery, f"{found.problem}; {_CORRECT}", uri)
         if comparison is None:
             # It is archived, but could not be read: the next run tries again.
-            return Archived(delivery, uri, None, unproven=not is_own)
+            return Archived(delivery, uri, None, origin_unknown=not is_own)
         return await self._judge(sealed, comparison, progress, uri, is_own=is_own)
 
     async def _judge(
@@ -207,13 +207,12 @@ class Finalizer:
         if comparison.verified == "count" and (surplus < 0 or row_lacks):
             return _too_few(delivery, max(-surplus, row_lacks), uri)
         # Some may have replaced others: all UIDs are new, the row had all files, and no rule drops any.
-        replaces = (
-            self.overwrite != "none"
-            and progress.row_files == sealed.acknowledged
-            and not digests.keys() & sealed.sop_uids
-        )
+        has_all = progress.row_files == sealed.acknowledged
+        replaces = self.overwrite != "none" and has_all and not digests.keys() & sealed.sop_uids
         if comparison.missing_count and replaces and await self._script(delivery) == "":
-            return Archived(delivery, uri, "count" if is_own else "present", holds=len(digests), unproven=not is_own)
+            return Archived(
+                delivery, uri, "count" if is_own else "present", holds=len(digests), origin_unknown=not is_own
+            )
         if comparison.missing_count and not missing:
             return _too_few(delivery, comparison.missing_count, uri)
         # The archive had these UIDs before: only a row with all files proves that those sent again arrived.
@@ -221,7 +220,9 @@ class Finalizer:
         if missing or resent:
             script = None if resent else await self._script(delivery)
             doubtful = missing if script else frozenset()
-            return Incomplete(delivery, uri, missing, script or None, resent, doubtful=doubtful, unproven=not is_own)
+            return Incomplete(
+                delivery, uri, missing, script or None, resent, doubtful=doubtful, origin_unknown=not is_own
+            )
         return await self._judge_complete(sealed, comparison, progress, uri, is_own=is_own)
 
     async def _judge_complete(
@@ -230,9 +231,8 @@ class Finalizer:
         """Decide how well it is proven that the archive has all that was sent. Raises: TransientError."""
         delivery, digests = sealed.delivery, comparison.digests
         # XNAT archived a row that had all files; a script that rejects some then leaves the earlier versions there.
-        has_replaced = (
-            bool(sealed.resent) and progress.row_files == sealed.acknowledged and progress.archive_uri is not None
-        )
+        has_all = progress.row_files == sealed.acknowledged
+        has_replaced = bool(sealed.resent) and has_all and progress.archive_uri is not None
         has_replaced = has_replaced and await self._script(delivery) == ""
         is_sure = is_own and sealed.presumed <= (sealed.resent if has_replaced else frozenset())
         if comparison.verified == "uids":
@@ -241,7 +241,7 @@ class Finalizer:
             verified, holds = "uids", None
         else:
             # Others' instances may make up the number, unless the archive has just what was in our row.
-            is_sure = is_sure and _new_surplus(sealed, comparison) == 0 and progress.row_files == sealed.acknowledged
+            is_sure = is_sure and _new_surplus(sealed, comparison) == 0 and has_all
             verified, holds, others = "count", len(digests), frozenset()
         return Archived(
             delivery,
@@ -250,7 +250,7 @@ class Finalizer:
             has_replaced,
             holds,
             unacknowledged=others,
-            unproven=not is_own,
+            origin_unknown=not is_own,
             digests=digests,
         )
 
