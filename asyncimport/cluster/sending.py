@@ -148,15 +148,19 @@ class _Driver:
                 )
                 if await context.call_journal(claim) is None:
                     return
-                if shares.has_unseen:
-                    self._begin_wait(tasks)
-                for worker, files in shares.files.items():
-                    if worker in self._sending:
-                        worker.add(files)
-                    else:
-                        await self._give_to_others(files)
-                for first in shares.first:
-                    tasks.start_soon(self._check, first)
+                await self._hand_out(shares, tasks)
+
+    async def _hand_out(self, shares: WorkerShares, tasks: TaskGroup) -> None:
+        """Give claimed files to their workers, and have first files checked."""
+        if shares.has_unseen:
+            self._begin_wait(tasks)
+        for worker, files in shares.files.items():
+            if worker in self._sending:
+                worker.add(files)
+            else:
+                await self._give_to_others(files)
+        for first in shares.first:
+            tasks.start_soon(self._check, first)
 
     def _begin_wait(self, tasks: TaskGroup) -> None:
         if self._unseen.begin_wait():
