@@ -70,6 +70,7 @@ class Sender:
             on_overload=self._overloads.append,
         )
         self._context.throttle.allow(0)
+        load.is_part = True
         self._client = client
         self._lease = lease
         self._sockets = sockets

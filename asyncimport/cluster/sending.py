@@ -16,7 +16,14 @@ from asyncimport.cluster.checks import read_reply
 from asyncimport.cluster.lease import GrantedLease, with_margin
 from asyncimport.cluster.messages import Order, Reply, Setup
 from asyncimport.cluster.ports import WorkerLink, WorkerLinks, WorkerLostError
-from asyncimport.cluster.sending_workers import SendingWorker, Tally, WorkerShares, demand_of_workers, pass_on
+from asyncimport.cluster.sending_workers import (
+    SendingWorker,
+    Tally,
+    WorkerShares,
+    demand_of_workers,
+    note_in_flight,
+    pass_on,
+)
 from asyncimport.cluster.starting import Starter
 from asyncimport.cluster.unseen import UnseenFiles
 from asyncimport.errors import AsyncimportError, LoginRefusedError, UnavailableError
@@ -330,7 +337,7 @@ class _Driver:
     async def _handle(self, worker: SendingWorker, reply: Reply, outcomes: Sequence[Outcome]) -> None:
         """Take in a reply: what it tells of the worker, of the server, and of files."""
         tally = self._tally(worker)
-        tally.limited_by = reply.limited_by or tally.limited_by
+        worker.limited_by = tally.limited_by = reply.limited_by or tally.limited_by
         worker.note_reply(reply)
         self._note_in_flight()
         pass_on(reply, worker, self._context)
@@ -394,5 +401,4 @@ class _Driver:
             self._limit_version += 1
 
     def _note_in_flight(self) -> None:
-        self._context.throttle.note_in_flight(sum(worker.in_flight for worker in self._sending))
-        self._context.load.reading = sum(worker.reading for worker in self._sending)
+        note_in_flight(self._sending, self._context.throttle, self._context.load)

@@ -1,5 +1,6 @@
 """What the driver knows of each worker, and who gets which files."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.deliveries import Claim
 from asyncimport.model.events import Notice, RetryScheduled, ServerUnavailable
 from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pacing.load import Load
 from asyncimport.pipeline.context import Context
 from asyncimport.pipeline.feed import demand_of
 
@@ -42,6 +44,7 @@ class SendingWorker:
     has_work: anyio.Event = field(default_factory=anyio.Event)
     in_flight: int = 0
     reading: int = 0
+    limited_by: str = ""
     wants_login: bool = False
     may_log_in: bool = False
     files_per_second: float = 0.0
@@ -254,6 +257,16 @@ def pass_on(reply: Reply, worker: SendingWorker, context: Context) -> None:
     if reply.zips_ended:
         # The other workers hear of it with their next orders, and so does this one if it begins anew.
         context.compression.end()
+
+
+def note_in_flight(workers: Sequence[SendingWorker], throttle: Throttle, load: Load) -> None:
+    """Note what all workers have in flight, and what limits those that have most of it."""
+    throttle.note_in_flight(sum(worker.in_flight for worker in workers))
+    load.reading = sum(worker.reading for worker in workers)
+    told: Counter[str] = Counter()
+    for worker in workers:
+        told[worker.limited_by] += worker.in_flight
+    load.told = max(told, key=told.__getitem__, default="").replace("this computer", "workers")
 
 
 def demand_of_workers(workers: Sequence[SendingWorker], throttle: Throttle, first_files: FirstFiles) -> Demand:

@@ -16,6 +16,9 @@ _FULL_SHARE = 0.9
 _IDLE_SHARE = 0.5
 # If there is nearly always an upload that waits for --max-rate, no more bytes may go, whatever the others wait for.
 _LIMITED_SHARE = 0.5
+# So it is if this share of what it allows has gone.
+_USED_SHARE = 0.85
+_RATE = "--max-rate"
 
 
 @record
@@ -28,6 +31,7 @@ class _Sample:
     in_flight: int
     disk: int
     rate: int
+    rate_seconds: float
     network: int
 
 
@@ -46,6 +50,10 @@ class Load:
         self.monitor: OutageMonitor | None = None
         self.count_sending: Callable[[], int] = lambda: 0
         """Returns how many requests wait for the network now."""
+        self.is_part = False
+        """Whether others send too: that all slots of this process are in use says nothing then."""
+        self.told = ""
+        """What limits the processes that send, if this one does not."""
         self._clock = clock
         self._processor = processor
         self._samples: deque[_Sample] = deque()
@@ -63,10 +71,11 @@ class Load:
     def sample(self) -> None:
         """Look at what uploads wait for. Call it on the loop."""
         now = self._clock()
-        rate = 0 if self.rate is None else self.rate.waiting
+        rate, rate_seconds = (0, 0.0) if self.rate is None else (self.rate.waiting, self.rate.used_seconds)
         slots = 0 if self.throttle is None else self.throttle.limit
         sending = self.count_sending()
-        self._samples.append(_Sample(now, self._processor(), slots, self.in_flight, self.reading, rate, sending))
+        processor = self._processor()
+        self._samples.append(_Sample(now, processor, slots, self.in_flight, self.reading, rate, rate_seconds, sending))
         while now - self._samples[0].at > _WINDOW_SECONDS:
             self._samples.popleft()
 
@@ -83,12 +92,14 @@ class Load:
         seconds = samples[-1].at - samples[0].at
         if seconds > 0 and samples[-1].processor - samples[0].processor > _BUSY_PROCESSOR * seconds:
             return "the processor of this computer"
-        if sum(one.rate > 0 for one in samples) >= _LIMITED_SHARE * len(samples):
-            return "--max-rate"
+        used = samples[-1].rate_seconds - samples[0].rate_seconds
+        waits_for_rate = sum(one.rate > 0 for one in samples) >= _LIMITED_SHARE * len(samples)
+        if waits_for_rate or self.told == _RATE or 0 < _USED_SHARE * seconds <= used:
+            return _RATE
         disk, network = sum(one.disk for one in samples), sum(one.network for one in samples)
         rate = sum(one.rate for one in samples)
         waits = {"the disk": disk, "the network": network, "the server": in_flight - disk - network - rate}
-        most = max(waits, key=waits.__getitem__)
-        if throttle.is_fixed and in_flight >= _FULL_SHARE * slots:
+        most = self.told or max(waits, key=waits.__getitem__)
+        if throttle.is_fixed and not self.is_part and in_flight >= _FULL_SHARE * slots:
             return f"--workers and {most}"
         return most

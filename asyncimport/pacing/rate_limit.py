@@ -25,6 +25,8 @@ class RateLimit:
         self._free_at = float("-inf")
         self.waiting = 0
         """Calls that wait now."""
+        self.used_seconds = 0.0
+        """How long all bytes so far take at this rate."""
         self.waited_seconds = 0.0
         """How long all calls together have waited, and will."""
 
@@ -36,7 +38,9 @@ class RateLimit:
         """Wait until `size` bytes may go; they count as sent even if the wait is cancelled."""
         now = self._clock()
         begin = max(self._free_at, now - self._CREDIT_SECONDS)
-        self._free_at = begin + size / self._bytes_per_second
+        seconds = size / self._bytes_per_second
+        self._free_at = begin + seconds
+        self.used_seconds += seconds
         if begin > now:
             self.waiting += 1
             self.waited_seconds += begin - now

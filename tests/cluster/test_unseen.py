@@ -7,10 +7,12 @@ from builders import claim
 from test_driver import Worker
 
 from asyncimport.cluster.lease import GrantedLease
-from asyncimport.cluster.sending_workers import SendingWorker
+from asyncimport.cluster.sending_workers import SendingWorker, note_in_flight
 from asyncimport.cluster.unseen import UnseenFiles
 from asyncimport.model.deliveries import Failed
 from asyncimport.model.files import File
+from asyncimport.pacing.concurrency import Throttle
+from asyncimport.pacing.load import Load
 
 pytestmark = pytest.mark.anyio
 
@@ -62,3 +64,18 @@ async def test_one_of_two_orders_lets_a_worker_log_in() -> None:
     assert [may_log_in(worker) for worker in workers] == [True, False]
     workers[0].wants_login = False
     assert [may_log_in(worker) for worker in workers] == [False, True]
+
+
+async def test_the_run_is_limited_by_what_limits_most_uploads() -> None:
+    """Each worker has its own line; the line of all says what those with most in flight say."""
+    workers = [SendingWorker(Worker(name), GrantedLease(1)) for name in "abc"]
+    throttle, load = Throttle(8), Load()
+    for worker, in_flight, limit in zip(workers, (2, 2, 3), ("the disk", "the disk", "the network"), strict=True):
+        worker.in_flight, worker.limited_by = in_flight, limit
+    note_in_flight(workers, throttle, load)
+    assert (throttle.in_flight, load.told) == (7, "the disk")
+    workers[2].in_flight, workers[2].limited_by = 5, "the processor of this computer"
+    note_in_flight(workers, throttle, load)
+    assert load.told == "the processor of workers"
+    note_in_flight([], throttle, load)
+    assert (throttle.in_flight, load.told) == (0, "")

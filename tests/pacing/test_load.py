@@ -75,6 +75,27 @@ def test_a_fixed_number_of_workers() -> None:
     assert watched.limit() == "--max-rate"
 
 
+def test_all_that_may_be_sent_is_sent() -> None:
+    """Then --max-rate is the limit, also if nobody waits for it at the times of the looks."""
+    for share, expected in [(0.9, "--max-rate"), (0.5, "the server")]:
+        watched = Watched(3, 3)
+        watched.load.sample()
+        watched.rate.used_seconds += share
+        assert watched.limit() == expected
+
+
+def test_others_send() -> None:
+    """They say what limits them. One of them says nothing of --workers, as it has a part of these only."""
+    watched = Watched(4, 4, adaptive=False)
+    watched.load.told = "the disk"
+    assert watched.limit() == "--workers and the disk"
+    watched.load.told = "--max-rate"
+    assert watched.limit() == "--max-rate"
+    part = Watched(4, 4, adaptive=False)
+    part.load.is_part = True
+    assert part.limit() == "the server"
+
+
 def test_an_overloaded_server() -> None:
     """It has had fewer uploads since then."""
     watched = Watched(8, 2, adaptive=False)
