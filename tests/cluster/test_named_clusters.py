@@ -49,7 +49,7 @@ def site(commands: Commands, tmp_path: Path) -> Commands:
 async def test_a_cluster_of_a_module(site: Commands, tree: Path, name: str) -> None:
     """A function returns a cluster of Dask, or the address of one. Ctrl-C, which all its processes get, ends none."""
     ended = await site("plan", tree, "-P", "demo", "-o", "json", "--dask", f"@mysite:{name}")
-    assert (ended.code, "Traceback" in ended.err) == (0, False), ended.err
+    assert ended.code == 0, ended.err
     assert sum(row["files"] for row in ended.json["rows"]) == 12
 
 
