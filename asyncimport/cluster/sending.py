@@ -16,15 +16,9 @@ from asyncimport.cluster.checks import read_reply
 from asyncimport.cluster.lease import GrantedLease, with_margin
 from asyncimport.cluster.messages import Order, Reply, Setup
 from asyncimport.cluster.ports import WorkerLink, WorkerLinks, WorkerLostError
-from asyncimport.cluster.sending_workers import (
-    SendingWorker,
-    Tally,
-    WorkerShares,
-    demand_of_workers,
-    note_in_flight,
-    pass_on,
-)
+from asyncimport.cluster.sending_workers import SendingWorker, WorkerShares, demand_of_workers, note_in_flight, pass_on
 from asyncimport.cluster.starting import Starter
+from asyncimport.cluster.tally import Tally
 from asyncimport.cluster.unseen import UnseenFiles
 from asyncimport.errors import AsyncimportError, LoginRefusedError, UnavailableError
 from asyncimport.model.activity import WorkerActivity

@@ -11,7 +11,6 @@ from asyncimport.cluster.messages import Order, Reply, pack_claims
 from asyncimport.cluster.ports import WorkerLink
 from asyncimport.journal.demand import Demand
 from asyncimport.journal.first_files import FirstFiles
-from asyncimport.model.activity import WorkerActivity
 from asyncimport.model.deliveries import Claim
 from asyncimport.model.events import Notice, RetryScheduled, ServerUnavailable
 from asyncimport.pacing.concurrency import Throttle
@@ -27,8 +26,6 @@ _MAX_AHEAD = 1024
 _PACE_SHARE = 0.3
 # How long workers have their turn, if fewer files may be in flight than there are workers.
 _TURN_SECONDS = 2.0
-# How often it is reported what a worker does.
-_TELL_SECONDS = 2.0
 # Consecutive files go to one worker, this many at a time.
 _TOGETHER = 8
 
@@ -154,37 +151,6 @@ class SendingWorker:
             stop_seconds=stop_seconds,
             may_log_in=self.may_log_in,
         )
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the worker of a name has done in this run, and when that was last reported."""
-
-    name: str
-    files: int = 0
-    size: int = 0
-    limited_by: str = ""
-    began: float = field(default_factory=anyio.current_time)
-    _told_at: float = field(default_factory=anyio.current_time)
-    _told_files: int = 0
-
-    def add(self, size: int) -> None:
-        """Count a file that it has sent."""
-        self.files += 1
-        self.size += size
-
-    def now(self, in_flight: int) -> WorkerActivity | None:
-        """Return what it does now, to be reported; None if that was done a moment ago."""
-        if (seconds := anyio.current_time() - self._told_at) < _TELL_SECONDS:
-            return None
-        pace = (self.files - self._told_files) / seconds
-        self._told_at, self._told_files = anyio.current_time(), self.files
-        return WorkerActivity(self.name, self.files, self.size, pace, in_flight, self.limited_by)
-
-    def ended(self) -> WorkerActivity:
-        """Return what it has done, now that it has ended."""
-        pace = self.files / max(anyio.current_time() - self.began, 0.001)
-        return WorkerActivity(self.name, self.files, self.size, pace, 0, self.limited_by)
 
 
 class WorkerShares:
