@@ -48,7 +48,7 @@ async def connected(dask: DaskProcesses, notices: list[str]) -> AsyncIterator[tu
             notices.append(event.reason)
 
     async with relay() as way:
-        way.target = urlsplit(dask.address).port or 0
+        way.target = urlsplit(dask.when_ready()).port or 0
         async with connect(parse_spec(f"tcp://127.0.0.1:{way.port}"), report=report) as cluster:
             async for _ in cluster.changes():
                 if len(cluster.workers) == 2:
@@ -119,14 +119,14 @@ async def test_a_scheduler_that_is_gone_ends_the_run(
     words = ("upload", tree, "-P", "demo", "-q", "-o", "json", "--dask")
     assert dask.scheduler is not None
     xnat.faults.add(Fault("import", Tell(dask.scheduler.kill), nth=60))
-    ended = await commands(*words, dask.address)
+    ended = await commands(*words, dask.when_ready())
     assert (ended.code, "Traceback" in ended.err, "distributed" in ended.err) == (4, False, False), ended.err
     assert "the connection to the scheduler of Dask broke" in ended.err
     assert "the same command goes on" in ended.err
     (tmp_path / "next").mkdir()
     with dask_processes(tmp_path / "next") as processes:
         processes.start_worker("c")
-        done = await commands(*words, processes.address)
+        done = await commands(*words, processes.when_ready())
     assert done.code == 0, done.err
     assert xnat.sop_uids("demo") == await uids_below(tree)
     assert xnat.prearchive == []

@@ -31,7 +31,7 @@ async def connected(
     dask: DaskProcesses, workers: int, report: Callable[[Event], None] = lambda _: None
 ) -> AsyncIterator[Cluster]:
     """Connect, and wait for so many workers."""
-    async with connect(parse_spec(dask.address), report=report) as cluster:
+    async with connect(parse_spec(dask.when_ready()), report=report) as cluster:
         with in_time(RUN):
             async for _ in cluster.changes():
                 if len(cluster.workers) == workers:

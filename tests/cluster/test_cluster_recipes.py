@@ -88,7 +88,7 @@ async def test_one_certificate_for_all_machines(
         assert dask.address.startswith("tls://")
         dask.start_worker("a")
         commands.env["DASK_CONFIG"] = str(home)
-        done = await commands(*words, "--dask", dask.address)
+        done = await commands(*words, "--dask", dask.when_ready())
         assert done.code == 0, done.err
         commands.env["DASK_CONFIG"] = str(tmp_path / "dask")
         refused = await commands(*words, "--dask", dask.address)
@@ -148,7 +148,7 @@ async def test_what_runs_in_kubernetes(
         await anyio.to_thread.run_sync(dask.begin, of_scheduler)
         dask.start_worker("a", more=[*more[:-1], str(tmp_path)])
         upload = [word.replace("/data/dicom", str(tree)) for word in of_upload[:-1]]
-        done = await commands(*upload, dask.address, "-o", "json")
+        done = await commands(*upload, dask.when_ready(), "-o", "json")
         assert (done.code, done.json["files"]["stored"]) == (0, 20), done.err
     finally:
         dask.end()

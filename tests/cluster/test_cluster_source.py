@@ -54,7 +54,7 @@ async def connected(
 ) -> AsyncIterator[Cluster]:
     """Connect, and wait until workers of these names are there."""
     with in_time(RUN):
-        async with connect(parse_spec(dask.address), report=report, silent_seconds=silent_seconds) as cluster:
+        async with connect(parse_spec(dask.when_ready()), report=report, silent_seconds=silent_seconds) as cluster:
             async for _ in cluster.changes():
                 if {worker.name for worker in cluster.workers.values()} >= set(names):
                     break

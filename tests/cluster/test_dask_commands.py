@@ -92,7 +92,7 @@ async def test_a_client_of_the_caller(url: str, dask: DaskProcesses, tree: Path,
         routes=rules_from("demo"),
         state_dir=tmp_path / "state",
     )
-    async with Client(dask.address, asynchronous=True, direct_to_workers=True, set_as_default=False) as client:
+    async with Client(dask.when_ready(), asynchronous=True, direct_to_workers=True, set_as_default=False) as client:
         result = (await upload(request, dask_client=client)).raise_for_error()
         assert result.summary is not None
         assert result.summary.files.stored == 80
@@ -180,7 +180,7 @@ async def test_workers_trust_whom_the_command_trusts(
     commands.directory = tmp_path
     async with serve(xnat, ssl_context=context) as url:
         commands.login(url)
-        words = ("upload", tree, "-P", "demo", "--dask", dask.address, "-o", "json")
+        words = ("upload", tree, "-P", "demo", "--dask", dask.when_ready(), "-o", "json")
         refused = await commands(*words)
         assert refused.code == 4, refused.err
         # A path that only this directory has.
@@ -198,17 +198,18 @@ async def test_a_plan_of_workers_is_that_of_this_machine(commands: Commands, tre
     dask.start_worker("b")
     words = ("plan", "-P", "demo", "-o", "json")
     here = await commands(*words, tree, "--state-dir", tree.parent / "here")
-    there = await commands(*words, tree, "--state-dir", tree.parent / "there", "--dask", dask.address)
+    there = await commands(*words, tree, "--state-dir", tree.parent / "there", "--dask", dask.when_ready())
     assert here.code == there.code == 0, there.err
     assert here.json["rows"] == there.json["rows"]
     assert here.json["not_dicom"] == there.json["not_dicom"]
-    mapped = await commands(*words, "/nowhere/tree", "--dask", dask.address, "--path-map", f"/nowhere={tree.parent}")
+    maps = ("--path-map", f"/nowhere={tree.parent}")
+    mapped = await commands(*words, "/nowhere/tree", "--dask", dask.when_ready(), *maps)
     assert mapped.code == 0, mapped.err
     assert [row["files"] for row in mapped.json["rows"]] == [row["files"] for row in here.json["rows"]]
     assert mapped.json["rows"][0]["source"].startswith("/nowhere/tree/")
     # The walk of the source would not meet what is elsewhere.
-    maps = ("--path-map", f"/nowhere={tree.parent}", "--path-map", f"/nowhere/b={tree}")
-    part = await commands(*words, "/nowhere", "--dask", dask.address, *maps)
+    more = (*maps, "--path-map", f"/nowhere/b={tree}")
+    part = await commands(*words, "/nowhere", "--dask", dask.when_ready(), *more)
     assert (part.code, f"/nowhere/b={tree} is for a part of SOURCE" in part.err) == (2, True), part.err
 
 
@@ -220,7 +221,7 @@ async def test_a_dry_run_of_workers_is_that_of_this_machine(
     dask.start_worker("a")
     dask.start_worker("b")
     words = ("upload", "-P", "demo", "-o", "json")
-    elsewhere = ("/nowhere/tree", "--dask", dask.address, "--path-map", f"/nowhere={tree.parent}")
+    elsewhere = ("/nowhere/tree", "--dask", dask.when_ready(), "--path-map", f"/nowhere={tree.parent}")
 
     async def compare() -> Ended:
         here = await commands(*words, tree, "--dry-run")
@@ -242,11 +243,12 @@ async def test_a_dry_run_of_workers_is_that_of_this_machine(
 async def test_workers_watch(xnat: TestXnat, url: str, commands: Commands, dask: DaskProcesses, tmp_path: Path) -> None:
     """Each look asks the cluster anew: one that is away is told once, and the watch goes on under the same login."""
     commands.login(url)
-    generated(tmp_path / "drop" / "a", sessions=1, files=10, size=2_000, seed=1)
-    words = ("upload", tmp_path / "drop", "-P", "demo", "--watch", "0.1s", "--min-age", "0s", "--dask", dask.address)
+    drop = tmp_path / "drop"
+    generated(drop / "a", sessions=1, files=10, size=2_000, seed=1)
+    dask.start_worker("a")
+    words = ("upload", drop, "-P", "demo", "--watch", "0.1s", "--min-age", "0s", "--dask", dask.when_ready())
     archived = anyio.Event()
     xnat.faults.add(Fault("archive", Tell(archived.set), nth=2))
-    dask.start_worker("a")
     async with commands.start(*words) as process:
         assert process.stderr is not None
         assert process.stdout is not None
@@ -256,7 +258,7 @@ async def test_workers_watch(xnat: TestXnat, url: str, commands: Commands, dask:
             assert dask.scheduler is not None
             end(dask.scheduler)
             await err.until("error: ")
-            generated(tmp_path / "drop" / "b", sessions=1, files=10, size=2_000, seed=2)
+            generated(drop / "b", sessions=1, files=10, size=2_000, seed=2)
             dask.begin(["--port", dask.address.rpartition(":")[2]])
             dask.start_worker("b")
             await archived.wait()
@@ -281,7 +283,7 @@ async def test_an_absent_worker_makes_no_file_look_deleted(
         number: dask.start_worker(f"w{number}", mounts={tmp_path / f"server {number}": tmp_path / "data"})
         for number in (1, 2)
     }
-    words = ("upload", tmp_path / "data", "-P", "demo", "-o", "json", "--dask", dask.address)
+    words = ("upload", tmp_path / "data", "-P", "demo", "-o", "json", "--dask", dask.when_ready())
     done = await until(lambda ended: ended.json["files"]["found"] == 20, commands, *words)
     assert done.code == 0, done.err
     end(workers[2])
@@ -316,7 +318,7 @@ async def test_workers_with_copies_of_their_own_send_all(
         dask.start_worker(f"w{number}", mounts={tmp_path / f"server {number}": tmp_path / "data"})
     async with Client(dask.address, asynchronous=True) as client:
         await client.wait_for_workers(2)
-    done = await commands("upload", tmp_path / "data", "-P", "demo", "-o", "json", "--dask", dask.address)
+    done = await commands("upload", tmp_path / "data", "-P", "demo", "-o", "json", "--dask", dask.when_ready())
     assert (done.code, done.json["files"]["stored"]) == (0, 60), done.err
 
 
@@ -334,7 +336,7 @@ async def test_a_worker_with_another_version_is_not_used(
     other.mkdir(parents=True)
     (other / "__init__.py").write_text('__version__ = "0.0.7"\n')
     dask.start_worker("old", env={"PYTHONPATH": str(other.parent)})
-    words = ("plan", tree, "-P", "demo", "--dask", dask.address)
+    words = ("plan", tree, "-P", "demo", "--dask", dask.when_ready())
     alone = await commands(*words)
     assert alone.code == 2, alone.err
     assert "worker old: it has asyncimport 0.0.7, and this is" in alone.err
@@ -351,7 +353,7 @@ async def test_no_secret_leaves_the_processes(
     xnat.users["demo"] = replace(xnat.users["demo"], password=secret)
     commands.env["XNAT_PASS"] = secret
     dask.start_worker("a", env={"DASK_LOGGING__DISTRIBUTED": "debug"})
-    done = await commands("upload", tree, "-P", "demo", "--dask", dask.address, "-q")
+    done = await commands("upload", tree, "-P", "demo", "--dask", dask.when_ready(), "-q")
     assert done.code == 0, done.err
     assert b" DEBUG - Message from " in dask.log.read_bytes()
     files = [path for path in dask.log.parent.rglob("*") if path.is_file()]

@@ -27,7 +27,7 @@ async def test_status_verify_and_forget_after_a_kill(
             if row.document is not None:
                 sealed.setdefault(f"/data{row.uri}", len(xnat.imports))
 
-    upload = ("upload", tree, "-P", "demo", "--dask", dask.address, "-o", "json")
+    upload = ("upload", tree, "-P", "demo", "--dask", dask.when_ready(), "-o", "json")
     async with commands.start(*upload) as process:
         xnat.faults.add(Fault("import", Tell(process.kill), nth=40))
         await process.wait()

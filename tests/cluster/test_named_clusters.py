@@ -15,11 +15,11 @@ MODULE = """
 from distributed import LocalCluster
 
 def make(workers=1):
-    return LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0")
+    return LocalCluster(n_workers=workers, **settings)
 
 def interrupted():
     stop = "import os, signal\\ndef dask_setup(worker): os.kill(os.getpid(), signal.SIGINT)"
-    return LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", preload=stop)
+    return LocalCluster(n_workers=1, preload=stop, **settings)
 
 def address():
     kept.append(make())
@@ -33,6 +33,8 @@ def empty():
 
 kept = []
 nothing = 7
+# Dask may have something to say of a busy machine, with a traceback.
+settings = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 60}
 """
 
 

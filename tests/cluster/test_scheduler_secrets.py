@@ -61,7 +61,7 @@ async def test_the_scheduler_knows_no_secret(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(look)
-        done = await commands("upload", tree, "-P", "demo", "--dask", dask.address, "-q")
+        done = await commands("upload", tree, "-P", "demo", "--dask", dask.when_ready(), "-q")
     assert done.code == 0, done.err
     assert await anyio.to_thread.run_sync(found_in_memory, scheduler, secrets) == []
     assert await anyio.to_thread.run_sync(found_in_memory, scheduler, {b"SendingActor"}) == [b"SendingActor"]
@@ -95,7 +95,7 @@ async def test_a_client_that_asks_through_the_scheduler_tells_it_no_secret(
         state_dir=tmp_path / "state",
     )
     async with (
-        Client(dask.address, asynchronous=True, direct_to_workers=False, set_as_default=False) as client,
+        Client(dask.when_ready(), asynchronous=True, direct_to_workers=False, set_as_default=False) as client,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(look)

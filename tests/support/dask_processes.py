@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from patience import COMMAND
 
 # Later files hide what was mounted before; the mount ends with the process.
 _MOUNTED = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" && shift 2 || exit 77; done; shift; exec "$@"'
@@ -33,11 +34,12 @@ class DaskProcesses:
         self.log = directory / "dask.log"
         self.env: dict[str, str] = {}
         self._reader: Thread | None = None
-        self._has_told = Event()
+        self._has_told, self._has_worker = Event(), Event()
 
     def begin(self, more: Sequence[str] = ()) -> None:
         """Start the scheduler, and wait until it listens."""
         words = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0", *more]
+        self._has_worker.clear()
         self.scheduler = process = self._start("scheduler", *words)
         self._reader = Thread(target=self._read, args=(process,))
         self._reader.start()
@@ -54,7 +56,15 @@ class DaskProcesses:
                 if b"Scheduler at:" in line:
                     self.address = line.split()[-1].decode()
                     self._has_told.set()
+                if b"Register worker addr" in line:
+                    self._has_worker.set()
         self._has_told.set()
+        self._has_worker.set()
+
+    def when_ready(self) -> str:
+        """Return the scheduler's address when it has a worker: a command waits for its first one for 15 s only."""
+        self._has_worker.wait(COMMAND)
+        return self.address
 
     def start_worker(
         self,
