@@ -116,8 +116,8 @@ def _without_quotes(reason: str) -> str:
 
 def _end(ended: RunEnded, *, names: bool) -> tuple[str, str]:
     level = {0: "INFO", 8: "WARNING", 9: "WARNING", 130: "WARNING", 143: "WARNING"}.get(ended.exit_code, "ERROR")
-    text = f"run {ended.run} ended" if ended.run else "the run did not begin"
-    text += f" with exit code {ended.exit_code}"
+    text = f"run {ended.run} ended with" if ended.run else "the run did not begin:"
+    text += f" exit code {ended.exit_code}"
     if ended.summary is not None:
         files = ended.summary.files
         counts = {name: getattr(files, name) for name in files.__dataclass_fields__}

@@ -213,7 +213,7 @@ class TestLog:
         away = RunEnded("1", 4, UnavailableError("the server has been away (503: LABEL1)"), None)
         assert logged(away).endswith("ERROR   run 1 ended with exit code 4; the server has been away (503)\n")
         usage = RunEnded(None, 2, UsageError("no such file: /data/LABEL1"), None)
-        assert logged(usage).endswith("the run did not begin with exit code 2; standard error says why\n")
+        assert logged(usage).endswith("the run did not begin: exit code 2; standard error says why\n")
         assert "/data/LABEL1" in logged(usage, names=True)
         assert " INFO " in logged(RunEnded("1", 0, None, replace(SUMMARY, files=Files())))
         assert "nothing was found" in logged(RunEnded("1", 0, None, replace(SUMMARY, files=Files())))
@@ -500,7 +500,7 @@ async def test_the_log_of_a_run(xnat: TestXnat, url: str, commands: Commands, pl
     await commands("upload", planted, "-P", "nope", "--log-file", log, "--state-dir", tmp_path / "other")
     text = log.read_text("utf-8")
     # Which journal it is, the project's own ID tells: without one there is no run.
-    assert "ERROR   the run did not begin with exit code 5" in text
+    assert "ERROR   the run did not begin: exit code 5" in text
 
     verbose = await commands("upload", planted, "-P", "demo", "--retry", "held", "-v", "-q", "--log-file", log)
     told = log.read_text("utf-8")[len(text) :]
