@@ -125,6 +125,7 @@ async def run(
     report: Callable[[Event], None] = lambda _: None,
     options: Options | None = None,
     stop: Stop | None = None,
+    lease_seconds: float = LEASE_SECONDS,
 ) -> Summary:
     """Run the pipeline by these workers."""
     options = options or Options(workers=4, finalizers=2, settle_seconds=0, outage_timeout=1)
@@ -139,7 +140,7 @@ async def run(
         call_policy=AT_ONCE,
         source="uploader-1",
         adopt_rows=False,
-        lease_seconds=LEASE_SECONDS,
+        lease_seconds=lease_seconds,
         open_files=partial(FileSource, []),
     )
     rules = router(session="{StudyDate}")
@@ -353,7 +354,8 @@ async def test_no_more_is_in_flight_than_the_run_allows(journal_path: Path, limi
         files |= study_files(str(study), 6)
     source = MemorySource(files, batch=len(files))
     options = Options(workers=limit, finalizers=2, settle_seconds=0, outage_timeout=1)
-    summary = await run(source, workers, journal_path, options=options)
+    # What a lost worker has in flight may come on top, and on a busy machine each may be late.
+    summary = await run(source, workers, journal_path, options=options, lease_seconds=600)
     assert summary.files.stored == len(source.files)
     assert most <= limit
 
