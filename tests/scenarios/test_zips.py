@@ -509,11 +509,12 @@ async def test_a_limit_of_the_rate_counts_what_is_sent_and_turns_zips_on(
     xnat: TestXnat, url: str, tmp_path: Path
 ) -> None:
     """With auto: files wait for the limit, and a trial shows that zips do so for less time."""
-    folder = tree(tmp_path / "tree", 250, pixels=20_000)
-    options = replace(ONE, workers=4, compress=Compress.AUTO, max_rate=1_000_000.0)
+    folder = tree(tmp_path / "tree", 125, pixels=20_000)
+    # So little that a busy machine deflates faster.
+    options = replace(ONE, workers=4, compress=Compress.AUTO, max_rate=250_000.0)
     summary = await upload(url, [folder], tmp_path / "j", options=options)
     check(xnat, summary, folder)
-    assert 125 < summary.zips < 240
+    assert 62 < summary.zips <= 125 - 4
 
 
 @pytest.mark.parametrize("compress", [Compress.AUTO, Compress.NEVER])
