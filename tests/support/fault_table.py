@@ -380,7 +380,7 @@ TABLE: Mapping[str, Mapping[str, Row | str]] = {
         **dict.fromkeys(ROWS_TAKEN, NO_ROW_YET),
         # What is asked beside it may be asked again too: six requests, if it is that of the first session.
         **dict.fromkeys(["login page", "expired"], row(login=1, logout=1, listing=range(_GETS + 2, _GETS + 5))),
-        "restart": row(login=1, logout=1, listing=range(_GETS + 1, _GETS + 6)),
+        "restart": row(login=1, logout=1, listing=range(_GETS + 1, _GETS + 8)),
     },
     "first file": {**_imports(_ELSEWHERE, until=1), **dict.fromkeys(ROWS_TAKEN, NO_ROW_YET)},
     "later file": {
