@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +194,8 @@ def _environment_of_children() -> Iterator[None]:
 
 async def _close(opened: Any) -> None:
     """Close a client or a cluster, even in an operation that is cancelled."""
-    with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+    # Its connections may break meanwhile, and then its processes end with this one.
+    with anyio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(OSError, RuntimeError):
         await opened.close()
 
 
