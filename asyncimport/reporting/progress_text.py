@@ -131,7 +131,8 @@ def _sessions(totals: Totals) -> Iterator[str]:
 
 def _in_flight(totals: Totals) -> Iterator[str]:
     if (in_flight := totals.load.in_flight) and totals.away is None:
-        limit = totals.load.limit(is_scanning=totals.scanning)
+        # A worker may have told it.
+        limit = plain(totals.load.limit(is_scanning=totals.scanning))
         yield f"{counted(in_flight, 'upload')} in flight{f', limited by {limit}' if limit else ''}"
 
 

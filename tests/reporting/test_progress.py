@@ -339,6 +339,8 @@ def test_what_limits_uploads() -> None:
     load.reading = 3
     assert "--workers and the server" in watched.text(1.0).line()
     assert "4 uploads in flight, limited by --workers and the disk" in watched.line(15.0)
+    load.told = "\x1b[31mred"
+    assert r"4 uploads in flight, limited by --workers and \x1b[31mred" in watched.line(15.0)
 
 
 @pytest.mark.parametrize(
