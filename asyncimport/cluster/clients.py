@@ -57,13 +57,13 @@ def start_fork_server() -> None:
 
 @contextmanager
 def starting_dask() -> Iterator[None]:
-    """Import or use Dask in the block, which reads its configuration. Raises: UsageError if it cannot do with that."""
+    """Import or use Dask in the block, which reads its configuration. Raises: UsageError if it is wrong."""
     try:
         yield
     except (AsyncimportError, ImportError):
         raise
     except Exception as error:
-        # A wrong value is any error, raised anywhere.
+        # A wrong value can raise any error, anywhere.
         raise UsageError(
             f"Dask does not start: {described(error)}",
             hint="correct its configuration: ~/.config/dask/*.yaml, /etc/dask/*.yaml, and variables DASK_*",

@@ -186,7 +186,8 @@ class Cluster:
         self._tasks = tasks
         # The scheduler takes actors for nothing to do: with an idle timeout it would end, and all workers with it.
         # So it has a task that no worker can run.
-        self._work = self.client.submit(bool, resources={"asyncimport": 1}, pure=False)
+        with self._scheduler_errors():
+            self._work = self.client.submit(bool, resources={"asyncimport": 1}, pure=False)
         there = [(address, anyio.Event()) for address in await self._known_workers()]
         for address, has_joined in there:
             tasks.start_soon(self._join, address, has_joined)

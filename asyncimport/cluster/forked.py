@@ -7,5 +7,5 @@ try:
     import asyncimport.cluster.scanning_actor
     import asyncimport.cluster.sending_actor  # noqa: F401 - see above
 except Exception as error:
-    # It takes this one as it is. The command itself says what is wrong, with Dask's configuration say.
+    # `multiprocessing` passes over an ImportError here. The command itself then says what is wrong, and what to do.
     raise ImportError from error
