@@ -40,7 +40,13 @@ def identify_files(
     return results, together
 
 
-def map_together(do: Callable[[_Item], _Result], items: Sequence[_Item], together: int) -> tuple[list[_Result], int]:
+def map_together(
+    do: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    together: int,
+    *,
+    clock: Callable[[], float] = monotonic,
+) -> tuple[list[_Result], int]:
     """Call a function for `together` items at once; return the results, and how many to take next time."""
     together = max(1, min(together, len(items)))
 
@@ -48,7 +54,7 @@ def map_together(do: Callable[[_Item], _Result], items: Sequence[_Item], togethe
         began = thread_time()
         return [do(item) for item in items[first::together]], thread_time() - began
 
-    began = monotonic()
+    began = clock()
     if together == 1:
         results, busy = share(0)
     else:
@@ -56,7 +62,7 @@ def map_together(do: Callable[[_Item], _Result], items: Sequence[_Item], togethe
             shares = list(threads.map(share, range(together)))
         results = [shares[index % together][0][index // together] for index in range(len(items))]
         busy = sum(seconds for _, seconds in shares)
-    waited = (monotonic() - began - busy) / max(1, len(items))
+    waited = (clock() - began - busy) / max(1, len(items))
     return results, max(1, min(round(together * waited / _PATIENCE_SECONDS), MAX_TOGETHER))
 
 

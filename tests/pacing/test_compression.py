@@ -283,26 +283,16 @@ def test_zips_without_a_trial_that_do_not_help_end_with_one() -> None:
     assert sum(upload.lanes[before:]) < 40
 
 
-def test_zips_that_begin_without_a_trial_are_tried_soon_if_the_link_is_no_longer_the_limit() -> None:
-    """The processor may be: before the first pause between trials is over, files go as they are again."""
-    upload = Upload(50_000_000, zip_cost=0.3, is_told=True)
+@pytest.mark.parametrize(("link", "zip_cost", "seconds"), [(50_000_000, 0.3, 8), (5_000_000, 0.5, 70)])
+def test_zips_that_begin_without_a_trial_and_do_not_pay_end(link: float, zip_cost: float, seconds: float) -> None:
+    """At once where the link is the limit no longer, as the processor is; else in a minute, when a trial shows it."""
+    upload = Upload(link, zip_cost=zip_cost, is_told=True)
     while not upload.compression.is_on:
         upload.send(8)
     began = upload.now
     while upload.compression.is_on or upload.compression.is_comparing:
         upload.send(8)
-    assert upload.now < began + 8
-
-
-def test_zips_that_cost_the_server_more_than_the_link_saves_end_in_a_minute() -> None:
-    """The link is still most of what a call waits for: only a trial shows that."""
-    upload = Upload(5_000_000, zip_cost=0.5, is_told=True)
-    while not upload.compression.is_on:
-        upload.send(8)
-    began = upload.now
-    while upload.compression.is_on or upload.compression.is_comparing:
-        upload.send(8)
-    assert upload.now < began + 70
+    assert upload.now < began + seconds
 
 
 def test_calls_are_compared_with_one_number_in_flight() -> None:

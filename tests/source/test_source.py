@@ -26,9 +26,9 @@ from asyncimport.dicom import Identity
 from asyncimport.errors import SourceError, UsageError
 from asyncimport.model.files import File, Ignored, StreamedBody
 from asyncimport.model.states import FileKind
-from asyncimport.source import headers
 from asyncimport.source.bytes_on_disk import LARGE
 from asyncimport.source.folder import FileSource
+from asyncimport.source.headers import map_together
 
 pytestmark = pytest.mark.anyio
 
@@ -594,17 +594,20 @@ async def test_on_a_slow_disk_many_files_are_opened_at_once(tmp_path: Path) -> N
     slow.seconds = 0
 
 
-async def test_on_a_fast_disk_no_threads_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would only cost."""
-    # No time passes: on a busy machine threads wait for a processor, too.
-    monkeypatch.setattr(headers, "monotonic", lambda: 0.0)
-    files = [write(tmp_path / f"{number:03}.dcm", image(number)) for number in range(1, 129)]
-    source = await folder(tmp_path)
-    slow = Slow(tmp_path, 1e-9)
-    await source.identify_many(files[:8])
-    await source.identify_many(files)
-    slow.seconds = 0
-    assert slow.most == 1
+@pytest.mark.parametrize("together", [1, 8])
+def test_on_a_fast_disk_no_threads_are_used(together: int) -> None:
+    """They would only cost. By this clock nothing waits; on a busy machine threads wait for a processor, too."""
+    threads: list[int] = []
+
+    def read(number: int) -> int:
+        threads.append(threading.get_ident())
+        return number
+
+    results, together = map_together(read, range(128), together, clock=lambda: 0.0)
+    assert (results, together) == ([*range(128)], 1)
+    threads.clear()
+    map_together(read, range(128), together)
+    assert set(threads) == {threading.get_ident()}
 
 
 async def test_a_stop_abandons_slow_reads(tmp_path: Path) -> None:
