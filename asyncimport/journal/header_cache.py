@@ -67,6 +67,7 @@ class HeaderCache:
     def skip_known(self, files: Sequence[File]) -> list[File]:
         """Skip the files that are known, sound and unchanged; return those to be read."""
         unknown = []
+        places: dict[str, int] = {}
         with self._transaction():
             for place, file in enumerate(files, self._files_seen):
                 row = self._db.execute(
@@ -75,17 +76,15 @@ class HeaderCache:
                 # An unreadable file may be readable now.
                 if row is None or row[0] == FileKind.UNREADABLE or not is_same_file(row[1:], file):
                     unknown.append(file)
+                    # A file that comes twice keeps its first position.
+                    places.setdefault(file.path, place)
                     continue
                 self._db.execute(
                     # Overlapping sources give a file twice.
                     "UPDATE file SET position = iif(scan = ?1, position, ?2), scan = ?1 WHERE path = ?3",
                     (self._scan, place, os.fsencode(file.path)),
                 )
-        # A file that comes twice keeps its first position.
-        numbered = zip(
-            (file.path for file in files), range(self._files_seen, self._files_seen + len(files)), strict=True
-        )
-        self._places = dict(reversed([*numbered]))
+        self._places |= places
         self._files_seen += len(files)
         return unknown
 
@@ -110,7 +109,7 @@ class HeaderCache:
         return found
 
     def record(self, found: Sequence[tuple[File, Identity] | Ignored]) -> None:
-        """Record what files are: those of the last batch that `skip_known` returned."""
+        """Record what files are: those of a batch that `skip_known` returned. Others may have been asked for since."""
         with self._transaction():
             for item in found:
                 if isinstance(item, Ignored):
@@ -129,6 +128,8 @@ class HeaderCache:
                     "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (os.fsencode(file.path), size, mtime_ns, *what, self._scan, inode, ctime_ns, place),
                 )
+        for item in found:
+            self._places.pop((item.file if isinstance(item, Ignored) else item[0]).path, None)
 
     def headers(
         self, *, truncated: bool = False, by_directory: bool = False, by_file: bool = False

@@ -15,11 +15,13 @@ class RehearsedSource:
     """A source whose headers a scan has just put into the cache. It reads no bodies."""
 
     read_ahead = 0
+    ahead = 1
+    """The cache does one thing at a time, and workers read next to nothing."""
 
     def __init__(self, source: Source, headers: HeaderCache) -> None:
         self._source = source
         self._headers = headers
-        self.places, self.ahead = source.places, source.ahead
+        self.places = source.places
         self.batches, self.identify, self.relative = source.batches, source.identify, source.relative
 
     @property

@@ -1,5 +1,7 @@
 """A scan whose batches are read side by side, as workers do."""
 
+import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -7,8 +9,12 @@ import anyio.to_thread
 import pytest
 from memory_pipeline import MemorySource, study_files
 
+from asyncimport.dicom import Identity
 from asyncimport.journal import HeaderCache
+from asyncimport.model.files import File, Ignored
 from asyncimport.operations.plan_draft import scan_headers
+from asyncimport.operations.rehearsed_source import RehearsedSource
+from asyncimport.pipeline.in_order import in_order
 from asyncimport.system.threads import opened_in_thread
 
 pytestmark = pytest.mark.anyio
@@ -21,3 +27,49 @@ async def test_batches_that_are_read_at_once_share_the_cache(tmp_path: Path) -> 
         await scan_headers(source, cache)
         studies = await anyio.to_thread.run_sync(lambda: list(cache.studies()))
     assert [study.files for study in studies] == [400]
+
+
+async def test_studies_keep_the_order_of_the_walk(tmp_path: Path) -> None:
+    """A limit takes those that come first, though later batches are asked for before the first one is recorded."""
+    files = study_files("2", 20) | study_files("1", 20)
+    source = MemorySource(files, batch=1, ahead=16)
+    async with opened_in_thread(partial(HeaderCache, tmp_path / "cache")) as cache:
+        await scan_headers(source, cache)
+        studies = await anyio.to_thread.run_sync(lambda: list(cache.studies()))
+    assert {study.study_uid: study.position for study in studies} == {"2": 0, "1": 20}
+
+
+class _OneThreadCache(HeaderCache):
+    """A cache that refuses a second thread."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._asked = threading.Lock()
+
+    def identities(self, files: Sequence[File]) -> dict[str, Identity]:
+        """Return what the cache has. Raises: AssertionError."""
+        assert self._asked.acquire(blocking=False), "two threads in one statement mix its rows"
+        try:
+            return super().identities(files)
+        finally:
+            self._asked.release()
+
+
+async def test_a_rehearsal_asks_the_cache_for_one_batch_at_a_time(tmp_path: Path) -> None:
+    """Also where workers would read many at once."""
+    files = study_files("1", 4_000)
+    source = MemorySource(files, batch=200, ahead=16)
+    found: list[str] = []
+
+    async def take(identities: list[Identity | Ignored]) -> None:
+        found.extend(one.sop_uid for one in identities if isinstance(one, Identity))
+
+    async with opened_in_thread(partial(_OneThreadCache, tmp_path / "cache")) as cache:
+        await scan_headers(source, cache)
+        seen = RehearsedSource(source, cache)
+
+        async def identify(batch: list[File | Ignored]) -> list[Identity | Ignored]:
+            return await seen.identify_many([one for one in batch if isinstance(one, File)])
+
+        await in_order(seen.batches(), identify, take, ahead=seen.ahead)
+    assert found == [f"1.{number}" for study, number in files.values()]
