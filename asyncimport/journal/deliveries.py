@@ -47,25 +47,11 @@ class DeliveryQueue:
         sleeps ten seconds before it tries again (PrearcSessionArchiver).
         """
         with self._connection.transaction(durable=True):
-            row = self._db.execute(
-                "SELECT d.key, d.number, d.uri, d.state, s.key, s.project, s.subject, s.label, s.study_uid, "
-                "d.expected, d.archived_before, s.initial_subject, s.initial_label, "
-                "EXISTS (SELECT 1 FROM blocked WHERE blocked.session = s.key AND blocked.second_row), "
-                "iif(d.state = 'OPEN', max(0, max(coalesce(u.since, ?1), ?1) + ?2), 0) AS wait "
-                # CROSS makes SQLite start from the few ready deliveries.
-                "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
-                "LEFT JOIN interrupted u ON u.delivery = d.key WHERE NOT EXISTS (SELECT 1 "
-                "FROM busy_subject WHERE busy_subject.subject = s.subject) ORDER BY wait, ready.delivery LIMIT 1",
-                (self._forgotten_since, settle_seconds - self._connection.ticks()),
-            ).fetchone()
-            if row is None:
-                return None
+            row = self._next_ready(settle_seconds)
+            if row is None or isinstance(row, float):
+                return row
             key, number, uri, state, session, project, subject, label, study_uid, *rest = row
-            expected, archived_before, *initial, second_row, wait = rest
-            is_open = bool(second_row) and state == "OPEN"
-            if wait:
-                return float(wait)
-            self._db.execute("DELETE FROM ready WHERE delivery = ?", (key,))
+            expected, archived_before, *initial, is_open = rest
             self._db.execute("INSERT INTO busy_subject VALUES (?)", (subject,))
             if state != "ARCHIVED" and not is_open:
                 self._db.execute(
@@ -77,6 +63,32 @@ class DeliveryQueue:
             sealed = self._describe(delivery, session, is_archived=state == "ARCHIVED", is_open=is_open)
         before = None if archived_before is None else _uids(archived_before)
         return replace(sealed, expected_count=expected, archived_before=before)
+
+    def _next_ready(self, settle_seconds: float) -> tuple | float | None:  # type: ignore[type-arg]
+        """Take the next ready delivery; return its row, or as `claim` does if there is none."""
+        while True:
+            row = self._db.execute(
+                "SELECT d.key, d.number, d.uri, d.state, s.key, s.project, s.subject, s.label, s.study_uid, "
+                "d.expected, d.archived_before, s.initial_subject, s.initial_label, d.state = 'OPEN' AND "
+                "EXISTS (SELECT 1 FROM blocked WHERE blocked.session = s.key AND blocked.second_row), "
+                "iif(d.state = 'OPEN', max(0, max(coalesce(u.since, ?1), ?1) + ?2), 0) AS wait "
+                # CROSS makes SQLite start from the few ready deliveries.
+                "FROM ready CROSS JOIN delivery d ON d.key = ready.delivery JOIN session s ON s.key = d.session "
+                "LEFT JOIN interrupted u ON u.delivery = d.key WHERE NOT EXISTS (SELECT 1 "
+                "FROM busy_subject WHERE busy_subject.subject = s.subject) ORDER BY wait, ready.delivery LIMIT 1",
+                (self._forgotten_since, settle_seconds - self._connection.ticks()),
+            ).fetchone()
+            if row is None:
+                return None
+            *found, wait = row
+            key, state, session, is_open = found[0], found[3], found[4], found[-1]
+            if wait:
+                return float(wait)
+            # The scan may have met more of it since it was ready: two directories can have one label.
+            is_ready = state != "OPEN" or is_open or self._state.mark_ready_if_complete(session, ["OPEN"])
+            self._db.execute("DELETE FROM ready WHERE delivery = ?", (key,))
+            if is_ready:
+                return tuple(found)
 
     def _describe(self, delivery: Delivery, session: int, *, is_archived: bool, is_open: bool) -> SealedDelivery:
         """Return what is known of the instances of a delivery and of its session."""
@@ -136,6 +148,8 @@ class DeliveryQueue:
                 (delivery.key,),
             )
             self._db.execute("DELETE FROM busy_subject WHERE subject = ?", (delivery.session.subject,))
+            # The scan may have ended meanwhile, and made all that is sealed ready.
+            self._db.execute("DELETE FROM ready WHERE delivery = ?", (delivery.key,))
             if not is_last:
                 return verdict
             self._db.execute("DELETE FROM active_session WHERE session = ?", (session,))

@@ -32,6 +32,8 @@ async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> Non
                         if isinstance(verdict, Archived | Built):
                             slot.record_success(claimed.acknowledged)
                         continue
+                # A session that is ready no more was the last thing that the feed waited for.
+                notify(wake_feed)
                 # Each finalizer finds the same delivery, whenever it looks for work.
                 if isinstance(claimed, float) and (until := monotonic() + claimed) > context.settles_at + 1:
                     context.settles_at = until

@@ -18,6 +18,7 @@ from journals import (
     archived,
     barred,
     built,
+    deleted,
     deliveries,
     failed,
     held,
@@ -40,7 +41,17 @@ from journals import (
 
 from asyncimport.errors import JournalError
 from asyncimport.journal import Journal, JournalReader
-from asyncimport.model.deliveries import Claim, Deleted, Held, Incomplete, Refused, SealedDelivery, Stored, Verdict
+from asyncimport.model.deliveries import (
+    Claim,
+    Deleted,
+    Held,
+    Incomplete,
+    Outcome,
+    Refused,
+    SealedDelivery,
+    Stored,
+    Verdict,
+)
 from asyncimport.model.states import Refusal
 from asyncimport.model.summary import exit_code
 
@@ -61,6 +72,33 @@ def test_a_session_is_ready_only_after_the_scan(journal: Journal, disk: Disk) ->
     assert (sealed.delivery.session, sealed.delivery.number, sealed.delivery.uri) == (E1, 1, "/prearchive/E1/1")
     assert deliveries(journal) == [("E1", 1, "SEALED")]
     assert sealed_by(journal) is None
+
+
+@pytest.mark.parametrize("answer", [stored, failed, barred])
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_ready_session_that_gets_more_files_waits_for_them(
+    journal: Journal, answer: Callable[[Claim], Outcome], asked: bool
+) -> None:
+    """Names of directories that differ in what no label can hold give one label: the walk comes back to its session."""
+    journal.scan.admit([instance("A 1/a", E1)])
+    journal.queue.record_outcomes([stored(claim) for claim in journal.queue.claim(8, max_active=9) or []])
+    assert journal.scan.directory_done([f"{ROOT}/A 1"]) == 1
+    journal.scan.admit([instance("A_1/b", E1)])
+    if asked:
+        assert sealed_by(journal) is None
+    late = journal.queue.claim(8, max_active=9)
+    assert late is not None
+    assert [claim.delivery.number for claim in late] == [1]
+    if asked:
+        assert sealed_by(journal) is None
+    journal.queue.record_outcomes([answer(claim) for claim in late])
+    sealed = sealed_by(journal)
+    if answer is stored:
+        assert sealed is not None
+        assert len(sealed.sop_uids) == 2
+    else:
+        assert sealed is None
+        assert deliveries(journal) == [("E1", 1, "OPEN")]
 
 
 def test_record_outcomes_returns_how_many_sessions_became_ready(journal: Journal, disk: Disk) -> None:
@@ -311,6 +349,22 @@ def test_a_delivery_held_in_a_run_is_not_retried_in_it(path: Path, disk: Disk) -
         scan(journal, disk, retry_held=True)
         assert sealed_by(journal) is None
         assert journal.queue.claim(8, max_active=9) is None
+
+
+@pytest.mark.parametrize("verdict", [archived, held, built, deleted])
+def test_what_is_being_finalised_at_the_end_of_the_scan_is_so_once(
+    journal: Journal, disk: Disk, verdict: Callable[[SealedDelivery], Verdict]
+) -> None:
+    """Its seal does not make it ready once more."""
+    disk.put(instance("a", E1))
+    meet(journal, disk)
+    journal.queue.record_outcomes([stored(claim) for claim in journal.queue.claim(8, max_active=9) or []])
+    journal.scan.directory_done([ROOT])
+    sealed = sealed_by(journal)
+    assert sealed is not None
+    journal.scan.finish([ROOT], archive_built=True, retry_held=False)
+    journal.deliveries.record_verdict(verdict(sealed))
+    assert sealed_by(journal) is None
 
 
 @pytest.mark.parametrize("name", ["a", "b"])

@@ -8,11 +8,12 @@ import pytest
 from memory_pipeline import MemoryDestination, MemorySource, no_wait, run_by_directory, run_pipeline, study_files
 
 from asyncimport.errors import (
+    TransientError,
     UnavailableError,
     UsageError,
 )
 from asyncimport.model.choices import Partial
-from asyncimport.model.deliveries import Archived, Claim, SealedDelivery
+from asyncimport.model.deliveries import Archived, Claim, Outcome, SealedDelivery
 from asyncimport.model.events import (
     Admitted,
     Event,
@@ -52,6 +53,36 @@ async def test_a_session_that_lacks_a_file_stays_open_to_the_end_of_the_scan(jou
     summary = await run_by_directory(MemorySource(files), destination, journal_path, partial=Partial.ARCHIVE)
     assert destination.finalized == ["2", "1"]
     assert summary.count("archived") == 2
+
+
+async def test_a_session_that_is_disputed_while_it_waits_to_be_archived_stays_open(journal_path: Path) -> None:
+    """The walk has left its directory, and another names the same study: it is not sealed, and the run ends."""
+    destination, interrupted, outcomes = MemoryDestination(), list[str](), list[Outcome]()
+    are_recorded, has_scanned = anyio.Event(), anyio.Event()
+
+    async def store(claim: Claim) -> None:
+        # It waits for its settle time, which ends after the scan.
+        if claim.instance.session.study_uid == "1" and not interrupted:
+            interrupted.append(claim.instance.sop_uid)
+            raise TransientError("cut", may_have_taken_effect=True)
+
+    async def first(_: SealedDelivery) -> None:
+        await has_scanned.wait()
+
+    def report(event: Event) -> None:
+        if isinstance(event, OutcomesRecorded):
+            outcomes.extend(event.outcomes)
+        if len(outcomes) == 2:
+            are_recorded.set()
+        if isinstance(event, ScanFinished):
+            has_scanned.set()
+
+    destination.on_store, destination.on_finalize = store, first
+    files = {"/m/0/a": ("0", 1), "/m/1/a": ("1", 1), "/m/2/notes": ("-", 0), "/m/3/a": ("1", 2)}
+    source = MemorySource(files, batch=1, before_last=are_recorded.wait)
+    summary = await run_by_directory(source, destination, journal_path, report=report, finalizers=1, settle_seconds=0.5)
+    assert destination.finalized == ["0"]
+    assert [one.state for one in summary.sessions] == ["archived", "held"]
 
 
 async def test_two_sources_may_have_one_session(journal_path: Path) -> None:

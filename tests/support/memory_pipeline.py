@@ -194,12 +194,18 @@ async def run_pipeline(
 
 
 async def run_by_directory(
-    source: MemorySource, destination: MemoryDestination, journal_path: Path, **options: Any
+    source: MemorySource,
+    destination: MemoryDestination,
+    journal_path: Path,
+    *,
+    report: Callable[[Event], None] = lambda _: None,
+    **options: Any,
 ) -> Summary:
     """Run the pipeline with labels from directories."""
     rules = Router("P", session="{session}", keywords=frozenset(STUDY_FIELDS), paths=PathPattern.parse("{session}/**"))
     assert rules.session_depth == 1
     with in_time():
         async with opened(journal_path, rules) as journal:
-            await upload_images(source, destination, journal, rules, options=replace(FEW, **options), policy=AT_ONCE)
+            few = replace(FEW, **options)
+            await upload_images(source, destination, journal, rules, options=few, policy=AT_ONCE, report=report)
             return await summary_of(journal)
