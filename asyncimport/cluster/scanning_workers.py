@@ -5,7 +5,7 @@ the same one (`tree_identity`) stand in for each other.
 """
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
@@ -64,6 +64,12 @@ def has(*views: View) -> Fits:
     return lambda worker: wanted <= worker.views
 
 
+def views_of(place: str, workers: Iterable[ScanningWorker]) -> list[View]:
+    """Return what workers see at a place, whichever answered first: of equal files each run takes the same one."""
+    in_order = sorted(workers, key=lambda worker: worker.lasting.get(place, ""))
+    return list(dict.fromkeys(view for worker in in_order for view in worker.views if view.place == place))
+
+
 class ScanningWorkers:
     """The workers of a cluster that a source asks, by their address."""
 
@@ -104,9 +110,8 @@ class ScanningWorkers:
                 hint="this machine must reach the addresses and ports of the workers; their logs say why they ended",
             )
         for place in self._settings.places:
-            seen = [view for worker in self.all.values() for view in worker.views if view.place == place]
-            self.views[place] = list(dict.fromkeys(seen))
-            if not seen:
+            self.views[place] = views_of(place, self.all.values())
+            if not self.views[place]:
                 raise UsageError(
                     f"no worker sees {plain(place)}",
                     hint="check the path of SOURCE, the mounts of workers, and --path-map",

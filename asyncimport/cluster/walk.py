@@ -4,6 +4,7 @@ So nothing is missed; a file that several views have must be the same one, as th
 """
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from itertools import count
 
 import anyio
@@ -41,7 +42,8 @@ class Walk:
         for place in self._places:
             for view in self._workers.views[place]:
                 seen_by = frozenset(address for address, one in self._workers.all.items() if view in one.views)
-                chains.setdefault(seen_by, []).append(view)
+                # Those that nobody sees now may come back with different workers.
+                chains.setdefault(seen_by or frozenset({view.place, view.tree}), []).append(view)
         self.is_in_order = len(self._places) == len(chains) == 1
         put, found = anyio.create_memory_object_stream[Batch | Exception](len(chains))
         for views in chains.values():
@@ -56,13 +58,12 @@ class Walk:
     async def _walk(self, views: Sequence[View], put: MemoryObjectSendStream[Batch | Exception]) -> None:
         """Walk views that the same workers see, from the beginning again if a worker is lost."""
         async with put:
-            try:
-                while not await self._walk_once(views, put):
-                    self.is_in_order = False
-            except anyio.BrokenResourceError:
-                pass  # nobody reads any more
-            except Exception as error:  # noqa: BLE001 - raised where the walk is read
-                await put.send(error)
+            with suppress(anyio.BrokenResourceError):  # nobody reads any more
+                try:
+                    while not await self._walk_once(views, put):
+                        self.is_in_order = False
+                except Exception as error:  # noqa: BLE001 - raised where the walk is read
+                    await put.send(error)
 
     async def _walk_once(self, views: Sequence[View], put: MemoryObjectSendStream[Batch | Exception]) -> bool:
         """Walk all views; return False if the worker is lost. Raises: UnavailableError, UsageError."""
