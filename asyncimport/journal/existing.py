@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from asyncimport.journal.connection import Connection
+from asyncimport.journal.first_files import FirstFiles
 from asyncimport.model.deliveries import ArchivedContent, Claim
 from asyncimport.model.record import record
 from asyncimport.routing.studies import type_conflict
@@ -19,7 +20,8 @@ class AdoptedFiles:
 class ExistingInstances:
     """Instances that need not be sent: they count as stored, in a delivery that has no prearchive row."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, first_files: FirstFiles) -> None:
+        self._first_files = first_files
         self._connection = connection
         self._db = connection.db
 
@@ -55,6 +57,7 @@ class ExistingInstances:
                     (existing.uri, self._connection.clock(), session),
                 )
             self._db.execute("DELETE FROM active_session WHERE session = ?", (session,))
+            self._first_files.end(session, is_stored=False)
             return self.adopt_queued([session])
 
     def _has_sent_all(self, session: int, held: frozenset[str]) -> bool:

@@ -14,6 +14,7 @@ from asyncimport.journal.database import LockWait
 from asyncimport.journal.deliveries import DeliveryQueue
 from asyncimport.journal.existing import ExistingInstances
 from asyncimport.journal.files import FileRecords, below
+from asyncimport.journal.first_files import FirstFiles
 from asyncimport.journal.queue import UploadQueue
 from asyncimport.journal.scan import ScanWriter
 from asyncimport.journal.session_state import SessionState
@@ -68,10 +69,11 @@ class Journal:
             accepted=accepted,
             is_planned=is_planned,
         )
-        self.existing = ExistingInstances(connection)
+        first_files = FirstFiles(connection.ticks)
+        self.existing = ExistingInstances(connection, first_files)
         files = FileRecords(connection, run, self.state)
         self.scan = ScanWriter(connection, run, self.state, self.sessions, self.existing, files)
-        self.queue = UploadQueue(connection, run, self.state, self.existing, files)
+        self.queue = UploadQueue(connection, run, self.state, self.existing, files, first_files)
         self.deliveries = DeliveryQueue(connection, run, self.state)
         self.attachments = AttachmentQueue(connection, run, files)
         self.subjects = SubjectQueue(connection, run)

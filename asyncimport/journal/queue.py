@@ -35,6 +35,7 @@ class UploadQueue:
         state: SessionState,
         existing: ExistingInstances,
         files: FileRecords,
+        first_files: FirstFiles,
     ) -> None:
         self._connection = connection
         self._db = connection.db
@@ -44,7 +45,7 @@ class UploadQueue:
         self._files = files
         self._activity = ActivityWriter(connection, run)
         self._synced_at = run.began_at
-        self.first_files = FirstFiles(connection.ticks)
+        self.first_files = first_files
         self.seconds_to_late: float | None = None
         """How long after the last claim another first file is late; None if none can be."""
 
@@ -72,6 +73,8 @@ class UploadQueue:
             active = self._db.execute(
                 "SELECT session FROM active_session b WHERE EXISTS (SELECT 1 FROM queued w "  # noqa: S608 - fixed text
                 "WHERE w.session = b.session) AND NOT EXISTS (SELECT 1 FROM blocked WHERE blocked.session = b.session) "
+                # Files that came after the seal wait for the verdict.
+                "AND EXISTS (SELECT 1 FROM delivery d WHERE d.session = b.session AND d.state = 'OPEN') "
                 f"AND NOT {DISPUTED.format('b.session')} ORDER BY session"
             ).fetchall()
             open_sessions = OpenSessions()

@@ -180,6 +180,7 @@ def test_files_that_the_scan_meets_late_are_found_too(tmp_path: Path) -> None:
         (claim,) = journal.queue.claim(10, max_active=10) or []
         assert claim.check_archive
         assert journal.existing.adopt(claim, there) == AdoptedFiles(1, 10)
+        assert journal.queue.first_files.count_in_time() == 0
         assert journal.scan.admit([instance("b"), instance("d")]) == Admission([], [], 1, 10)
         (alone,) = journal.queue.claim(10, max_active=10) or []
         assert (alone.check_archive, alone.delivery.number, alone.instance.sop_uid) == (False, 2, "1.2.E1.c")

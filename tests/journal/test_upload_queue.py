@@ -114,6 +114,18 @@ def test_no_session_begins_while_open_ones_have_enough_files(journal: Journal) -
     assert names(rest or []) == ["A-2", "A-3", "A-4", "B-2", "B-3", "B-4", "C-2", "C-3", "C-4"]
 
 
+def test_files_that_came_after_a_seal_keep_no_session_from_beginning(journal: Journal) -> None:
+    """They wait until theirs is archived, which may take an hour."""
+    sent = [session(label, subject=label) for label in "ABC"]
+    journal.scan.admit([instance(f"{one.label}-1", one) for one in sent])
+    journal.queue.record_outcomes([stored(claim) for claim in journal.queue.claim(9, max_active=9) or []])
+    assert journal.scan.directory_done([ROOT]) == 3
+    assert all(sealed_by(journal) for _ in sent)
+    journal.scan.admit([instance(f"{one.label}-2", one) for one in sent])
+    journal.scan.admit([instance("D-1", session("D", subject="D"))])
+    assert names(journal.queue.claim(9, max_active=9, demand=Demand(files=3)) or []) == ["D-1"]
+
+
 def test_the_number_of_begun_sessions_is_bounded(journal: Journal, disk: Disk) -> None:
     """A session begins only while fewer than `max_active` occupy the prearchive: until they are finalised."""
     disk.put(*[instance(f"{of.label}-{n}", of) for of in (E1, E2, E3) for n in range(2)])
