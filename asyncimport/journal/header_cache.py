@@ -33,6 +33,8 @@ _VARIANTS_REMEMBERED = 2_000
 _CLOCK_SKEW_SECONDS = 60.0
 # A study unchanged for this long is no longer written, by whatever clock.
 _OLD_SECONDS = 86_400.0
+# Fewer files than this many bits can count are below one place.
+_RANK_SHIFT = 40
 
 
 class HeaderCache:
@@ -64,27 +66,29 @@ class HeaderCache:
         self._db.close()
         self._lock.release()
 
-    def skip_known(self, files: Sequence[File]) -> list[File]:
-        """Skip the files that are known, sound and unchanged; return those to be read."""
+    def skip_known(self, files: Sequence[File], places: Sequence[str] = ()) -> list[File]:
+        """Skip the files that are known, sound and unchanged; return those to be read.
+
+        What is below the first of `places` comes first: several are walked at once by workers, one of which is faster.
+        """
         unknown = []
-        places: dict[str, int] = {}
         with self._transaction():
-            for place, file in enumerate(files, self._files_seen):
+            for number, file in enumerate(files, self._files_seen):
+                place = (_rank(file.path, places) << _RANK_SHIFT) + number
                 row = self._db.execute(
                     "SELECT kind, size, mtime_ns, inode, ctime_ns FROM file WHERE path = ?", (os.fsencode(file.path),)
                 ).fetchone()
                 # An unreadable file may be readable now.
                 if row is None or row[0] == FileKind.UNREADABLE or not is_same_file(row[1:], file):
                     unknown.append(file)
-                    # A file that comes twice keeps its first position.
-                    places.setdefault(file.path, place)
+                    # A file that comes twice keeps its first position, also while that is read.
+                    self._places.setdefault(file.path, place)
                     continue
                 self._db.execute(
                     # Overlapping sources give a file twice.
                     "UPDATE file SET position = iif(scan = ?1, position, ?2), scan = ?1 WHERE path = ?3",
                     (self._scan, place, os.fsencode(file.path)),
                 )
-        self._places |= places
         self._files_seen += len(files)
         return unknown
 
@@ -123,10 +127,11 @@ class HeaderCache:
                         self._variant(identity),
                     )
                 size, mtime_ns, inode, ctime_ns = columns_of(file)
-                place = self._places.get(file.path, self._files_seen)
+                path, place = os.fsencode(file.path), self._places.get(file.path, self._files_seen)
                 self._db.execute(
-                    "INSERT OR REPLACE INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (os.fsencode(file.path), size, mtime_ns, *what, self._scan, inode, ctime_ns, place),
+                    "INSERT OR REPLACE INTO file VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, "
+                    "coalesce((SELECT position FROM file WHERE path = ?1 AND scan = ?11), ?14))",
+                    (path, size, mtime_ns, *what, self._scan, inode, ctime_ns, place),
                 )
         for item in found:
             self._places.pop((item.file if isinstance(item, Ignored) else item[0]).path, None)
@@ -155,7 +160,7 @@ class HeaderCache:
         """Yield the studies of this scan by UID, from files that are whole or `truncated`, and `is_asked` about."""
         condition = self._file_condition(truncated=truncated, is_asked=is_asked)
         with journal_errors(self.path):
-            copies = self._copies(condition)
+            copies, twins = self._copies(condition)
             rows = self._db.execute(
                 "SELECT v.study_uid, json_group_array(DISTINCT f.modality), count(DISTINCT f.series_uid), "  # noqa: S608 - fixed text
                 "count(DISTINCT f.sop_uid), sum(f.size), min(f.path), max(f.path), min(f.position) "
@@ -165,8 +170,10 @@ class HeaderCache:
             for study_uid, modalities, series, files, size, first, last, position in rows:
                 types = tuple(sorted(filter(None, json.loads(modalities))))
                 directory = os.fsdecode(os.path.commonpath([os.path.dirname(first), os.path.dirname(last)]))  # noqa: PTH120 - bytes
-                where = directory, os.fsdecode(first), tuple(copies.get(study_uid, ())), position
-                yield StudySummary(study_uid, types, series, files, size, *where)
+                again = tuple(copies.get(study_uid, ())), tuple(twins.get(study_uid, ()))
+                yield StudySummary(
+                    study_uid, types, series, files, size, directory, os.fsdecode(first), *again, position
+                )
 
     def _file_condition(self, *, truncated: bool, is_asked: Callable[[Mapping[str, str], str], bool] | None) -> str:
         is_whole = "" if truncated else "AND f.reason = ''"
@@ -253,16 +260,19 @@ class HeaderCache:
                 found.setdefault(study_uid, []).append((description, files))
         return found
 
-    def _copies(self, condition: str) -> dict[str, list[tuple[str, ...]]]:
+    def _copies(self, condition: str) -> tuple[dict[str, list[tuple[str, ...]]], dict[str, list[tuple[str, ...]]]]:
+        """Return the paths of files of one instance, by study: those of one size, and those of different sizes."""
         copies: dict[str, list[tuple[str, ...]]] = {}
-        for study_uid, paths in self._db.execute(
-            "SELECT v.study_uid, json_group_array(hex(f.path)) FROM file f JOIN variant v ON v.key = f.variant "  # noqa: S608 - fixed text
-            f"WHERE f.scan = ? {condition} GROUP BY v.study_uid, f.sop_uid HAVING count(*) > 1",
+        twins: dict[str, list[tuple[str, ...]]] = {}
+        for study_uid, sizes, paths in self._db.execute(
+            "SELECT v.study_uid, count(DISTINCT f.size), json_group_array(hex(f.path)) "  # noqa: S608 - fixed text
+            f"FROM file f JOIN variant v ON v.key = f.variant WHERE f.scan = ? {condition} "
+            "GROUP BY v.study_uid, f.sop_uid HAVING count(*) > 1",
             (self._scan,),
         ):
             raw = sorted(map(bytes.fromhex, json.loads(paths)))
-            copies.setdefault(study_uid, []).append(tuple(map(os.fsdecode, raw)))
-        return copies
+            (copies if sizes == 1 else twins).setdefault(study_uid, []).append(tuple(map(os.fsdecode, raw)))
+        return copies, twins
 
     def non_instances(self, *, truncated: bool = False) -> list[NonInstance]:
         """Return the other files of this scan, by kind and reason, with truncated files unless they count."""
@@ -328,6 +338,15 @@ def _open(path: Path) -> sqlite3.Connection:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
     raise AssertionError("unreachable")
+
+
+def _rank(path: str, places: Sequence[str]) -> int:
+    """Return the number of the first place that a path is below."""
+    if len(places) > 1:
+        for rank, place in enumerate(places):
+            if path == place or path.startswith(os.path.join(place, "")):  # noqa: PTH118 - compared as text
+                return rank
+    return 0
 
 
 def _directory(path: bytes) -> bytes:

@@ -129,7 +129,8 @@ class StudySummary:
     """How much there is of a study.
 
     `files` are instances: copies of one count once. `directory` holds all of them. `copies` are paths of files with the
-    same SOPInstanceUID, the first one first. `position` sorts studies in the order of the scan.
+    same SOPInstanceUID and size, `twins` of those with different sizes, the first one first. `position` sorts studies
+    in the order of the scan.
     """
 
     study_uid: str
@@ -140,6 +141,7 @@ class StudySummary:
     directory: str
     example: str
     copies: tuple[tuple[str, ...], ...] = ()
+    twins: tuple[tuple[str, ...], ...] = ()
     position: int = 0
 
 

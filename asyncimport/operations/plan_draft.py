@@ -1,6 +1,5 @@
 """The first step of a plan: each scanned study is routed by the rules of the run."""
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 
@@ -68,7 +67,7 @@ async def scan_headers(source: Source, cache: HeaderCache, report: Callable[[Eve
     async def read(batch: list[File | Ignored]) -> tuple[list[File | Ignored], list[Ignored | tuple[File, Identity]]]:
         files = [item for item in batch if isinstance(item, File)]
         async with using_cache:
-            unknown = await anyio.to_thread.run_sync(cache.skip_known, files)
+            unknown = await anyio.to_thread.run_sync(cache.skip_known, files, source.places)
         looks = zip(unknown, await source.identify_many(unknown), strict=True)
         return batch, [look if isinstance(look, Ignored) else (file, look) for file, look in looks]
 
@@ -282,28 +281,16 @@ def file_problems(cache: HeaderCache, *, truncated: bool) -> list[PlanProblem]:
         advice = advice_for(other.kind.lower(), other.reason)
         problems.append(PlanProblem(code, other.reason, advice, files=other.files, example=other.example))
     for study in cache.studies(truncated=truncated):
-        copies: list[str] = []
-        for paths in study.copies:
-            if len({_size_of(path) for path in paths}) == 1:
-                copies += paths[1:]
-                continue
+        for paths in study.twins:
             text = "files with one SOPInstanceUID have different sizes: only the first is sent"
             advice = "find out which file is right, and remove or exclude the others"
             problems.append(study_problem(ProblemCode.TWIN, study, text, advice, paths))
-        if copies:
+        if copies := [path for paths in study.copies for path in paths[1:]]:
             number = len(copies)
             text = "1 file is a copy of another" if number == 1 else f"{number:,} files are copies of others"
             advice = "nothing to do: each instance is sent once"
             problems.append(study_problem(ProblemCode.DUPLICATE, study, text, advice, copies))
     return problems
-
-
-def _size_of(path: str) -> int:
-    """Return the size of a file in bytes; -1 if it cannot be read."""
-    try:
-        return os.stat(path).st_size  # noqa: PTH116 - the path need not be text
-    except OSError:
-        return -1
 
 
 def study_problem(
