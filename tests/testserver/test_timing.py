@@ -7,6 +7,7 @@ import pytest
 from raw_client import dicom, raw_client
 
 from asyncimport.testserver import TestXnat, Timing
+from asyncimport.testserver.site.runtime import SerialTime
 
 pytestmark = pytest.mark.anyio
 
@@ -14,6 +15,12 @@ pytestmark = pytest.mark.anyio
 async def test_import_35_the_serial_section_is_one_at_a_time() -> None:
     """Ten imports of 5 ms each under the one lock take 50 ms or more, however many connections."""
     assert await seconds(Timing(serial_seconds=0.005)) >= 0.05
+
+
+def test_a_late_start_makes_no_other_wait_longer() -> None:
+    """A machine that is busy with the client must not look like a server that is slow."""
+    section = SerialTime()
+    assert [section.take(now, 2) for now in (10, 11, 13.9, 20)] == [12, 14, 16, 22]
 
 
 async def test_import_35_the_parallel_section_overlaps_up_to_the_limits() -> None:

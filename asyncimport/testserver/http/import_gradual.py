@@ -153,11 +153,10 @@ async def _find_or_create_row(
             return row
         await anyio.sleep(timing.serial_seconds)  # other requests look meanwhile, and find no row either
         return _create_row(context, params, header, destination, name)
-    if timing.look_up_seconds(rows) == 0:  # nothing is awaited, so no lock is needed
-        return _find_row(context, header, destination) or _create_row(context, params, header, destination, name)
-    async with context.runtime.row_lock:
-        await anyio.sleep(timing.look_up_seconds(context.site.number_of_rows))
-        return _find_row(context, header, destination) or _create_row(context, params, header, destination, name)
+    if seconds := timing.look_up_seconds(rows):
+        await context.runtime.row_look_ups.spend(seconds)
+    # Nothing is awaited here, so no lock is needed.
+    return _find_row(context, header, destination) or _create_row(context, params, header, destination, name)
 
 
 def _direct_row(
@@ -261,8 +260,7 @@ async def store(
     row.writing += 1
     try:
         if timing.shadow_lock_seconds:
-            async with context.runtime.shadow_lock:
-                await anyio.sleep(timing.shadow_lock_seconds)
+            await context.runtime.lock_files.spend(timing.shadow_lock_seconds)
         if seconds := timing.parallel_seconds + timing.byte_seconds * body.size:
             await anyio.sleep(seconds * context.runtime.disk_slowdown)
         return await _write(context, row, header, body, file_name)

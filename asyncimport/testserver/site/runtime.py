@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVarTuple
 
-from anyio import CancelScope, CapacityLimiter, Lock
+from anyio import CancelScope, CapacityLimiter, Lock, current_time, sleep_until
 from anyio.abc import TaskGroup
 
 from .archive import ArchivedSession
@@ -40,16 +40,35 @@ class BackgroundJobs:
             scope.cancel()
 
 
+class SerialTime:
+    """The time of a section that one request at a time is in.
+
+    It is over by plan, not when this process wakes up: a real server has cores of its own.
+    """
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+
+    def take(self, now: float, seconds: float) -> float:
+        """Return when who comes now leaves the section (like `now`, seconds of one clock)."""
+        self._free_at = max(now, self._free_at) + seconds
+        return self._free_at
+
+    async def spend(self, seconds: float) -> None:
+        """Wait for those who came before, and then for one's own time."""
+        await sleep_until(self.take(current_time(), seconds))
+
+
 @dataclass(slots=True)
 class Runtime:
     """What a running server has besides the site's state: jobs and locks. One per `serve`."""
 
     jobs: BackgroundJobs
     timing: Timing
-    row_lock: Lock = field(default_factory=Lock)
-    """The one lock around row look-ups (the static synchronized methods of PrearcDatabase)."""
-    shadow_lock: Lock = field(default_factory=Lock)
-    """The one lock around the making of lock files (PrearcUtils.lockFile)."""
+    row_look_ups: SerialTime = field(default_factory=SerialTime)
+    """Under one lock (the static synchronized methods of PrearcDatabase)."""
+    lock_files: SerialTime = field(default_factory=SerialTime)
+    """They are made under one lock (PrearcUtils.lockFile)."""
     archive_lock: Lock = field(default_factory=Lock)
     """Held while a session's files and state move into the archive."""
     copying: int = 0
