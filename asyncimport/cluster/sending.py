@@ -63,6 +63,7 @@ class _Driver:
         self._sending: list[SendingWorker] = []
         self._joined = 0
         """Workers that send, or begin to."""
+        self._last_lost: WorkerLink | None = None
         self._tallies: dict[str, Tally] = {}
         self._worker_ended = anyio.Event()
         self._is_ending = False
@@ -237,19 +238,19 @@ class _Driver:
             # The others may reach the server.
             self._context.report(Notice(f"the worker {link.name} cannot send: {error}"))
         finally:
-            self._joined -= 1
+            self._joined, self._last_lost = self._joined - 1, link
         if not self._joined:
-            await self._wait_for_workers(reason)
+            await self._wait_for_workers(link, reason)
         elif not self._others_begin:
             await self._pass_kept()
 
-    async def _wait_for_workers(self, reason: str) -> None:
+    async def _wait_for_workers(self, lost: WorkerLink, reason: str) -> None:
         """Wait for others to join. Raises: UnavailableError if none has for too long."""
         with suppress(StoppedError):
             await self._context.stop.sleep(self._context.options.outage_timeout)
-            if not self._joined and not self._is_ending:
-                hint = "start workers, and run the command again"
-                raise UnavailableError(f"no worker is left: {reason}", hint=hint)
+            # If others have joined since, and are lost too, that wait is over later.
+            if not self._joined and self._last_lost is lost and not self._is_ending:
+                raise UnavailableError(f"no worker is left: {reason}", hint="start workers, and run the command again")
 
     async def _exchange_all(self, worker: SendingWorker) -> AsyncimportError | WorkerLostError | None:
         """Exchange orders and replies until the worker has ended, or is lost. Return the error that ended it."""

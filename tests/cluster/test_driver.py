@@ -118,7 +118,7 @@ class Workers:
 
 async def run(
     source: MemorySource,
-    workers: Sequence[Worker],
+    workers: Sequence[Worker] | Workers,
     journal_path: Path,
     *,
     destination: MemoryDestination | None = None,
@@ -144,7 +144,8 @@ async def run(
         open_files=partial(FileSource, []),
     )
     rules = router(session="{StudyDate}")
-    send = partial(send_by_workers, Workers(workers), setup)
+    links = workers if isinstance(workers, Workers) else Workers(workers)
+    send = partial(send_by_workers, links, setup)
     target = destination or MemoryDestination()
     with in_time():
         async with opened(journal_path, rules) as journal:
@@ -668,6 +669,49 @@ async def test_a_run_without_workers_ends_when_none_joins(journal_path: Path) ->
     gone = Worker("a", start_error=WorkerLostError("gone", is_final=True))
     with pytest.raises(UnavailableError, match="no worker is left: gone"):
         await run(MemorySource(study_files("1", 1)), [gone], journal_path)
+
+
+class _Waits(Stop):
+    """A stop whose waits end when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[anyio.Event] = []
+        self.begun = anyio.Semaphore(0)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep."""
+        del seconds
+        self.waits.append(anyio.Event())
+        self.begun.release()
+        await self.waits[-1].wait()
+
+
+@dataclass
+class _Replaced(Workers):
+    """Each worker joins when the one before is lost; the first wait is over in that for the third."""
+
+    stop: _Waits = field(default_factory=_Waits)
+
+    async def joined(self) -> AsyncIterator[Worker]:
+        """Yield each."""
+        first, second, third = self.links
+        yield first
+        await self.stop.begun.acquire()
+        yield second
+        await self.stop.begun.acquire()
+        self.stop.waits[0].set()
+        await some_steps()
+        yield third
+        await anyio.sleep_forever()
+
+
+async def test_the_wait_for_workers_begins_anew_when_one_has_joined(journal_path: Path) -> None:
+    """It is lost long after the first: the next one may come as late as after the first."""
+    gone = WorkerLostError("gone", is_final=True)
+    workers = _Replaced([Worker("a", start_error=gone), Worker("b", start_error=gone), Worker("c")])
+    summary = await run(MemorySource(study_files("1", 5)), workers, journal_path, stop=workers.stop)
+    assert summary.files.stored == 5
 
 
 async def test_a_run_whose_workers_are_not_reached_any_more_ends(journal_path: Path) -> None:
