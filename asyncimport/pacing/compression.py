@@ -28,6 +28,8 @@ _ASSUMED_RATIO, _AVERAGED_FILES = 2.0, 8
 # Failures of the server that are the last; refusals and losses without a stored zip in between. A bad link loses some
 # zips in a row too.
 _MAX_FAILURES, _MAX_REFUSALS, _MAX_LOSSES = 2, 3, 8
+# As so many losses counts an answer that has made all calls wait (Retry-After).
+_LOSSES_PER_WAIT = 3
 # So are losses that took this long together: a gateway that never answers takes eleven minutes for each.
 _MAX_LOST_SECONDS = 1000.0
 # A series is given up after this many files that are not worth it; this many series are remembered.
@@ -212,16 +214,17 @@ class Compression:
         self._failures += 1
         return self._failures >= _MAX_FAILURES
 
-    def record_loss(self, began: float, *, seconds: float = 0.0) -> bool:
+    def record_loss(self, began: float, *, seconds: float = 0.0, has_stopped_all: bool = False) -> bool:
         """Record that a zip got no answer, or one of a server in trouble, and its file was then stored as it is.
 
-        Those that were in flight together, as in an outage, count once; `began` is when this one was sent. `seconds` is
-        what it took, if the file itself was stored at once. Whether it was the last one.
+        Those that were in flight together, as in an outage, count once; `began` is when this one was sent. If the file
+        itself was stored at once, `seconds` is what it took, and `has_stopped_all` whether all calls had to wait for
+        it. Whether it was the last one.
         """
         if began < self._last_loss_at:
             return False
         self._last_loss_at = self._clock()
-        self._losses += 1
+        self._losses += _LOSSES_PER_WAIT if has_stopped_all else 1
         self._lost_seconds += seconds
         return self._losses >= _MAX_LOSSES or self._lost_seconds > _MAX_LOST_SECONDS
 

@@ -31,7 +31,7 @@ class FileSender:
         self._may_be_zip = claim.delivery.uri is not None
         self._refusal: ZipRefusedError | None = None
         self._has_lost_login = False
-        self._loss: tuple[float, str] | None = None
+        self._loss: tuple[float, TransientError] | None = None
         """When a zip of it began that got no answer, and why."""
         self._failure = ""
         """What the server said when it failed on a zip of it."""
@@ -81,7 +81,7 @@ class FileSender:
                 raise
             self._note_refusal(ZipRefusedError(f"a zip gets no login ({error})"), attempt)
         except TransientError as error:
-            self._may_be_zip, self._loss = False, (began, str(error))
+            self._may_be_zip, self._loss = False, (began, error)
             raise
         else:
             self.zip_size = packed.size
@@ -104,10 +104,11 @@ class FileSender:
             self._record_success(monotonic() - began)
         self._record_end_of_zip(is_stored=True)
         if self._loss is not None:
-            zip_began, reason = self._loss
-            seconds = 0.0 if self._has_failed_as_file else began - zip_began
-            if self._context.compression.record_loss(zip_began, seconds=seconds):
-                self._context.end_zips(reason)
+            zip_began, loss = self._loss
+            at_once = not self._has_failed_as_file
+            seconds, has_stopped_all = at_once * (began - zip_began), at_once and loss.retry_after is not None
+            if self._context.compression.record_loss(zip_began, seconds=seconds, has_stopped_all=has_stopped_all):
+                self._context.end_zips(str(loss))
         return uri
 
     async def _make_zip(self) -> Zip | None:

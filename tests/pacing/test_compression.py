@@ -333,6 +333,7 @@ def test_how_many_are_the_last() -> None:
     assert ends_after(lambda one: one.record_refusal("1", is_stored=True)) == 3
     assert ends_after(lambda one: one.record_loss(inf)) == 8
     assert ends_after(lambda one: one.record_loss(inf, seconds=60.0)) == 8
+    assert ends_after(lambda one: one.record_loss(inf, has_stopped_all=True)) == 3
 
 
 def test_a_gateway_that_never_answers_has_two_zips() -> None:

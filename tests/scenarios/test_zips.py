@@ -140,6 +140,7 @@ async def test_a_zip_has_the_parameters_of_a_file(url: str, tmp_path: Path) -> N
 
 
 BLOCKED = Status(301, headers={"Location": "https://gateway.example.org/blocked"})
+BUSY = Status(503, headers={"Retry-After": "0"})
 ALL = FILES - 1
 """All but the first file, which is no zip."""
 
@@ -152,12 +153,14 @@ ALL = FILES - 1
         pytest.param(Status(400, "no"), 3, 1, id="three 400"),
         pytest.param(BLOCKED, 3, 1, id="three 301"),
         pytest.param(Status(407), 3, 1, id="three 407"),
+        pytest.param(BUSY, 2, ALL - 2, id="two 503 that make all wait"),
+        pytest.param(BUSY, 3, 1, id="three 503 that make all wait"),
         pytest.param(Status(405), 1, 1, id="405"),
         pytest.param(Status(500), 2, 1, id="two 500"),
     ],
 )
 async def test_what_ends_zips(xnat: TestXnat, url: str, tmp_path: Path, action: Action, times: int, zips: int) -> None:
-    """What the server refuses for good; two failures; three refusals in a row. The fault table has single faults."""
+    """What it refuses for good; two failures; three refusals or waits in a row. The fault table has single faults."""
     folder, report = tree(tmp_path / "tree"), Report([], [])
     fault = xnat.faults.add(Fault("import", action, nth=2, times=times, path=ZIP))
     summary = await upload(url, [folder], tmp_path / "j", options=ONE, report=report)
