@@ -262,13 +262,14 @@ class DeliveryQueue:
         """Mark instances that the archive lacks, for a scan to queue; return how many of the session are to be sent."""
         with self._connection.transaction(durable=True):
             row = self._db.execute(
-                "SELECT d.key, d.session, d.state FROM session s JOIN delivery d ON d.session = s.key "
+                "SELECT d.key, d.session, d.state, d.archive_uri FROM session s JOIN delivery d ON d.session = s.key "
                 "WHERE s.project = ? AND s.study_uid = ? ORDER BY d.number DESC LIMIT 1",
                 (session.project, session.study_uid),
             ).fetchone()
-            if row is None or row[2] not in {"ARCHIVED", "HELD"}:
+            # What is held in the prearchive may still be archived.
+            if row is None or row[2] not in {"ARCHIVED", "HELD"} or row[3] is None:
                 return 0
-            delivery, key, was = row
+            delivery, key, was, _ = row
             if was == "HELD":
                 # It is in the archive, whatever is wrong with it there.
                 for state in ("SEALED", "ARCHIVED"):

@@ -51,7 +51,7 @@ from asyncimport.journal.rows import (
     digests_of,
     file_of,
 )
-from asyncimport.journal.session_reports import session_reports
+from asyncimport.journal.session_reports import report_now, session_reports
 from asyncimport.model.activity import RunActivity
 from asyncimport.model.addresses import with_archived_subject
 from asyncimport.model.attachments import AttachmentBatch
@@ -236,6 +236,11 @@ class JournalReader:
     def _reports(self, counted: Mapping[int, tuple[int, int]]) -> tuple[SessionReport, ...]:
         return session_reports(self._db, counted, began_at=self._began_at, postponed=self._postponed)
 
+    def report_now(self, report: SessionReport) -> tuple[SessionReport, int]:
+        """Return a report as it is now, and the number of the last delivery of its session that was archived."""
+        with journal_errors(self._path):
+            return report_now(self._db, report)
+
     def session_labels(self, *, after_relabel: bool = False) -> list[tuple[Session, RoutedLabels | None]]:
         """Return the sessions with their labels by the rules; `after_relabel` only those that XNAT has, or None."""
         labels, where = "1, routed_subject, routed_label", ""
@@ -347,19 +352,20 @@ class JournalReader:
     def sent_files(self, session: Session) -> list[SentFile]:
         """Return the files that stored instances of a session were sent from, and their copies."""
         rows = self._fetch(
-            "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3, i.presumed "
-            "FROM session s CROSS JOIN instance i ON i.session = s.key WHERE s.project = ? AND s.study_uid = ? "
-            "AND i.state = 'STORED') SELECT t.sop_uid, 0, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
+            "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3, i.presumed, d.number "
+            "FROM session s CROSS JOIN instance i ON i.session = s.key LEFT JOIN delivery d ON d.key = i.delivery "
+            "AND d.archive_uri IS NOT NULL WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED') "
+            "SELECT t.sop_uid, 0, t.presumed, t.number, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
             "f.inode, f.ctime_ns FROM t JOIN file f ON f.key = t.file WHERE f.kind = 'INSTANCE' AND f.instance = t.key "
-            "UNION ALL SELECT t.sop_uid, 1, t.presumed, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
+            "UNION ALL SELECT t.sop_uid, 1, t.presumed, t.number, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
             # If nothing proves that a file is what was sent, nothing proves it for its copies.
             "iif(o.inode IS NULL, NULL, f.inode), f.ctime_ns "
             "FROM t JOIN file o ON o.key = t.file JOIN file f ON f.instance = t.key WHERE f.kind = 'DUPLICATE'",
             (session.project, session.study_uid),
         )
         return [
-            SentFile(file_of(path, columns), sop_uid, bool(is_copy), digest_of(sha256, xxh3), bool(presumed))
-            for sop_uid, is_copy, presumed, sha256, xxh3, path, *columns in rows
+            SentFile(file_of(path, columns), sop_uid, bool(is_copy), digest_of(sha256, xxh3), bool(presumed), number)
+            for sop_uid, is_copy, presumed, number, sha256, xxh3, path, *columns in rows
         ]
 
     def deliveries(self, label: str | None = None, *, counts: bool = True) -> list[DeliveryRow]:

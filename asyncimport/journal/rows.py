@@ -66,13 +66,17 @@ class StoredInstance:
 
 @record
 class SentFile:
-    """A file that an instance was sent from, or a copy; it is `presumed` if nothing proves the archive's version."""
+    """A file that an instance was sent from, or a copy; it is `presumed` if nothing proves the archive's version.
+
+    `delivery` is the number of the archived delivery that brought it; None: it is in the prearchive.
+    """
 
     file: File
     sop_uid: str
     is_copy: bool
     digest: Digest | None
     presumed: bool = False
+    delivery: int | None = None
 
 
 @record

@@ -56,6 +56,19 @@ def session_reports(
     return tuple(reports)
 
 
+def report_now(database: sqlite3.Connection, report: SessionReport) -> tuple[SessionReport, int]:
+    """Return a report as it is now, and the number of the last delivery of its session that was archived (or 0)."""
+    row = database.execute(
+        "SELECT s.key, coalesce(max(d.number), 0) FROM session s LEFT JOIN delivery d ON d.session = s.key "
+        "AND d.archive_uri IS NOT NULL WHERE s.project = ? AND s.study_uid = ? GROUP BY s.key",
+        (report.session.project, report.session.study_uid),
+    ).fetchone()
+    if row is None:
+        return report, 0
+    found = session_reports(database, {row[0]: (report.files, report.size)}, began_at=None, postponed={})
+    return next(iter(found), report), row[1]
+
+
 @record
 class _Found:
     """How many files of a session ended in which way, why it is disputed, and what its last delivery says."""

@@ -44,7 +44,7 @@ class SessionFinding:
 
     `verified` is "uids", "present" or "count" (see `Archived`), or None with a `problem`. `missing` are
     SOPInstanceUIDs; `expected` explains why they are missing, if anything does. Those `replaced` have changed since
-    their verification.
+    their verification. Deliveries after the number `delivery` were not archived when it was compared.
     """
 
     session: Session
@@ -54,11 +54,16 @@ class SessionFinding:
     missing: frozenset[str] = frozenset()
     expected: str | None = None
     replaced: frozenset[str] = frozenset()
+    delivery: int = 0
 
     @property
     def reason(self) -> str | None:
         """What is wrong, or why the session is not verified by "uids"."""
         return self.problem or (replaced_since(len(self.replaced)) if self.replaced else None)
+
+    def covers(self, sent: SentFile) -> bool:
+        """Whether the file's instance was compared: it is not in the prearchive, nor did it come there since."""
+        return sent.delivery is not None and sent.delivery <= self.delivery
 
 
 async def compare_sessions(
@@ -75,11 +80,16 @@ async def compare_sessions(
     # Only the UIDs of sessions that are being compared are in memory.
     reading = anyio.Lock()
 
-    async def compare(session: SessionReport) -> SessionFinding:
+    def read(listed: SessionReport) -> tuple[SessionReport, int, frozenset[str], frozenset[str], Mapping[str, str]]:
+        # An upload may have begun another delivery since the sessions were listed.
+        with reader.snapshot():
+            now, delivery = reader.report_now(listed)
+            return now, delivery, *reader.acknowledged(now.session), reader.archived_digests(now.session)
+
+    async def compare(listed: SessionReport) -> SessionFinding:
         async with reading:
-            uids, doubtful = await anyio.to_thread.run_sync(reader.acknowledged, session.session)
-            digests = await anyio.to_thread.run_sync(reader.archived_digests, session.session)
-        finding = await _finding(session, uids, doubtful, digests, archive, rules)
+            now, delivery, uids, doubtful, digests = await anyio.to_thread.run_sync(read, listed)
+        finding = replace(await _finding(now, uids, doubtful, digests, archive, rules), delivery=delivery)
         report(finding)
         return finding
 
@@ -241,7 +251,8 @@ def files_to_resend(reader: JournalReader, finding: SessionFinding) -> tuple[lis
 
     Without a digest, size and time must be the same: XNAT lacks the instance in any case.
     """
-    wanted = [one for one in reader.sent_files(finding.session) if one.sop_uid in finding.missing and not one.is_copy]
+    sent = filter(finding.covers, reader.sent_files(finding.session))
+    wanted = [one for one in sent if one.sop_uid in finding.missing and not one.is_copy]
     devices = DeviceCache()
     there = []
     for source in wanted:
@@ -287,7 +298,7 @@ def verified_sources(reader: JournalReader, findings: Iterable[SessionFinding]) 
         doubtful = finding.missing | finding.replaced
         for one in reader.sent_files(finding.session):
             is_proven = names_instances and not one.presumed and one.sop_uid not in doubtful
-            (proven if is_proven else others).append(one)
+            (proven if is_proven and finding.covers(one) else others).append(one)
         yield from _check_files((one.file, one.digest) for one in proven)
         yield from ((one.file, False) for one in others)
 

@@ -201,7 +201,8 @@ class Finalizer:
         delivery, digests, missing = sealed.delivery, comparison.digests, comparison.missing
         if refused := sealed.refused & digests.keys():
             # A write that fails, on a full disk say, can leave a part of a file.
-            return Held(delivery, f"the archive holds instances that XNAT refused, perhaps in part ({len(refused):,})")
+            reason = f"the archive holds instances that XNAT refused, perhaps in part ({len(refused):,})"
+            return Held(delivery, reason, uri)
         row_lacks = 0 if progress.row_files is None else max(0, sealed.acknowledged - progress.row_files)
         surplus = _new_surplus(sealed, comparison)
         if comparison.verified == "count" and (surplus < 0 or row_lacks):
