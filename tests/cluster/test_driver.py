@@ -155,11 +155,15 @@ async def run(
             return await summary_of(journal)
 
 
+# On a busy machine each worker may be late, and would be lost.
+run_without_losses = partial(run, lease_seconds=600)
+
+
 async def test_files_are_spread_over_workers(journal_path: Path) -> None:
     """All of them send, and each file goes to one."""
     workers = [Worker("a"), Worker("b")]
     source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
-    summary = await run(source, workers, journal_path)
+    summary = await run_without_losses(source, workers, journal_path)
     assert summary.files.stored == 400
     assert sorted(workers[0].paths + workers[1].paths) == sorted(source.files)
     assert workers[0].paths
@@ -193,7 +197,9 @@ async def test_the_limit_grows_though_another_worker_has_not_told_what_it_sends(
 
     other = _Slow("other", files_at_a_time=files_at_a_time)
     source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
-    summary = await run(source, [busy, other], journal_path, options=Options(finalizers=2, settle_seconds=0))
+    summary = await run_without_losses(
+        source, [busy, other], journal_path, options=Options(finalizers=2, settle_seconds=0)
+    )
     assert summary.files.stored == 400
     assert max(busy.limits[:100]) > 3
 
@@ -207,7 +213,7 @@ async def test_zips_that_end_for_one_worker_end_for_all(journal_path: Path) -> N
 
     first.before_reply = end_zips
     source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
-    await run(source, [first, other], journal_path)
+    await run_without_losses(source, [first, other], journal_path)
     assert first.zips[0]
     for worker in (first, other):
         assert worker.zips == sorted(worker.zips, reverse=True)
@@ -225,7 +231,7 @@ async def test_zips_of_workers_that_end_are_told(journal_path: Path) -> None:
         return Incomplete(sealed.delivery, "/archive", frozenset(["1.7"])) if is_first else None
 
     destination.on_finalize = lose
-    await run(source, [worker], journal_path, destination=destination, report=events.append)
+    await run_without_losses(source, [worker], journal_path, destination=destination, report=events.append)
     told = [event.reason for event in events if isinstance(event, Notice)]
     assert "images are sent as they are from now on: the archive lacks files that XNAT acknowledged" in told
 
@@ -253,7 +259,7 @@ async def test_one_worker_at_a_time_logs_in_again(journal_path: Path) -> None:
     for worker in workers:
         worker.reply = partial(answer, worker, worker.reply)  # type: ignore[method-assign]
     source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
-    summary = await run(source, workers, journal_path)
+    summary = await run_without_losses(source, workers, journal_path)
     assert summary.files.stored == 400
     assert max(map(len, at_once)) == 1
 
@@ -279,7 +285,7 @@ async def test_after_a_refused_login_no_other_worker_tries(journal_path: Path) -
         worker.reply = partial(answer, worker, worker.reply)  # type: ignore[method-assign]
     source = MemorySource({**study_files("1", 200), **study_files("2", 200)}, batch=400)
     with pytest.raises(LoginRefusedError):
-        await run(source, workers, journal_path)
+        await run_without_losses(source, workers, journal_path)
     assert len(tried) == 1
 
 
@@ -289,6 +295,7 @@ async def test_the_first_of_workers_that_begin_anew_logs_in_alone(journal_path: 
     workers = [Worker("a"), Worker("b"), Worker("c")]
     working, cut = set[Worker](), anyio.Event()
     are_in: list[bool] = []
+    anew: set[Worker] = set()
     others_begin = anyio.Event()
 
     def lose(worker: Worker, order: Order) -> None:
@@ -304,6 +311,7 @@ async def test_the_first_of_workers_that_begin_anew_logs_in_alone(journal_path: 
         if worker.starts > 1:
             place = len(are_in)
             are_in.append(False)
+            anew.add(worker)
             if place:
                 others_begin.set()
             else:
@@ -325,7 +333,8 @@ async def test_the_first_of_workers_that_begin_anew_logs_in_alone(journal_path: 
         assert len(are_in) == 1
     else:
         assert (await run(source, workers, journal_path)).files.stored == 400
-        assert len(are_in) == 3
+        # On a busy machine one of them may be lost once more.
+        assert anew == {*workers}
 
 
 @pytest.mark.parametrize("limit", [1, 4])
@@ -356,8 +365,8 @@ async def test_no_more_is_in_flight_than_the_run_allows(journal_path: Path, limi
         files |= study_files(str(study), 6)
     source = MemorySource(files, batch=len(files))
     options = Options(workers=limit, finalizers=2, settle_seconds=0, outage_timeout=1)
-    # What a lost worker has in flight may come on top, and on a busy machine each may be late.
-    summary = await run(source, workers, journal_path, options=options, lease_seconds=600)
+    # What a lost worker has in flight may come on top.
+    summary = await run_without_losses(source, workers, journal_path, options=options)
     assert summary.files.stored == len(source.files)
     assert most <= limit
 
@@ -366,7 +375,7 @@ async def test_files_go_to_workers_that_see_them(journal_path: Path) -> None:
     """Files lie on two file servers, in one study even."""
     workers = [Worker("a", lambda path: "/1/" in path), Worker("b", lambda path: "/2/" in path)]
     source = MemorySource({**study_files("1", 60), **study_files("2", 60)})
-    summary = await run(source, workers, journal_path)
+    summary = await run_without_losses(source, workers, journal_path)
     assert summary.files.stored == 120
     assert all("/1/" in path for path in workers[0].paths)
     assert all("/2/" in path for path in workers[1].paths)
@@ -377,7 +386,7 @@ async def test_one_file_at_a_time_reaches_all_file_servers(journal_path: Path) -
     workers = [Worker("a", lambda path: "/1/" in path), Worker("b", lambda path: "/2/" in path)]
     source = MemorySource({**study_files("1", 10), **study_files("2", 10)})
     options = Options(workers=1, finalizers=1, settle_seconds=0)
-    summary = await run(source, workers, journal_path, options=options)
+    summary = await run_without_losses(source, workers, journal_path, options=options)
     assert summary.files.stored == 20
     assert {*workers[0].limits, *workers[1].limits} <= {1}
 
@@ -389,10 +398,10 @@ async def test_a_file_that_a_worker_does_not_see_goes_to_another(journal_path: P
         return Failed(claim, "the file cannot be read", unreadable=True, may_be_elsewhere=True)
 
     workers = [Worker("a", outcome=absent), Worker("b")]
-    summary = await run(MemorySource(study_files("1", 50)), workers, journal_path)
+    summary = await run_without_losses(MemorySource(study_files("1", 50)), workers, journal_path)
     assert summary.files.stored == 50
     both = [Worker("a", outcome=absent), Worker("b", outcome=absent)]
-    summary = await run(MemorySource(study_files("2", 1), roots=("/m/2",)), both, journal_path)
+    summary = await run_without_losses(MemorySource(study_files("2", 1), roots=("/m/2",)), both, journal_path)
     assert summary.files.failed == 1
     assert both[0].paths == both[1].paths
 
@@ -413,7 +422,9 @@ async def test_a_file_that_a_worker_does_not_see_waits_for_those_that_begin(jour
         return 0.0
 
     late.start = begin  # type: ignore[method-assign]
-    summary = await run(MemorySource(study_files("1", 1)), [Worker("a", outcome=absent), late], journal_path)
+    summary = await run_without_losses(
+        MemorySource(study_files("1", 1)), [Worker("a", outcome=absent), late], journal_path
+    )
     assert (summary.files.stored, summary.files.failed) == ((1, 0) if sees else (0, 1))
     assert late.paths
 
@@ -441,7 +452,7 @@ async def test_a_file_does_not_wait_for_ever_for_a_worker_that_begins(journal_pa
     # The hour of the other case would be too long for this test.
     options = Options(workers=4, finalizers=2, settle_seconds=0, outage_timeout=3600 if ends else 0.2)
     source = MemorySource(study_files("1", 1))
-    summary = await run(source, workers, journal_path, options=options, report=notices.append)
+    summary = await run_without_losses(source, workers, journal_path, options=options, report=notices.append)
     assert summary.files.failed == 1
     assert any(isinstance(event, Notice) and "waiting for one" in event.reason for event in notices) or ends
 
@@ -579,11 +590,11 @@ async def test_a_stop_leaves_no_file_in_flight_that_nobody_has_sent(journal_path
     late.start = begin  # type: ignore[method-assign]
     source = MemorySource(study_files("1", 1))
     options = Options(workers=4, finalizers=2, settle_seconds=3600, outage_timeout=3600)
-    summary = await run(
+    summary = await run_without_losses(
         source, [Worker("a", outcome=absent), late], journal_path, options=options, report=report, stop=stop
     )
     assert (summary.files.stored, summary.files.failed) == (0, 0)
-    summary = await run(source, [Worker("c")], journal_path, options=options)
+    summary = await run_without_losses(source, [Worker("c")], journal_path, options=options)
     assert [one.state for one in summary.sessions] == ["archived"]
 
 
@@ -598,9 +609,11 @@ async def test_a_stop_leaves_no_file_in_flight_that_waits_for_its_worker(journal
 
     options = Options(workers=4, finalizers=2, settle_seconds=3600)
     source = MemorySource({**study_files("1", 300), **study_files("2", 300)}, batch=600)
-    summary = await run(source, [Worker("a", before_reply=note)], journal_path, options=options, stop=stop)
+    summary = await run_without_losses(
+        source, [Worker("a", before_reply=note)], journal_path, options=options, stop=stop
+    )
     assert 0 < summary.files.stored < 600
-    summary = await run(source, [Worker("b")], journal_path, options=options)
+    summary = await run_without_losses(source, [Worker("b")], journal_path, options=options)
     assert {one.state for one in summary.sessions} == {"archived"}
 
 
@@ -646,7 +659,7 @@ async def test_the_same_reply_twice_counts_once(journal_path: Path) -> None:
         )
 
     worker.reply = reply  # type: ignore[method-assign]
-    summary = await run(MemorySource(study_files("1", 40)), [worker], journal_path)
+    summary = await run_without_losses(MemorySource(study_files("1", 40)), [worker], journal_path)
     assert summary.files.stored == 40
 
 
