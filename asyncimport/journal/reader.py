@@ -353,8 +353,8 @@ class JournalReader:
         """Return the files that stored instances of a session were sent from, and their copies."""
         rows = self._fetch(
             "WITH t AS (SELECT i.key, i.sop_uid, i.file, i.sha256, i.xxh3, i.presumed, d.number "
-            "FROM session s CROSS JOIN instance i ON i.session = s.key LEFT JOIN delivery d ON d.key = i.delivery "
-            "AND d.archive_uri IS NOT NULL WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED') "
+            "FROM session s CROSS JOIN instance i ON i.session = s.key JOIN delivery d ON d.key = i.delivery "
+            "WHERE s.project = ? AND s.study_uid = ? AND i.state = 'STORED') "
             "SELECT t.sop_uid, 0, t.presumed, t.number, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "
             "f.inode, f.ctime_ns FROM t JOIN file f ON f.key = t.file WHERE f.kind = 'INSTANCE' AND f.instance = t.key "
             "UNION ALL SELECT t.sop_uid, 1, t.presumed, t.number, t.sha256, t.xxh3, f.path, f.size, f.mtime_ns, "

@@ -68,7 +68,7 @@ class StoredInstance:
 class SentFile:
     """A file that an instance was sent from, or a copy; it is `presumed` if nothing proves the archive's version.
 
-    `delivery` is the number of the archived delivery that brought it; None: it is in the prearchive.
+    `delivery` is the number of the delivery that brought it.
     """
 
     file: File
@@ -76,7 +76,7 @@ class SentFile:
     is_copy: bool
     digest: Digest | None
     presumed: bool = False
-    delivery: int | None = None
+    delivery: int = 0
 
 
 @record

@@ -62,8 +62,8 @@ class SessionFinding:
         return self.problem or (replaced_since(len(self.replaced)) if self.replaced else None)
 
     def covers(self, sent: SentFile) -> bool:
-        """Whether the file's instance was compared: it is not in the prearchive, nor did it come there since."""
-        return sent.delivery is not None and sent.delivery <= self.delivery
+        """Whether the delivery that brought a file was in the archive when that was compared."""
+        return sent.delivery <= self.delivery
 
 
 async def compare_sessions(

@@ -88,6 +88,7 @@ async def test_what_waits_in_the_prearchive_is_neither_safe_nor_repaired(
         assert (verify.code, verify.json["details"][0]["missing"], verify.json["safe_to_delete"]) == (9, 1, 0), verify
         assert xnat.count["import"] == sent
         assert (tmp_path / "safe").read_text() == ""
+    assert (await commands("status", "--journal", book, "-o", "json")).json["details"][0]["state"] == "held"
 
 
 async def test_a_session_that_gets_files_while_others_are_compared_is_not_verified(
