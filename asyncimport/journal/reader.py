@@ -295,10 +295,10 @@ class JournalReader:
         uids: tuple[list[str], list[str]] = [], []
         with journal_errors(self._path):
             rows = self._db.execute(
-                "SELECT i.sop_uid, i.state <> 'STORED' FROM instance i JOIN session s ON s.key = i.session "
-                # An instance that it refused at once has no digest.
-                "WHERE s.project = ? AND s.study_uid = ? AND (i.state = 'STORED' "
-                "OR (i.state = 'REFUSED' AND i.refusal = 'FILE' AND i.xxh3 IS NOT NULL))",
+                "SELECT i.sop_uid, i.state <> 'STORED' AND i.presumed IS NULL FROM instance i "
+                # A presumed one has an earlier version there. One that XNAT refused at once has no digest.
+                "JOIN session s ON s.key = i.session WHERE s.project = ? AND s.study_uid = ? AND (i.state = 'STORED' "
+                "OR i.presumed IS NOT NULL OR (i.state = 'REFUSED' AND i.refusal = 'FILE' AND i.xxh3 IS NOT NULL))",
                 (session.project, session.study_uid),
             )
             for uid, is_doubtful in rows:

@@ -44,7 +44,7 @@ async def test_only_compared_sessions_are_in_memory(url: str, commands: Commands
     ahead: list[int] = []
 
     def report(_: SessionFinding) -> None:
-        read = sum("SELECT i.sop_uid, i.state <> 'STORED' FROM instance" in statement for statement in said)
+        read = sum("SELECT i.sop_uid, i.state <> 'STORED'" in statement for statement in said)
         ahead.append(read - len(ahead))
 
     with closing(await anyio.to_thread.run_sync(connect_read_only, journal)) as connection:
