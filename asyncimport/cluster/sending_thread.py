@@ -27,7 +27,7 @@ _AGAIN = "run the command again"
 
 
 class SendingThread:
-    """Sends until it is told to stop, or its lease is over. Make it, and call `start` once."""
+    """Sends until it is told to stop, or its lease is over. Make it in a loop, and call `start` once."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -35,6 +35,8 @@ class SendingThread:
         self._sockets = LeasedSockets(self._lease, setup.lease_seconds)
         self._started: Future[float] = Future()
         self._ended: Future[Reply] = Future()
+        # One for all calls: each would stay with what it waits for, and there are several a second.
+        self._last = asyncio.wrap_future(self._ended)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sender: Sender | None = None
         self._thread = Thread(target=self._run, name="asyncimport-send", daemon=True)
@@ -49,7 +51,7 @@ class SendingThread:
         self._lease.renew(order.lease_until)
         reply: Future[Reply] = Future()
         self._call(lambda sender: sender.take(order, reply))
-        first, last = asyncio.wrap_future(reply), asyncio.wrap_future(self._ended)
+        first, last = asyncio.wrap_future(reply), self._last
         await asyncio.wait([first, last], return_when=asyncio.FIRST_COMPLETED)
         # The last reply can be had again.
         return replace((first if first.done() else last).result(), number=order.number)
@@ -63,7 +65,7 @@ class SendingThread:
 
     async def ended(self) -> None:
         """Wait until it sends nothing more."""
-        await asyncio.wrap_future(self._ended)
+        await asyncio.shield(self._last)
 
     def _call(self, call: Callable[[Sender], None]) -> None:
         """Call the sender in its own loop; do nothing if that has not begun, or has ended."""

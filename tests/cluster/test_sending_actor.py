@@ -1,5 +1,7 @@
 """A worker: sends what it is told, as long as it may."""
 
+import asyncio
+import gc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +58,23 @@ async def test_a_worker_sends_and_tells(xnat: TestXnat, url: str, tmp_path: Path
         reply = await thread.exchange(Order(number=3, lease_until=reply.clock + 5, limit=1, stop_seconds=1))
     assert reply.error is None
     assert xnat.count["login"] == 1
+
+
+async def test_orders_leave_nothing_behind(url: str, tmp_path: Path) -> None:
+    """There are several a second, for as long as a migration takes."""
+    write(tmp_path / "in" / "1", image(1))
+    thread = SendingThread(setup(url, tmp_path / "in", lease_seconds=60))
+    until = await thread.start() + 60
+
+    async def count_futures(first: int) -> int:
+        for number in range(first, first + 100):
+            await thread.exchange(Order(number=number, lease_until=until, limit=1))
+        gc.collect()
+        return sum(isinstance(one, asyncio.Future) for one in gc.get_objects())
+
+    before = await count_futures(1)
+    assert await count_futures(101) < before + 50
+    await thread.end()
 
 
 async def test_a_worker_that_may_begin_nothing_ends_what_it_has_begun(tmp_path: Path) -> None:
