@@ -2,27 +2,31 @@
 
 import asyncio
 import gc
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from builders import AT_ONCE, DEMO, QUICK, claim, image, sop, write
-from patience import in_time
+from patience import MOMENT, in_time
 
-from asyncimport.cluster.messages import Order, Reply, Setup, pack_claims
+from asyncimport.cluster.messages import Order, Packed, Reply, Setup, pack_claims
 from asyncimport.cluster.sending_actor import SendingActor
 from asyncimport.cluster.sending_thread import SendingThread
 from asyncimport.errors import LoginRefusedError
 from asyncimport.model.addresses import OUR_SOURCE
 from asyncimport.model.choices import Compress
+from asyncimport.model.deliveries import Claim
 from asyncimport.model.options import Options
 from asyncimport.source.folder import FileSource
 from asyncimport.testserver import Fault, Stall, Status, TestXnat, Timing, serve
 from asyncimport.xnat.login import Credentials
 
 pytestmark = pytest.mark.anyio
+LEASE = 2 * MOMENT
 
 
 def setup(url: str, place: Path, *, credentials: Credentials = DEMO, lease_seconds: float = 5.0) -> Setup:
@@ -43,19 +47,44 @@ def setup(url: str, place: Path, *, credentials: Credentials = DEMO, lease_secon
     )
 
 
+class Driver:
+    """Gives orders to one worker, under a lease that no slow machine outlasts."""
+
+    def __init__(self, exchange: Callable[[Order], Awaitable[Reply]], clock: float) -> None:
+        self._exchange = exchange
+        self._until = clock + LEASE
+        self._number = 0
+
+    async def order(self, claims: Sequence[Claim] = (), **more: Any) -> Reply:
+        """Give one order, and return its reply."""
+        files, deliveries = pack_claims([*claims])
+        self._number += 1
+        return await self._exchange(
+            Order(number=self._number, lease_until=self._until, limit=1, files=files, deliveries=deliveries, **more)
+        )
+
+    async def send(self, one: Claim, **more: Any) -> tuple[Packed, Reply]:
+        """Let a file be sent; return its outcome, and the reply that tells it: earlier ones come if that takes long."""
+        with in_time():
+            reply = await self.order([one], **more)
+            while not reply.outcomes:
+                reply = await self.order(**more)
+        (outcome,) = reply.outcomes
+        return outcome, reply
+
+
 async def test_a_worker_sends_and_tells(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """It logs in once, and the reply has all outcomes when nothing is left to send."""
     file = write(tmp_path / "in" / "1", image(1))
-    thread = SendingThread(setup(url, tmp_path / "in"))
+    thread = SendingThread(setup(url, tmp_path / "in", lease_seconds=LEASE))
     clock = await thread.start()
-    files, deliveries = pack_claims([claim(file)])
-    reply = await thread.exchange(Order(number=1, lease_until=clock + 5, limit=1, files=files, deliveries=deliveries))
-    assert [outcome[0] for outcome in reply.outcomes] == ["S"]
+    driver = Driver(thread.exchange, clock)
+    outcome, reply = await driver.send(claim(file))
+    assert outcome[0] == "S"
     assert reply.clock >= clock
     assert len(xnat.imports) == 1
-    reply = await thread.exchange(Order(number=2, lease_until=reply.clock + 5, limit=1, stop_seconds=1))
     while not reply.has_ended:
-        reply = await thread.exchange(Order(number=3, lease_until=reply.clock + 5, limit=1, stop_seconds=1))
+        reply = await driver.order(stop_seconds=1)
     assert reply.error is None
     assert xnat.count["login"] == 1
 
@@ -107,16 +136,14 @@ async def test_a_worker_makes_no_zips_any_more(xnat: TestXnat, url: str, tmp_pat
     """If the driver says so; if it found out itself, it tells the driver."""
     content = {number: image(number, pixels=20_000, PixelData=bytes(20_000)) for number in (1, 2, 3)}
     files = [write(tmp_path / "in" / str(number), content[number]) for number in content]
-    about = setup(url, tmp_path / "in")
+    about = setup(url, tmp_path / "in", lease_seconds=LEASE)
     thread = SendingThread(replace(about, options=replace(about.options, compress=Compress.ALWAYS)))
-    clock = await thread.start()
+    driver = Driver(thread.exchange, await thread.start())
     refused = xnat.faults.add(Fault("import", Status(415), share=1.0, path="DICOM-zip"))
     uri = None
     for number, file in enumerate(files, 1):
-        packed, deliveries = pack_claims([claim(file, number=number, uri=uri)])
-        order = Order(number=number, lease_until=clock + 5, limit=1, files=packed, deliveries=deliveries)
-        reply = await thread.exchange(replace(order, zips_ended=is_told))
-        uri = uri or reply.outcomes[0][4]
+        outcome, reply = await driver.send(claim(file, number=number, uri=uri), zips_ended=is_told)
+        uri = uri or outcome[4]
         assert reply.zips_ended is (is_told or number > 1)
     await thread.end()
     assert refused.hits == (not is_told)
@@ -172,12 +199,14 @@ async def test_an_order_that_comes_late_sends_nothing(xnat: TestXnat, url: str, 
     """A connection broke, the call was made again, and its first copy arrives after the next order."""
     (tmp_path / "in").mkdir()
     actor, orders = SendingActor(), list[Order]()
-    clock = await actor.start(setup(url, tmp_path / "in"), "key")
+
+    async def exchange(order: Order) -> Reply:
+        orders.append(order)
+        return await actor.exchange(order)
+
+    driver = Driver(exchange, await actor.start(setup(url, tmp_path / "in", lease_seconds=LEASE), "key"))
     for number in (1, 2):
-        file = write(tmp_path / "in" / str(number), image(number))
-        files, deliveries = pack_claims([claim(file, number=number)])
-        orders.append(Order(number=number, lease_until=clock + 5, limit=1, files=files, deliveries=deliveries))
-        assert len((await actor.exchange(orders[-1])).outcomes) == 1
+        await driver.send(claim(write(tmp_path / "in" / str(number), image(number)), number=number))
     with pytest.raises(RuntimeError, match="later order"):
         await actor.exchange(orders[0])
     await actor.end()
@@ -187,13 +216,14 @@ async def test_an_order_that_comes_late_sends_nothing(xnat: TestXnat, url: str, 
 async def test_a_worker_that_is_to_stop_is_heard_of_meanwhile(xnat: TestXnat, url: str, tmp_path: Path) -> None:
     """What is in flight may take longer than its lease, which each reply renews."""
     file = write(tmp_path / "in" / "1", image(1))
-    thread = SendingThread(setup(url, tmp_path / "in"))
-    clock = await thread.start()
-    xnat.faults.add(Fault("import", Stall()))
-    files, deliveries = pack_claims([claim(file)])
-    reply = await thread.exchange(Order(number=1, lease_until=clock + 60, limit=1, files=files, deliveries=deliveries))
+    thread = SendingThread(setup(url, tmp_path / "in", lease_seconds=LEASE))
+    driver = Driver(thread.exchange, await thread.start())
+    stalled = xnat.faults.add(Fault("import", Stall()))
     with in_time():
-        reply = await thread.exchange(Order(number=2, lease_until=reply.clock + 60, limit=1, stop_seconds=60))
+        await driver.order([claim(file)])
+        while not stalled.hits:
+            await driver.order()
+        reply = await driver.order(stop_seconds=60)
     assert not reply.has_ended
     await thread.end()
 
