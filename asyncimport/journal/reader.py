@@ -326,10 +326,10 @@ class JournalReader:
                 "i.attempts, i.settled_at, i.run, i.zip_size, d.archive_uri, f.path, "
                 "f.size, f.mtime_ns, f.inode, f.ctime_ns "
                 f"FROM {self._files} "
-                "JOIN instance i ON i.key = f.instance AND f.kind = 'INSTANCE' JOIN session s ON s.key = i.session "
-                "LEFT JOIN delivery d ON d.key = i.delivery WHERE i.state = 'STORED' "
+                "JOIN instance i ON i.key = f.instance AND i.file = f.key AND f.kind <> 'SKIPPED' "
+                "JOIN session s ON s.key = i.session LEFT JOIN delivery d ON d.key = i.delivery "
                 # No run of this journal sent an instance that was found in the archive.
-                "AND i.run IS NOT NULL ORDER BY i.key"
+                "WHERE i.state = 'STORED' AND i.run IS NOT NULL ORDER BY i.key"
             )
             last = where = None
             for row in rows:

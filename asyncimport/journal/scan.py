@@ -329,6 +329,14 @@ class ScanWriter:
                 "WHERE f.kind = 'SKIPPED' GROUP BY f.reason ORDER BY f.reason"
             ).fetchall()
 
+    def include_gone(self, roots: Sequence[str]) -> None:
+        """Count files below the sources that this run has not met among its own, as a receipt outlives its file."""
+        with self._connection.transaction():
+            for root in roots:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO scope SELECT key FROM file WHERE path >= ? AND path < ?", below(root)
+                )
+
     def confirm_unchanged(self, files: Iterable[File]) -> None:
         """Note that files which were moved or touched hold the bytes that were sent."""
         with self._connection.transaction():

@@ -1,9 +1,10 @@
 """Uploads: from a request over scan, login and pipeline to a summary."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -196,6 +197,8 @@ class Runner:
             except FatalError as error:
                 result.error = error
             await self._conclude(journal, decision, result, is_watch=is_watch)
+            if request.receipts is not None:
+                await anyio.to_thread.run_sync(self._write_receipts, request.receipts, journal, source.roots)
 
     async def _describe(self, journal: Journal, decision: Decision) -> None:
         """Tell that a run begins, and note in the journal what it was asked to do."""
@@ -216,8 +219,11 @@ class Runner:
         for orphan in result.orphans or ():
             self._observer.note(orphan)
         await anyio.to_thread.run_sync(journal.end_run, result.exit_code)
-        if self._request.receipts is not None:
-            await anyio.to_thread.run_sync(write_receipts, self._request.receipts, reader)
+
+    def _write_receipts(self, path: Path, journal: Journal, roots: Sequence[str]) -> None:
+        """Write receipts, also of files that have been deleted since they arrived."""
+        journal.scan.include_gone(roots)
+        write_receipts(path, JournalReader.of(journal, since=self._first_run))
 
     async def _send(self, run: upload_steps.OpenRun, result: UploadResult) -> None:
         """Send everything, then look for orphans."""

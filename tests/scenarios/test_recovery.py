@@ -625,7 +625,25 @@ async def test_receipts_of_what_an_earlier_run_sent_without_them_have_digests(
     for name in ("1", "2"):
         digest = hashlib.sha256((visit / name).read_bytes()).hexdigest()
         assert (files[name]["sha256"], files[name]["sha256_of"]) == (digest, "sent")
-    assert all((files[name]["sha256"], files[name]["sha256_of"]) == (None, None) for name in files.keys() - {"1", "2"})
+    # What is known of 4 was sent, and its file is gone. The journal tells the new size of 3 only.
+    assert files.keys() == {"1", "2", "4"}
+    assert (files["4"]["sha256"], files["4"]["sha256_of"]) == (None, None)
+
+
+async def test_receipts_outlive_their_files(url: str, commands: Commands, visit: Path, tmp_path: Path) -> None:
+    """A later run, or look of a watch, does not forget what arrived before and was deleted or damaged since."""
+    receipts = tmp_path / "receipts.jsonl"
+    commands.login(url)
+    words = ("upload", visit, "-P", "demo", "-q", "--receipts", receipts)
+    assert (await commands(*words)).code == 0
+    before = {kind: [*lines(receipts, kind)] for kind in ("file", "created", "session")}
+    for name in "123":
+        (visit / name).unlink()
+    assert (await commands(*words)).code == 0
+    assert {kind: [*lines(receipts, kind)] for kind in before} == before
+    write(visit / "4", image(4)[:-50])
+    assert (await commands(*words)).code == 8
+    assert {kind: [*lines(receipts, kind)] for kind in before} == before
 
 
 async def test_receipts_from_a_journal_without_digests(
