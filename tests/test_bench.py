@@ -337,8 +337,9 @@ def test_the_sink_answers_when_it_has_the_whole_body(tmp_path: Path) -> None:
     head = b"POST /data/services/import?PROJECT_ID=P&EXPT_LABEL=E HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n"
     with nginx(tmp_path / "nginx", "http://127.0.0.1:1", log=log) as url:
         host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=0.3) as connection:
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
             connection.sendall(head + bytes(199_999))
+            connection.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 connection.recv(1)
             connection.settimeout(30)

@@ -9,7 +9,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import unused_port
 from builders import claim
 from conftest import Commands
 from entries_of_a_run import CLAIM, EVERYTHING, SESSION
@@ -314,14 +313,15 @@ class TestWhatItShows:
         assert causes[1].hit == "5,000 attempts"
 
 
-async def test_an_upload_with_its_page(commands: Commands, xnat: TestXnat, url: str, tmp_path: Any) -> None:
+async def test_an_upload_with_its_page(
+    commands: Commands, xnat: TestXnat, url: str, tmp_path: Any, unused_port: int
+) -> None:
     """The address is printed before anything is sent, with -q too, and the page ends with the upload."""
     generated(tmp_path / "files", sessions=2, files=10, size=2_000, seed=1)
     commands.login(url)
-    taken = unused_port()
-    ended = await commands("upload", tmp_path / "files", "-P", "demo", "-q", "--page", f"127.0.0.1:{taken}")
+    ended = await commands("upload", tmp_path / "files", "-P", "demo", "-q", "--page", f"127.0.0.1:{unused_port}")
     assert ended.code == 0
-    assert re.match(rf"page: http://127\.0\.0\.1:{taken}/\S{{32}}/\n", ended.err)
+    assert re.match(rf"page: http://127\.0\.0\.1:{unused_port}/\S{{32}}/\n", ended.err)
     assert len(list(xnat.archived)) == 2
     refused = await commands("upload", tmp_path / "files", "-P", "demo", "--page", "0.0.0.0:80")
     assert refused.code == 2

@@ -350,16 +350,6 @@ async def test_a_refused_connection_is_unavailable(unused_port: int) -> None:
     assert caught.value.hint
 
 
-@pytest.fixture
-async def unused_port() -> int:
-    """Return a closed port."""
-    server = await asyncio.start_server(lambda _, __: None, "127.0.0.1", 0)
-    port: int = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return port
-
-
 async def test_a_login_is_repeated_on_an_overloaded_server(xnat: TestXnat, url: str) -> None:
     """A 503 is no refusal."""
     fault = xnat.faults.add(Fault("login", Status(503, headers={"Retry-After": "0"}), times=2))
