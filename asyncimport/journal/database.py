@@ -29,7 +29,7 @@ _UNRELEASED_ID = 0x61696D70
 _VERSION = 1
 
 # How long to try for the lock; `is_locked` holds it for less.
-_LOCK_SECONDS = 0.2
+_LOCK_SECONDS = 1.0
 # How long SQLite itself waits for another program's lock; then `LockWait` reports the wait.
 BUSY_SECONDS = 1.0
 _ELSEWHERE = "choose another place with --state-dir or --journal"
