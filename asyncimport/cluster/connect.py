@@ -34,8 +34,10 @@ _FIRST_WORKER_SECONDS = 15.0
 # How long a worker may not answer before it counts as gone, and how often one that is being called is asked.
 _SILENT_SECONDS = 15.0
 _PING_SHARE = 1 / 3
-# How often a worker is asked for its version if the connection breaks.
+# How often a worker is asked for its version if the connection to it breaks, and the scheduler for anything: Dask keeps
+# several connections, and those that a network breaks together say so one after the other.
 _MOST_TRIES = 3
+_MOST_SCHEDULER_TRIES = 8
 # An event mostly overtakes the subscription to it: then it is sent again, after this long and then twice as long.
 _SUBSCRIBE_SECONDS = 0.02
 
@@ -220,7 +222,7 @@ class Cluster:
             yield
         # A client that has given up has no connection any more.
         except (OSError, AttributeError, RuntimeError) as error:
-            if not isinstance(error, OSError) and self.client.status != "closed":
+            if not isinstance(error, OSError) and self.client.status not in {"closing", "closed"}:
                 raise
             raise UnavailableError(
                 f"the connection to the scheduler of Dask broke: {first_line(error)}",
@@ -228,12 +230,14 @@ class Cluster:
             ) from error
 
     async def _ask_scheduler(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Ask the scheduler; once more if the connection breaks. Raises: UnavailableError."""
+        """Ask the scheduler; some times more if connections break. Raises: UnavailableError."""
+        comm: Any = import_module("distributed.comm")
         with self._scheduler_errors():
-            try:
-                return await call()
-            except OSError:
-                return await call()
+            for _ in range(1, _MOST_SCHEDULER_TRIES):
+                # Where none can be made, Dask has tried for as long as it is told to.
+                with suppress(comm.CommClosedError):
+                    return await call()
+            return await call()
 
     async def _known_workers(self) -> dict[str, Any]:
         """Return what the scheduler knows of all workers, by address. Raises: UnavailableError."""

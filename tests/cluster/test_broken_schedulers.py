@@ -56,8 +56,9 @@ async def connected(dask: DaskProcesses, notices: list[str]) -> AsyncIterator[tu
             yield cluster, way
 
 
-async def test_a_scan_goes_on(dask: DaskProcesses, tree: Path) -> None:
-    """Everything is found, and can be read, by the workers that were there before."""
+@pytest.mark.parametrize("more", [0, 3])
+async def test_a_scan_goes_on(dask: DaskProcesses, tree: Path, more: int) -> None:
+    """Everything is found, and can be read, by the workers that were there before, also if new connections break."""
     notices: list[str] = []
     async with connected(dask, notices) as (cluster, way):
         settings = ScanSettings(places=[str(tree)])
@@ -65,10 +66,10 @@ async def test_a_scan_goes_on(dask: DaskProcesses, tree: Path) -> None:
             found: dict[str, File] = {}
             async for batch in source.batches():
                 if not found:
-                    way.break_connections(0)
+                    way.break_connections(more)
                 found |= {item.path: item for item in batch if isinstance(item, File)}
             assert set(found) == {str(path) for path in tree.rglob("*") if path.is_file()}
-            way.break_connections(0)
+            way.break_connections(more)
             identities = await source.identify_many([*found.values()])
             assert not [one for one in identities if isinstance(one, Ignored)]
     assert any("connection to the scheduler of Dask broke" in notice for notice in notices), notices
