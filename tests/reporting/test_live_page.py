@@ -12,7 +12,7 @@ import pytest
 from builders import claim
 from conftest import Commands
 from entries_of_a_run import CLAIM, EVERYTHING, SESSION
-from patience import in_time
+from patience import RUN, allowed, in_time
 
 from asyncimport.errors import UsageError
 from asyncimport.model.activity import Activity
@@ -43,7 +43,7 @@ def page() -> Iterator[tuple[str, Any]]:
 @pytest.fixture
 async def browser() -> AsyncIterator[aiohttp.ClientSession]:
     """Make a client that keeps no cookies."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=allowed(RUN))) as session:
         yield session
 
 

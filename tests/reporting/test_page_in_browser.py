@@ -246,11 +246,11 @@ class TestLivePage:
             line = (await process.stderr.receive()).decode()
             async with visit(browser, line.removeprefix("page: ").strip()) as seen:
                 cells = seen.page.locator("#workers tbody td")
-                await expect(cells.nth(4)).to_have_text("1", timeout=60_000)
+                await expect(cells.nth(4)).to_have_text("1")
                 assert (await cells.all_inner_texts())[:2] == ["0", "19"]
                 assert await seen.barriers() == []
                 stalled.release()
-                await expect(seen.page.locator(".status")).to_have_text("finished: everything is done", timeout=60_000)
+                await expect(seen.page.locator(".status")).to_have_text("finished: everything is done")
                 assert (await cells.all_inner_texts())[1] == "40"
             with in_time():
                 assert await process.wait() == 0

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import pytest
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped] # it has no types
-from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Request, async_playwright
+from patience import allowed
+from playwright.async_api import Browser, ConsoleMessage, Dialog, Page, Request, async_playwright, expect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -66,6 +67,8 @@ class Visit:
 @asynccontextmanager
 async def browsing() -> AsyncIterator[Browser]:
     """Start a browser."""
+    # Its own 5 s are too short for what an upload does on a busy machine.
+    expect.set_options(timeout=1_000 * allowed())
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=CHROMIUM, args=FLAGS, env={**os.environ, "DBUS_SESSION_BUS_ADDRESS": "disabled:"}
@@ -86,6 +89,7 @@ async def visit(
         color_scheme="dark" if is_dark else "light",
         java_script_enabled=has_scripts,
     )
+    page.set_default_timeout(1_000 * allowed())
     try:
         one = Visit(page, url)
         await one.open()

@@ -11,7 +11,12 @@ _longest = RUN
 
 def in_time(seconds: float = MOMENT) -> AbstractContextManager[anyio.CancelScope]:
     """Return a scope that fails if it takes longer, which it does only if something hangs."""
-    return anyio.fail_after(min(seconds, _longest))
+    return anyio.fail_after(allowed(seconds))
+
+
+def allowed(seconds: float = MOMENT) -> float:
+    """Return how long to wait, for what has a time-out of its own."""
+    return min(seconds, _longest)
 
 
 def be_impatient(seconds: float) -> None:
