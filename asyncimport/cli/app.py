@@ -153,7 +153,8 @@ def _run(words: list[str]) -> int:
             sys.stderr.write(_help())
             return UsageError.exit_code
         return int(app(words, prog_name="asyncimport", standalone_mode=False) or 0)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
+        # Typer makes one of the other, unless a second Ctrl-C comes meanwhile.
         return 130
     except Terminated:
         _write_failure(words, 143, UsageError("stopped", hint="run the same command again"))
