@@ -1,5 +1,7 @@
 """Compares two ways of sending: files as they are, and as zips. Pure: it learns from calls as they end."""
 
+from math import inf
+
 # Zips begin if calls then take less than this share of the time without them, and end above the other share.
 _BEGIN_BELOW, _END_ABOVE = 0.92, 0.98
 # If zips save more than was foreseen, and more than this beside it, something else has changed meanwhile.
@@ -33,14 +35,14 @@ class CallTimes:
             self.count += 1
 
     def over(self, other: "CallTimes") -> float:
-        """Return the time of these calls over that of the others, for files of the same size; 1 if there are none."""
+        """Return the time of these calls over that of the others, for files of the same size; inf if there are none."""
         quotient, calls = 0.0, 0
         sizes = zip(self.seconds, self.counts, other.seconds, other.counts, strict=True)
         for seconds, count, others, number in sizes:
             if count and others:
                 quotient += seconds * number / others
                 calls += count
-        return quotient / calls if calls else 1.0
+        return quotient / calls if calls else inf
 
 
 class Trial:

@@ -9,6 +9,7 @@ import pytest
 
 from asyncimport.model.choices import Compress
 from asyncimport.pacing.compression import Compression
+from asyncimport.pacing.trial import CallTimes, Trial
 
 SIZE = 500_000
 
@@ -205,6 +206,20 @@ def test_a_server_that_slows_down_during_a_trial_decides_nothing() -> None:
     upload.service = 0.005
     upload.send(400)
     assert not upload.compression.is_on
+
+
+@pytest.mark.parametrize("zips_before", [True, False])
+def test_files_of_other_sizes_change_nothing(zips_before: bool) -> None:
+    """Each part of the trial has its own: nothing shows which way is better, however long the calls take."""
+    trial, now = Trial(CallTimes(0.0, 0), 0.0, in_flight=1, zips_before=zips_before), 0.0
+    results: list[bool | None] = []
+    while True not in results and False not in results:
+        now += 1.0
+        # A part has 16 calls, after the one that was in flight.
+        size = 1 << (10 + len(results) // 17)
+        is_zip = trial.is_other_way is not zips_before
+        results.append(trial.record(1.0, size, now, is_zip=is_zip, foreseen=1.0))
+    assert results[-1] is False
 
 
 def test_zips_that_save_what_was_foreseen_stay_at_once() -> None:

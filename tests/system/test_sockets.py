@@ -33,7 +33,7 @@ def test_all_is_acknowledged(ends: tuple[socket.socket, socket.socket]) -> None:
 def test_a_peer_that_does_not_read(ends: tuple[socket.socket, socket.socket]) -> None:
     """It is the peer that is slow, not the network."""
     ours, _ = ends
-    ours.setblocking(False)
+    ours.settimeout(0)
     # Until no more has room, here and there.
     while sending(ours) is not Sending.PEER:
         with suppress(BlockingIOError):
