@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 from conftest import Commands, Ended
-from dask_processes import HOSTILE, DaskProcesses, can_mount
+from dask_processes import HOSTILE, DaskProcesses, can_mount, dask_processes
 from distributed import Client
 from forward_proxy import make_tls_context
 from patience import RUN, in_time
@@ -240,30 +240,34 @@ async def test_a_dry_run_of_workers_is_that_of_this_machine(
     assert (after.code, after.json["files"]["left"]) == (0, 0), after.err
 
 
-async def test_workers_watch(xnat: TestXnat, url: str, commands: Commands, dask: DaskProcesses, tmp_path: Path) -> None:
+async def test_workers_watch(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path, unused_port: int) -> None:
     """Each look asks the cluster anew: one that is away is told once, and the watch goes on under the same login."""
     commands.login(url)
     drop = tmp_path / "drop"
     generated(drop / "a", sessions=1, files=10, size=2_000, seed=1)
-    dask.start_worker("a")
-    words = ("upload", drop, "-P", "demo", "--watch", "0.1s", "--min-age", "0s", "--dask", dask.when_ready())
     archived = anyio.Event()
     xnat.faults.add(Fault("archive", Tell(archived.set), nth=2))
-    async with commands.start(*words) as process:
-        assert process.stderr is not None
-        assert process.stdout is not None
-        err = Lines(process.stderr)
-        with in_time(RUN):
-            await Lines(process.stdout).until("1 session")
-            assert dask.scheduler is not None
-            end(dask.scheduler)
-            await err.until("error: ")
-            generated(drop / "b", sessions=1, files=10, size=2_000, seed=2)
-            dask.begin(["--port", dask.address.rpartition(":")[2]])
-            dask.start_worker("b")
-            await archived.wait()
-            process.send_signal(signal.SIGINT)
-            assert await process.wait() == 130
+    (tmp_path / "dask").mkdir()
+    # Nobody else gets it while the scheduler is away.
+    port = ["--port", str(unused_port)]
+    with dask_processes(tmp_path / "dask", port) as dask:
+        dask.start_worker("a")
+        words = ("upload", drop, "-P", "demo", "--watch", "0.1s", "--min-age", "0s", "--dask", dask.when_ready())
+        async with commands.start(*words) as process:
+            assert process.stderr is not None
+            assert process.stdout is not None
+            err = Lines(process.stderr)
+            with in_time(RUN):
+                await Lines(process.stdout).until("1 session")
+                assert dask.scheduler is not None
+                end(dask.scheduler)
+                await err.until("error: ")
+                generated(drop / "b", sessions=1, files=10, size=2_000, seed=2)
+                dask.begin(port)
+                dask.start_worker("b")
+                await archived.wait()
+                process.send_signal(signal.SIGINT)
+                assert await process.wait() == 130
     assert "cheduler" in err.lines[-1], err.lines
     assert (len(xnat.archived), xnat.count["import"], xnat.count["login"]) == (2, 20, 3), "the driver, and each worker"
     assert xnat.live_logins("demo") == 0

@@ -128,11 +128,11 @@ class DaskProcesses:
 
 
 @contextmanager
-def dask_processes(directory: Path) -> Iterator[DaskProcesses]:
+def dask_processes(directory: Path, more: Sequence[str] = ()) -> Iterator[DaskProcesses]:
     """Yield a scheduler without workers."""
     processes = DaskProcesses(directory)
     try:
-        processes.begin()
+        processes.begin(more)
         yield processes
     finally:
         processes.end()

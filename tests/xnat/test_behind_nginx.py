@@ -258,7 +258,7 @@ async def ask(url: str) -> None:
 
 
 async def test_a_restart_of_xnat_behind_the_proxy_is_survived(
-    xnat: TestXnat, commands: Commands, tmp_path: Path
+    xnat: TestXnat, commands: Commands, tmp_path: Path, unused_port: int
 ) -> None:
     """The proxy answers 502; XNAT comes back without its logins, and the run finishes."""
     tree = tmp_path / "tree"
@@ -267,7 +267,7 @@ async def test_a_restart_of_xnat_behind_the_proxy_is_survived(
     xnat.faults.add(Fault("import", Tell(moment.set), nth=50))
 
     async def live_twice(*, task_status: TaskStatus[str]) -> None:
-        async with serve(xnat) as url:
+        async with serve(xnat, port=unused_port) as url:
             task_status.started(url)
             await moment.wait()
             # Older asyncio loses hold of what it is accepting when its server closes: let nothing more come, and
@@ -277,7 +277,7 @@ async def test_a_restart_of_xnat_behind_the_proxy_is_survived(
         proxy.send_signal(signal.SIGCONT)
         await proxy.wait_for(502)
         xnat.expire_logins()
-        async with serve(xnat, port=int(url.rpartition(":")[2])):
+        async with serve(xnat, port=unused_port):
             await anyio.sleep_forever()
 
     async with anyio.create_task_group() as tasks:
