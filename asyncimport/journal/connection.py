@@ -1,5 +1,6 @@
 """The journal's file as one run uses it: opened, locked and changed in transactions; the run's beginning and end."""
 
+import hashlib
 import json
 import secrets
 import sqlite3
@@ -216,6 +217,11 @@ def end_run(connection: Connection, run: int, exit_code: int) -> None:
         connection.db.execute(
             "UPDATE run SET ended = ?, exit_code = ? WHERE key = ?", (connection.now(), exit_code, run)
         )
+
+
+def tree_key(place: bytes) -> str:
+    """Return how the keys of `metadata` begin that name the trees of files which machines see at a place."""
+    return f"tree {hashlib.sha256(place).hexdigest()[:32]} "
 
 
 def _was_killed(connection: Connection) -> bool:

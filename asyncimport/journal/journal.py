@@ -1,6 +1,5 @@
 """The journal of one run, assembled from its parts."""
 
-import hashlib
 import json
 import os
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from asyncimport.journal.attachments import AttachmentQueue
-from asyncimport.journal.connection import Connection, begin_run, end_run
+from asyncimport.journal.connection import Connection, begin_run, end_run, tree_key
 from asyncimport.journal.database import LockWait
 from asyncimport.journal.deliveries import DeliveryQueue
 from asyncimport.journal.existing import ExistingInstances
@@ -112,7 +111,7 @@ class Journal:
         A tree is named by `TreeIdentity.lasting`; `here` is that of this machine ("" for none), which has filled the
         journal if no trees are noted.
         """
-        key = f"tree {hashlib.sha256(os.fsencode(place)).hexdigest()[:32]} "
+        key = tree_key(os.fsencode(place))
         with self.connection.transaction():
             db = self.connection.db
             rows = db.execute("SELECT key FROM metadata WHERE substr(key, 1, ?) = ?", (len(key), key))

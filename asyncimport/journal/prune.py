@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from asyncimport.errors import UsageError
-from asyncimport.journal.connection import NOTE_FORGOTTEN
+from asyncimport.journal.connection import NOTE_FORGOTTEN, tree_key
 from asyncimport.journal.database import (
     NOTHING_YET,
     LockWait,
@@ -30,9 +30,11 @@ from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
 from asyncimport.model.summary import SessionReport
 from asyncimport.model.texts import did_you_mean
+from asyncimport.system.mounts import tree_identity
 
 _UNFINISHED = "XNAT holds an unfinished delivery of it"
 _UNMOUNTED = "its directory is empty or gone, as if a disk were not mounted"
+_ELSEWHERE = "a run with --dask saw it on another machine"
 _PRUNED = """
 CREATE TEMP TABLE pruned_session (key INTEGER PRIMARY KEY);
 CREATE TEMP TABLE pruned_instance (key INTEGER PRIMARY KEY);
@@ -95,9 +97,11 @@ class Pruner:
         self._db = connection
         self._path = path
         self._empty: dict[str, bool] = {}
+        self._elsewhere: dict[bytes, bool] = {}
         self.found: list[PruneItem] = []
         with journal_errors(path):
             self._db.executescript(_PRUNED)
+            self._trees = [key for (key,) in self._db.execute("SELECT key FROM metadata WHERE key LIKE 'tree %'")]
 
     @classmethod
     @contextmanager
@@ -248,9 +252,23 @@ class Pruner:
         )
 
     def _unmounted(self, path: bytes, *, force: bool) -> str | None:
-        """Return why a vanished file may come back: the nearest existing directory is empty."""
+        """Return why a vanished file may come back: only others see it, or the nearest existing directory is empty."""
         directory = os.path.dirname(path)  # noqa: PTH120 - the path need not be text
-        return _UNMOUNTED if not force and self._is_empty(directory) else None
+        if force:
+            return None
+        if self._trees and self._is_elsewhere(directory):
+            return _ELSEWHERE
+        return _UNMOUNTED if self._is_empty(directory) else None
+
+    def _is_elsewhere(self, directory: bytes) -> bool:
+        """Whether a directory is below a place at which other machines see other files than this one."""
+        if directory not in self._elsewhere:
+            key, above = tree_key(directory), os.path.dirname(directory)  # noqa: PTH120 - as above
+            seen = {one.removeprefix(key) for one in self._trees if one.startswith(key)}
+            here = tree_identity(os.fsdecode(directory)) if seen else None
+            others = seen - ({here.lasting} if here is not None else set())
+            self._elsewhere[directory] = bool(others) or (above != directory and self._is_elsewhere(above))
+        return self._elsewhere[directory]
 
     def _is_empty(self, directory: bytes) -> bool:
         key = os.fsdecode(directory)

@@ -23,6 +23,7 @@ from asyncimport.journal.prune import Pruner
 from asyncimport.model.deliveries import Archived, Built, Claim, Failed, Held, Outcome, Refused, SealedDelivery, Verdict
 from asyncimport.model.files import File, Ignored, Instance, Patient, Session
 from asyncimport.model.states import FileKind, Refusal
+from asyncimport.system.mounts import tree_identity
 from asyncimport.testserver import Fault, Tell, TestXnat
 from asyncimport.testserver.samples import generated
 
@@ -334,6 +335,22 @@ class TestGone:
         assert place.states() == {"E1": "held", "E2": "held"}
         assert len(place.forget(lambda it: it.find_gone(force=True))) == 2
         assert place.states() == {}
+
+    @pytest.mark.parametrize("elsewhere", [True, False])
+    def test_what_only_workers_see(self, place: Place, elsewhere: bool) -> None:
+        """A file that this machine does not see is not gone, unless it has seen all that workers have."""
+        place.put("a", E1)
+        place.put("b", E2)
+        place.run(failed)
+        here = tree_identity(str(place.root))
+        assert here is not None
+        with Journal(place.path, destination="https://xnat.test", rules=RULES) as journal:
+            journal.note_trees(str(place.root), {"another"} if elsewhere else {here.lasting}, here.lasting)
+            journal.end_run(0)
+        place.remove("a")
+        kept = "a run with --dask saw it on another machine"
+        assert place.forget(Pruner.find_gone) == [("failed", 1, kept if elsewhere else None)]
+        assert place.forget(lambda it: it.find_gone(force=True)) == ([("failed", 1, None)] if elsewhere else [])
 
     def test_a_disk_that_does_not_answer(self, place: Place) -> None:
         """A file that cannot be checked is not gone."""
