@@ -24,6 +24,11 @@ EXAMPLE_OF_STUDY = (
     "SELECT f.path FROM session s JOIN instance i ON i.session = s.key JOIN file f ON f.key = i.file "
     "WHERE s.study_uid = ? LIMIT 1"
 )
+# A session has an instance that was not sent before its file, which the run has met, was written over.
+_OVERWRITTEN = (
+    "AND EXISTS (SELECT 1 FROM instance i CROSS JOIN scope ON scope.file = i.file JOIN file f ON f.key = i.file "
+    "WHERE i.session = s.key AND i.state <> 'STORED' AND f.kind = 'INSTANCE')"
+)
 _COUNTED_AS = {
     "pending": "left",
     "excluded": "skipped",
@@ -74,14 +79,13 @@ def count_files(
             sizes.stored += size
             sizes.sent += sent
             sizes.zips += zips
-    if run is None:
-        # XNAT has these sessions, though their files hold something else by now.
-        rows = database.execute(
-            "SELECT s.key, (SELECT count(*) FROM instance WHERE session = s.key) AS files FROM session s "
-            "WHERE files AND s.key NOT IN (SELECT value FROM json_each(?))",
-            (json.dumps([*sessions]),),
-        )
-        sessions |= {session: (count, 0) for session, count in rows}
+    # XNAT has these sessions, or never got them, though their files hold something else by now.
+    rows = database.execute(
+        "SELECT s.key, (SELECT count(*) FROM instance WHERE session = s.key) AS files FROM session s "  # noqa: S608 - fixed text
+        f"WHERE s.key NOT IN (SELECT value FROM json_each(?)) {'' if run is None else _OVERWRITTEN} AND files",
+        (json.dumps([*sessions]),),
+    )
+    sessions |= {session: (count, 0) for session, count in rows}
     return Files(**counts), sizes, sessions
 
 

@@ -41,6 +41,27 @@ async def test_a_session_whose_files_hold_something_else_now(
     assert (verify.code, verify.json["details"][0]["missing"]) == (9, 1)
 
 
+async def test_a_file_that_is_written_over_before_it_was_sent(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """Each run reports its session until somebody forgets the file: XNAT never got it."""
+    drop = tmp_path / "drop"
+    write(drop / "1", image(1))
+    commands.login(url)
+    xnat.faults.add(Fault("import", Status(422)))
+    assert (await commands("upload", drop, "-P", "demo", "-q")).code == 8
+    reuse(drop / "1")
+    for _ in range(2):
+        ended = await commands("upload", drop, "-P", "demo", "-o", "json")
+        assert ended.code == 9
+        assert {one["session"]: one["state"] for one in ended.json["details"]} == {
+            "S_20200102": "held",
+            "OTHER_20200102": "archived",
+        }
+    assert (await commands("forget", "--gone", "--yes")).code == 0
+    assert (await commands("upload", drop, "-P", "demo", "-q")).code == 0
+
+
 async def test_a_new_version_that_is_refused(xnat: TestXnat, url: str, commands: Commands, tmp_path: Path) -> None:
     """The archive had the earlier one, which is missed when it is gone."""
     visit = tmp_path / "visit"
