@@ -140,7 +140,7 @@ class WatchDisplay(Display):
             return
         orphans = upload_result.orphans or []
         concerns = _concerns(summary, orphans)
-        if totals.stored or totals.archived or totals.built or totals.attached or concerns != self._last_concerns:
+        if totals.has_arrivals or concerns != self._last_concerns:
             show_summary(self._out, summary, seconds=seconds)
             show_orphans(self._out, orphans)
         self._last_concerns = concerns

@@ -98,6 +98,7 @@ class Runner:
         self._dask_client = dask_client
         self._client: Client | None = None
         self._first_run: int | None = None
+        self._has_receipts = False
         self._report: Callable[[Event], None] = lambda _: None
         self._monitor = OutageMonitor(
             request.options.outage_timeout, report=lambda reason: self._report(ServerUnavailable(reason))
@@ -197,7 +198,8 @@ class Runner:
             except FatalError as error:
                 result.error = error
             await self._conclude(journal, decision, result, is_watch=is_watch)
-            if request.receipts is not None:
+            # A look of a watch at which nothing has arrived changes none.
+            if request.receipts is not None and (result.totals.has_arrivals or not self._has_receipts):
                 await anyio.to_thread.run_sync(self._write_receipts, request.receipts, journal, source.roots)
 
     async def _describe(self, journal: Journal, decision: Decision) -> None:
@@ -224,6 +226,7 @@ class Runner:
         """Write receipts, also of files that have been deleted since they arrived."""
         journal.scan.include_gone(roots)
         write_receipts(path, JournalReader.of(journal, since=self._first_run))
+        self._has_receipts = True
 
     async def _send(self, run: upload_steps.OpenRun, result: UploadResult) -> None:
         """Send everything, then look for orphans."""

@@ -66,6 +66,11 @@ class Totals:
         return self.stored + self.refused + self.failed
 
     @property
+    def has_arrivals(self) -> bool:
+        """Whether this run has brought anything into XNAT."""
+        return bool(self.stored or self.archived or self.built or self.attached)
+
+    @property
     def held(self) -> int:
         """Sessions that are held."""
         return len(self.held_deliveries)

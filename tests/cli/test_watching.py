@@ -1,5 +1,6 @@
 """Drop directories: studies that arrive during a watch, and studies that are still being written."""
 
+import json
 import os
 import shutil
 import signal
@@ -111,6 +112,33 @@ async def test_a_watch_logs_in_once_and_writes_one_object(
     assert xnat.count["login"] - logins == 2, "the second one, as the first had expired"
     assert xnat.live_logins("demo") == 0
     assert not [path for path in commands.home.rglob("*.lock") if locked(path)]
+
+
+async def test_receipts_of_a_watch_outlive_the_files(
+    xnat: TestXnat, url: str, commands: Commands, tmp_path: Path
+) -> None:
+    """They have what each look has brought, and are not written again where nothing has arrived."""
+    receipts = tmp_path / "receipts.jsonl"
+    drop(tmp_path / "drop" / "a", 1, 2)
+    commands.login(url)
+    async with commands.start("upload", tmp_path / "drop", "-P", "demo", *QUICK, "--receipts", receipts) as process:
+        await after(xnat, 2)
+        shutil.rmtree(tmp_path / "drop" / "a")
+        await after(xnat, 2)
+        first = receipts.stat()
+        archived = run_over(xnat, "archive")
+        drop(tmp_path / "drop" / "b", 2, 2)
+        with in_time(RUN):
+            await archived.wait()
+        await after(xnat, 2)
+        second = receipts.stat()
+        await after(xnat, 2)
+        assert receipts.stat() == second != first
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+    assert {line["sop_uid"] for line in map(json.loads, receipts.read_text().splitlines()) if "sop_uid" in line} == {
+        sop(number) for number in (10, 11, 20, 21)
+    }
 
 
 def locked(path: Path) -> bool:
