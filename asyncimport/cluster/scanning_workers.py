@@ -26,8 +26,9 @@ from asyncimport.model.record import record
 from asyncimport.model.texts import counted, plain
 
 _MOST_LOSSES = 3
-# After which share of the patience a worker is reported that takes long to begin.
+# After which share of the patience a worker is reported that takes long to begin, and how long others wait for it.
 _BUSY_SHARE = 1 / 4
+_WAIT_SHARE = 1 / 4
 
 
 @record
@@ -87,8 +88,8 @@ class ScanningWorkers:
         self.lasting: Mapping[str, set[str]] = {}
         """What the workers see at each place, by identities that last longer than a run."""
         self._unreachable = ""
-        self._has_left = False
-        """Whether a worker has left while it was asked what it sees."""
+        self._left: set[str] = set()
+        """The addresses of workers that have left while they were asked what they see."""
         self._tasks: TaskGroup | None = None
         self._asked_again: set[str] = set()
         """The addresses of workers that were lost once, and asked again what they see."""
@@ -101,9 +102,9 @@ class ScanningWorkers:
         async with anyio.create_task_group() as asking:
             for worker in self._cluster.workers.values():
                 asking.start_soon(self._join, worker)
-        if self._has_left and not self.all:
-            # It may have been silent for long while it imported everything, and joins again.
-            await self._wait_for_one()
+        if self._left:
+            # They may have been silent while they imported everything, or the connection to the scheduler broke.
+            await self._wait_for_those_that_left()
         if self._unreachable and not self.all:
             raise UnavailableError(
                 f"no worker answers: {self._unreachable}",
@@ -125,13 +126,18 @@ class ScanningWorkers:
         self._tasks = tasks
         tasks.start_soon(self._follow, tasks)
 
-    async def _wait_for_one(self) -> None:
-        self.notice("no worker is left: waiting for one")
-        with anyio.move_on_after(self._patience):
+    async def _wait_for_those_that_left(self) -> None:
+        """Wait until they have joined again, as nobody else may see what they see; not for long if there are others."""
+        if not self.all:
+            self.notice("no worker is left: waiting for one")
+        with anyio.move_on_after(self._patience) as limit:
             async for change in self._cluster.changes():
-                if change.has_joined:
+                known = self.all.get(change.worker.address)
+                if change.has_joined and (known is None or known.joined is not change.worker):
                     await self._join(change.worker)
                 if self.all:
+                    limit.deadline = min(limit.deadline, anyio.current_time() + self._patience * _WAIT_SHARE)
+                if self._left <= self.all.keys():
                     return
 
     def end(self) -> None:
@@ -155,8 +161,8 @@ class ScanningWorkers:
                 return await self._ask_sight(worker)
             except WorkerLostError as lost:
                 self._unreachable = plain(str(lost))
-                if worker.address not in self._cluster.workers:
-                    self._has_left = True
+                if self._cluster.workers.get(worker.address) is not worker:
+                    self._left.add(worker.address)
                     return None
         self.notice(f"worker {worker.name} is not used: no connection to it ({self._unreachable})")
         return None

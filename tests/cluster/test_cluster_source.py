@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -388,15 +389,22 @@ async def test_a_scheduler_that_is_gone_is_an_error(dask: DaskProcesses) -> None
 
 
 @pytest.fixture
-def servers(tmp_path: Path, dask: DaskProcesses) -> Path:
+def workers_of_servers() -> dict[str, "subprocess.Popen[bytes]"]:
+    """Return the processes of the workers of `servers`, by their names."""
+    return {}
+
+
+@pytest.fixture
+def servers(tmp_path: Path, dask: DaskProcesses, workers_of_servers: dict[str, "subprocess.Popen[bytes]"]) -> Path:
     """Make two file servers with other files: at one path, each of the workers `one` and `two` has one of them."""
     if not can_mount(tmp_path / "dask"):
         pytest.skip("nothing may be mounted here")
     study(tmp_path / "server 1" / "p1", 1)
     study(tmp_path / "server 2" / "p2", 2)
     (tmp_path / "data").mkdir()
-    dask.start_worker("one", mounts={tmp_path / "server 1": tmp_path / "data"})
-    dask.start_worker("two", mounts={tmp_path / "server 2": tmp_path / "data"})
+    for number, name in enumerate(("one", "two"), 1):
+        mounts = {tmp_path / f"server {number}": tmp_path / "data"}
+        workers_of_servers[name] = dask.start_worker(name, mounts=mounts)
     return tmp_path / "data"
 
 
@@ -418,6 +426,23 @@ async def test_files_of_several_servers_are_one_source(dask: DaskProcesses, serv
         ]
         assert await source.same_bytes(first.path, other.path) is False
         assert all(source.sees(address, first.path) for address in cluster.workers)
+
+
+async def test_a_worker_that_hangs_when_the_scan_begins_is_waited_for(
+    dask: DaskProcesses, servers: Path, workers_of_servers: dict[str, "subprocess.Popen[bytes]"]
+) -> None:
+    """Nobody else sees its files: a scan without it would have only those of the other server."""
+    victim = workers_of_servers["two"]
+
+    def note(event: Event) -> None:
+        if isinstance(event, WorkerLeft) and event.worker == "two":
+            victim.send_signal(signal.SIGCONT)
+
+    # The other one must not be silent for as long, also on a busy machine.
+    async with connected(dask, "one", "two", report=note, silent_seconds=3) as cluster:
+        victim.send_signal(signal.SIGSTOP)
+        async with open_source(cluster, ScanSettings(places=[str(servers)]), patience_seconds=RUN) as source:
+            assert len(await scan(source)) == 6
 
 
 async def test_one_path_with_two_files_is_an_error(dask: DaskProcesses, servers: Path) -> None:
