@@ -1,5 +1,6 @@
 """Any sequence of runs keeps the promises of the journal."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from journals import (
+    ROOT,
     Disk,
     archived,
     built,
@@ -25,6 +27,7 @@ from journals import (
 )
 
 from asyncimport.journal import JournalReader
+from asyncimport.journal.demand import ANY, Demand
 from asyncimport.model.deliveries import Claim, Deleted, Failed, Outcome, Refused, SealedDelivery
 from asyncimport.model.files import Instance, Session
 from asyncimport.model.states import Refusal
@@ -42,6 +45,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.journal = opened(self.path)
         self.known: dict[str, Instance] = {}  # by path
         self.met: set[str] = set()
+        self.left: set[str] = set()
         self.flying: dict[tuple[str, str], Claim] = {}
         self.stored: set[tuple[str, str]] = set()
         self.into: dict[tuple[str, str], int] = {}
@@ -97,10 +101,20 @@ class AnyOrder(RuleBasedStateMachine):
         self.journal.scan.finish([], archive_built=archive_built, retry_held=retry_held)
         self.scanning = False
 
-    @rule(limit=st.integers(1, 4), max_active=st.integers(1, 3))
-    def claim(self, limit: int, max_active: int) -> None:
+    @precondition(lambda self: self.scanning)
+    @rule(of=st.sampled_from(POOL), sop=st.integers(0, 2), comes_back=st.booleans())
+    def leave_directory(self, of: Session, sop: int, comes_back: bool) -> None:
+        """Leave the directory of a session; the scan may come to another one of the same label."""
+        self.left.add(of.label)
+        self.journal.scan.directory_done([f"{ROOT}/{of.label}"])
+        if comes_back:
+            self.admit(of, sop, 0)
+            self.claim_session()
+
+    @rule(limit=st.integers(1, 4), max_active=st.integers(1, 3), demand=st.sampled_from([ANY, Demand(1, 0, 0)]))
+    def claim(self, limit: int, max_active: int, demand: Demand) -> None:
         """Claim: no instance is handed out twice or after it was stored, and a first file goes alone."""
-        claims = self.journal.queue.claim(limit, max_active=max_active)
+        claims = self.journal.queue.claim(limit, max_active=max_active, demand=demand)
         if claims is None:
             assert not self.scanning
             assert not self.flying
@@ -124,10 +138,23 @@ class AnyOrder(RuleBasedStateMachine):
     def settle(self, data: st.DataObject) -> None:
         """Record outcomes of any kind for some instances in flight."""
         keys = data.draw(st.lists(st.sampled_from(sorted(self.flying)), min_size=1, unique=True))
+        refusals = st.sampled_from(Refusal)
+        self.record({key: (data.draw(st.sampled_from("ssssrwfu2")), data.draw(refusals)) for key in keys})
+
+    @precondition(lambda self: self.feeding)
+    @rule()
+    def send(self) -> None:
+        """Store all that can be sent now."""
+        for _ in range(3):
+            if self.feeding:
+                self.claim(4, 3, ANY)
+            self.record(dict.fromkeys(self.flying, ("s", Refusal.FILE)))
+
+    def record(self, hows: Mapping[tuple[str, str], tuple[str, Refusal]]) -> None:
+        """Record outcomes of instances in flight."""
         outcomes: list[Outcome] = []
-        for key in keys:
+        for key, (how, kind) in hows.items():
             claim = self.flying.pop(key)
-            how = data.draw(st.sampled_from("ssssrwfu2"))
             if how == "s":
                 self.stored.add(key)
                 self.into[key] = claim.delivery.key
@@ -136,15 +163,15 @@ class AnyOrder(RuleBasedStateMachine):
             elif how == "2" and claim.delivery.uri is not None:
                 outcomes.append(second_row(claim))
             elif how in "rw2":
-                kind = Refusal.SERVER if how == "w" else data.draw(st.sampled_from(Refusal))
-                outcomes.append(Refused(claim, "no", whole_session=how == "w", kind=kind))
+                why = Refusal.SERVER if how == "w" else kind
+                outcomes.append(Refused(claim, "no", whole_session=how == "w", kind=why))
             else:
                 outcomes.append(Failed(claim, "no", unreadable=how == "u"))
             self.settled.add(key)
         ready = self.journal.queue.record_outcomes(outcomes)
-        # During the scan nothing is sealed, but what has become of a row may be asked.
+        # Before the scan has left a session it is not sealed, but what has become of a row may be asked.
         asked = self.journal.connection.db.execute("SELECT count(*) FROM blocked WHERE second_row").fetchone()
-        assert not self.scanning or ready <= asked[0]
+        assert not self.scanning or ready <= asked[0] + len(self.left)
 
     @rule()
     def claim_session(self) -> None:
@@ -178,7 +205,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Lose everything that is not on disk, and begin another run."""
         self.journal.close()
         self.journal = opened(self.path)
-        self.met, self.flying, self.sealed = set(), {}, {}
+        self.met, self.left, self.flying, self.sealed = set(), set(), {}, {}
         self.scanning = self.feeding = True
 
     @invariant()
