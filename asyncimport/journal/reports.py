@@ -58,16 +58,19 @@ def count_files(
     rows = database.execute(
         "SELECT f.kind, i.state, coalesce(i.run, 0) < ? AND (i.state = 'STORED' OR i.refusal IS 'DROPPED'), "  # noqa: S608 - fixed text
         "i.session, count(*), sum(f.size), sum(iif(i.run IS NULL, 0, coalesce(i.zip_size, f.size))), "
-        f"count(i.zip_size) FROM {files} "
+        f"count(i.zip_size), max(f.instance <> f.key) FROM {files} "
         "LEFT JOIN instance i ON i.key = f.instance AND f.kind IN ('INSTANCE', 'SKIPPED') GROUP BY 4, 1, 2, 3",
         (run,),
     )
-    for kind, state, earlier, session, count, size, sent, zips in rows:
+    may_be_overwritten = False
+    for kind, state, earlier, session, count, size, sent, zips, is_other in rows:
         if kind == "ATTACHMENT":
             continue
         if session is not None:
             number, total = sessions.get(session, (0, 0))
             sessions[session] = number + count, total + size
+        # A new file and its instance have one key.
+        may_be_overwritten |= bool(kind == "INSTANCE" and is_other)
         name = (state if kind == "INSTANCE" else kind).lower()
         name = _COUNTED_AS.get(name, name)
         if earlier and run is not None and name in {"stored", "refused"}:
@@ -79,13 +82,14 @@ def count_files(
             sizes.stored += size
             sizes.sent += sent
             sizes.zips += zips
-    # XNAT has these sessions, or never got them, though their files hold something else by now.
-    rows = database.execute(
-        "SELECT s.key, (SELECT count(*) FROM instance WHERE session = s.key) AS files FROM session s "  # noqa: S608 - fixed text
-        f"WHERE s.key NOT IN (SELECT value FROM json_each(?)) {'' if run is None else _OVERWRITTEN} AND files",
-        (json.dumps([*sessions]),),
-    )
-    sessions |= {session: (count, 0) for session, count in rows}
+    if run is None or may_be_overwritten:
+        # XNAT has these sessions, or never got them, though their files hold something else by now.
+        rows = database.execute(
+            "SELECT s.key, (SELECT count(*) FROM instance WHERE session = s.key) AS files FROM session s "  # noqa: S608 - fixed text
+            f"WHERE s.key NOT IN (SELECT value FROM json_each(?)) {'' if run is None else _OVERWRITTEN} AND files",
+            (json.dumps([*sessions]),),
+        )
+        sessions |= {session: (count, 0) for session, count in rows}
     return Files(**counts), sizes, sessions
 
 
