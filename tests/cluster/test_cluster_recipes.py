@@ -50,7 +50,8 @@ done
 echo "sbatch: error: invalid partition specified: main" >&2
 exit 1
 """
-SCANCEL = '#!/bin/sh\necho "$1" >> "{cancelled}"\nkill -- "-$1"\n'
+# Slurm kills what has not ended by itself: a worker whose scheduler goes at the same moment may hang.
+SCANCEL = '#!/bin/sh\necho "$1" >> "{cancelled}"\nkill -KILL -- "-$1"\n'
 
 
 def block(kind: str, beginning: str = "") -> str:
