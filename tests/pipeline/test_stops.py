@@ -119,10 +119,10 @@ async def test_before_anything_begins(
     pipe = tmp_path / "pipe"
     await anyio.to_thread.run_sync(os.mkfifo, pipe)
     async with commands.start(words[0], tree, *words[1:], "--label-map", pipe, "-o", "json") as process:
-        # To open it waits for a reader.
+        # To open it waits for a reader. A signal that comes right before Python reads is noticed when that ends.
         with await anyio.to_thread.run_sync(lambda: pipe.open("wb")):
             process.send_signal(number)
-            done = await output(process)
+        done = await output(process)
     assert done.code == 128 + number, done.err
     assert "Traceback" not in done.err
     assert xnat.count["login"] == 0
