@@ -274,6 +274,32 @@ class FileRecords:
         self._state.enqueue([(session, instance)])
         return True
 
+    def prefer_met_copies(self, *, retry_refused: bool) -> None:
+        """Take copies that this run has met for the files of instances that it has not met: these may be gone.
+
+        What became of the instance is what became of the copy, and is left to do for it.
+        """
+        for copy, other, instance, session, state, refusal in self._db.execute(
+            "SELECT min(d.key), i.file, i.key, i.session, i.state, i.refusal FROM file d "
+            "JOIN scope ON scope.file = d.key JOIN instance i ON i.key = d.instance "
+            "WHERE d.kind = 'DUPLICATE' AND i.file NOT IN (SELECT file FROM scope) GROUP BY i.key"
+        ).fetchall():
+            carrier = other, instance
+            self._db.execute(
+                "UPDATE file SET kind = 'DUPLICATE' WHERE key = ? AND instance = ? AND kind = 'INSTANCE'", carrier
+            )
+            # If it exists, the next scan reads it again.
+            self._db.execute("DELETE FROM file WHERE key = ? AND instance = ? AND kind = 'UNREADABLE'", carrier)
+            self._db.execute("UPDATE file SET kind = 'INSTANCE', reason = NULL WHERE key = ?", (copy,))
+            self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (copy, instance))
+            if state == "FAILED" or refusal == "SERVER" or (state == "REFUSED" and retry_refused):
+                state = "PENDING"
+                self._db.execute(
+                    "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL WHERE key = ?", (instance,)
+                )
+            if state == "PENDING":
+                self._state.enqueue([(session, instance)])
+
     def use_copies(self) -> None:
         """Queue duplicates of instances that lost their file before the scan met these duplicates."""
         for instance, session, reason in self._db.execute(

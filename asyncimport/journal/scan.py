@@ -111,6 +111,10 @@ class ScanWriter:
                 # Overlapping sources give a file twice.
                 if in_scope or key in skipped or session in self._unasked:
                     continue
+                if kind == "DUPLICATE" and is_filtered and state != "STORED":
+                    # It may be sent in place of the file that it repeats.
+                    unknown.append(file)
+                    continue
                 if inode is None and file.inode is not None:
                     proven.append((key, file.inode, file.ctime_ns))
                 to_send = False
@@ -123,7 +127,7 @@ class ScanWriter:
                         unknown.append(file)
                         continue
                 skipped[key] = None
-                if session in undecided and kind == "INSTANCE":
+                if session in undecided and kind in {"INSTANCE", "DUPLICATE"}:
                     # Its header decides the labels of its session.
                     unknown.append(file)
                 if to_send:
@@ -257,7 +261,13 @@ class ScanWriter:
             return sum(self._state.mark_ready_if_complete(session, ["OPEN"]) for session in sessions)
 
     def finish(
-        self, roots: Sequence[str], *, archive_built: bool = True, retry_held: bool = False, partial: bool = False
+        self,
+        roots: Sequence[str],
+        *,
+        archive_built: bool = True,
+        retry_held: bool = False,
+        retry_refused: bool = False,
+        partial: bool = False,
     ) -> VanishedFiles:
         """Note that the scan has ended: sessions with nothing left to send become ready to be finalised.
 
@@ -272,6 +282,7 @@ class ScanWriter:
             for root in roots:
                 counts = self._files.record_vanished(root)
                 gone, unsent = gone + counts[0], unsent + counts[1]
+            self._files.prefer_met_copies(retry_refused=retry_refused)
             self._files.use_copies()
             self._files.assign_damaged()
             self._state.scan_finished = True

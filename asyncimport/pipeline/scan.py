@@ -52,6 +52,7 @@ class Scanner:
                         context.source.roots,
                         archive_built=options.archive,
                         retry_held=options.retry_held,
+                        retry_refused=options.retry_refused,
                         partial=options.archive_partial,
                     )
                 )

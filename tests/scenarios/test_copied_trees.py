@@ -7,7 +7,7 @@ import pytest
 from builders import image, sop, write
 from conftest import Commands, Ended
 
-from asyncimport.testserver import TestXnat
+from asyncimport.testserver import Fault, Status, TestXnat
 
 pytestmark = pytest.mark.anyio
 
@@ -74,3 +74,16 @@ async def test_a_copy_with_other_bytes_is_told(ready: Commands, source: Path) ->
     (copy / "P0" / "0.dcm").write_bytes(content)
     ended = await upload(ready, copy)
     assert (ended.code, ended.json["files"]["skipped"]) == (8, 1), ended.out
+
+
+async def test_a_copy_alone_after_a_run_over_both_trees(xnat: TestXnat, ready: Commands, source: Path) -> None:
+    """What XNAT lacks of it is sent from it. It was said to be a copy of another file, and the run ended with 0."""
+    copy = copied(source)
+    xnat.faults.add(Fault("import", Status(403), nth=4))
+    ended = await upload(ready, source, copy, "-w", "1")
+    assert (ended.code, ended.json["files"]["refused"]) == (8, 1)
+    planned = await upload(ready, copy, "--dry-run")
+    ended = await upload(ready, copy)
+    assert (planned.code, ended.code) == (0, 0), ended.out
+    assert (ended.json["files"]["stored"], ended.json["files"]["duplicate"]) == (1, 0)
+    assert (len(xnat.archived), xnat.sop_uids()) == (2, {sop(number) for number in range(FILES)})
