@@ -30,6 +30,7 @@ _NOT_SENT = "the study in its directory is not sent"
 _PACKED = "an archive file in its directory holds DICOM of unknown sessions"
 _UNKNOWN = "an unreadable file in its directory may be of another session"
 _SAME_NAME = "another file of this session goes into the resource under the same name"
+_OTHERS = "it has changed since it was stored, and may be of another session; `asyncimport attach` can name one"
 
 
 class AttachmentQueue:
@@ -61,7 +62,8 @@ class AttachmentQueue:
             self._db.execute("DELETE FROM possible_move")
             rows = self._db.execute(
                 "SELECT f.key, f.path, f.kind, a.key, a.resource, a.name, a.state, a.md5, a.settled_at, a.refusal, "
-                "a.started, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.size, a.mtime_ns, a.inode, a.ctime_ns "
+                "a.started, a.session, f.size, f.mtime_ns, f.inode, f.ctime_ns, "
+                "a.size, a.mtime_ns, a.inode, a.ctime_ns "
                 "FROM scope JOIN file f ON f.key = scope.file LEFT JOIN attachment a ON a.file = f.key "
                 "WHERE f.kind IN ('NOT_DICOM', 'CONTAINER', 'ATTACHMENT') ORDER BY f.path"
             ).fetchall()
@@ -84,7 +86,7 @@ class AttachmentQueue:
         retry_refused: bool,
     ) -> None:
         """Make a file an attachment or none, as `assign` says; its row has the file, and its attachment so far."""
-        file, raw, kind, attachment, resource, name, state, md5, settled_at, refusal, started, *columns = row
+        file, raw, kind, attachment, resource, name, state, md5, settled_at, refusal, started, session, *columns = row
         path = os.fsdecode(raw)
         current, known = (*columns[:4],), columns[4:]
         unchanged = is_same_file(known, file_of(raw, current), settled_at)
@@ -94,7 +96,11 @@ class AttachmentQueue:
         if md5 is not None:
             # XNAT has it, or had it, whatever the rules say now; a changed file is compared again.
             self._set_kind(file, "ATTACHMENT")
-            if not is_settled:
+            if not is_settled and owners.find(path)[0] != session:
+                # Unless it has the bytes that were stored, it may be another patient's in place of the stored one.
+                self._queue_comparison(attachment, file, current, _OTHERS)
+                self._db.execute("INSERT OR REPLACE INTO possible_move VALUES (?, ?)", (file, attachment))
+            elif not is_settled:
                 self._queue_comparison(attachment, file, current, name_problem(name, current[0]))
             elif (*known,) != current:
                 self._db.execute(
@@ -175,7 +181,7 @@ class AttachmentQueue:
         return True
 
     def possible_moves(self) -> list[tuple[File, str]]:
-        """Return skipped files that may be stored ones under new paths, each with the MD5 of the stored one."""
+        """Return files that are stored ones only if they have their bytes, each with the MD5 of the stored one."""
         rows = self._db.execute(
             "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns, a.md5 FROM possible_move m "
             "JOIN file f ON f.key = m.file JOIN attachment a ON a.key = m.attachment "
@@ -191,7 +197,7 @@ class AttachmentQueue:
                     "SELECT m.file, m.attachment FROM possible_move m JOIN file f ON f.key = m.file WHERE f.path = ?",
                     (os.fsencode(file.path),),
                 )
-                self._db.execute("DELETE FROM attachment WHERE file = ?", (key,))
+                self._db.execute("DELETE FROM attachment WHERE file = ? AND key <> ?", (key, attachment))
                 self._queue_comparison(attachment, key, columns_of(file), None)
             return self._count_pending()
 

@@ -24,13 +24,16 @@ class DueSubject:
 
 @record
 class SessionHeaders:
-    """Values in the headers of a session's `files_read` files, stored up to `run`, and its other stored `files`."""
+    """Values in the headers of a session's `files_read` files, stored up to `run`, and its other stored `files`.
+
+    Each file has the SOPInstanceUID of its instance.
+    """
 
     session: int
     values: Mapping[str, Sequence[str]] = field(repr=False)
     run: int
     files_read: int
-    files: tuple[File, ...] = ()
+    files: tuple[tuple[str, File], ...] = ()
 
 
 class SubjectQueue:
@@ -59,11 +62,23 @@ class SubjectQueue:
             found.setdefault((project, subject.casefold()), due)
         return list(found.values())
 
-    def known_subjects(self) -> set[tuple[str, str]]:
-        """Return project and label, casefolded, of all subjects that have a session here."""
+    def reached_subjects(self) -> set[tuple[str, str]]:
+        """Return project and label, casefolded, of the subjects of all sessions of which this run met a file."""
         with self._connection.reading():
-            rows = self._db.execute("SELECT DISTINCT project, subject FROM session").fetchall()
+            rows = self._db.execute(
+                "SELECT project, subject FROM session WHERE key IN (SELECT i.session FROM scope "
+                "JOIN file f ON f.key = scope.file JOIN instance i ON i.key = f.instance "
+                "UNION SELECT f.missing_from FROM scope JOIN file f ON f.key = scope.file)"
+            ).fetchall()
         return {(project, subject.casefold()) for project, subject in rows}
+
+    def stored_fields(self) -> dict[tuple[str, str], Mapping[str, str]]:
+        """Return what runs have brought to subjects, by project and casefolded label."""
+        with self._connection.reading():
+            rows = self._db.execute(
+                "SELECT project, subject, fields FROM subject_demographics WHERE state = 'STORED'"
+            ).fetchall()
+        return {(project, subject.casefold()): json.loads(fields) for project, subject, fields in rows}
 
     def headers_of(self, subject: DueSubject, fields: Collection[str]) -> list[SessionHeaders]:
         """Return the known header values of these fields, of each session of a subject that has stored files."""
@@ -83,12 +98,12 @@ class SubjectQueue:
                 if not memory["values"].keys() >= set(fields) or earlier > memory["files"]:
                     memory = {"values": {name: [] for name in fields}, "run": -1, "files": 0}
                 rows = self._db.execute(
-                    "SELECT f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
+                    "SELECT i.sop_uid, f.path, f.size, f.mtime_ns, f.inode, f.ctime_ns "
                     "FROM instance i JOIN file f ON f.key = i.file "
                     "WHERE i.session = ? AND i.state = 'STORED' AND coalesce(i.run, 0) > ? ORDER BY i.key",
                     (key, memory["run"]),
                 )
-                files = tuple(file_of(path, columns) for path, *columns in rows)
+                files = tuple((uid, file_of(path, columns)) for uid, path, *columns in rows)
                 found.append(SessionHeaders(key, memory["values"], memory["run"], memory["files"], files))
         return found
 

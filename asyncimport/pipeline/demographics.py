@@ -170,23 +170,34 @@ class _Updates:
 
 
 def rows_without_session(journal: Journal, request: DemographicsRequest) -> list[Demographics]:
-    """Return the rows of the table whose subjects have no session in the journal."""
-    known = journal.subjects.known_subjects() if request.table else set()
-    return [row for row in request.table if (row.project, row.subject.casefold()) not in known]
+    """Return the rows of the table whose subjects have no session in this run, and were not set by an earlier one."""
+    if not request.table:
+        return []
+    reached, stored = journal.subjects.reached_subjects(), journal.subjects.stored_fields()
+    keys = [(row.project, row.subject.casefold()) for row in request.table]
+    return [
+        row
+        for key, row in zip(keys, request.table, strict=True)
+        if key not in reached and not row.values.items() <= stored.get(key, {}).items()
+    ]
 
 
 def _read(
     source: HeaderSource, sessions: Sequence[SessionHeaders], wanted: Sequence[str], run: int
 ) -> list[SessionHeaders]:
-    """Add the values of new files to their sessions; where a file cannot be read, the next run reads them again."""
+    """Add the values of new files to their sessions.
+
+    Where a file cannot be read, or is another one by now, the next run reads them again.
+    """
     read = []
     for session in sessions:
         # The keys of a dict are an ordered set.
         values = {name: dict.fromkeys(known) for name, known in session.values.items()}
         is_complete = True
-        for file in session.files:
+        for sop_uid, file in session.files:
             identity = source.identify(file)
-            if isinstance(identity, Identity):
+            # Another patient's file may lie there by now.
+            if isinstance(identity, Identity) and identity.sop_uid == sop_uid:
                 for name, value in header_values(identity.fields, wanted).items():
                     values[name][value] = None
             else:
