@@ -1,6 +1,7 @@
 """The journal's record of each file: what it is, which instance it carries, and its copies."""
 
 import os
+from collections.abc import Collection
 
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.rows import FileColumns, columns_of, columns_without_inode, digest_of, is_same_file
@@ -96,15 +97,17 @@ class FileRecords:
         """Write the row of a file and return its key (`key` if new), keeping what is known of an unreadable file."""
         path = os.fsencode(file.path)
         columns = columns or columns_of(file)
-        row = self._db.execute("SELECT key, instance, kind FROM file WHERE path = ?", (path,)).fetchone()
+        row = self._db.execute("SELECT key, instance, kind, missing_from FROM file WHERE path = ?", (path,)).fetchone()
         if row is None:
             self._db.execute(
                 "INSERT INTO file (key, path, size, mtime_ns, inode, ctime_ns, kind, reason, instance) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (key, path, *columns, kind, reason, instance),
             )
-        elif kind in {FileKind.EXCLUDED, FileKind.LINK} and row[2] == FileKind.INSTANCE:
-            # This run does not ask for it; its outcome of an earlier run stands.
+        elif (row[2] == FileKind.INSTANCE and kind in {FileKind.EXCLUDED, FileKind.LINK}) or (
+            row[3] is not None and kind == FileKind.LINK
+        ):
+            # This run does not ask for it; what an earlier run made of it stands.
             key = row[0]
         else:
             key = row[0]
@@ -339,28 +342,24 @@ class FileRecords:
     def record_vanished(self, root: str) -> tuple[int, int]:
         """Count known files below `root` that this run did not meet, and fail those never sent."""
         bounds = below(root)
-        # No session misses an unreadable file that is gone.
-        self._db.execute(
-            # The + keeps SQLite from searching by path: few files are missing, many are known.
-            "UPDATE file SET missing_from = NULL WHERE +path >= ? AND +path < ? AND missing_from IS NOT NULL "
+        # The + keeps SQLite from searching by path: few files are missing, many are known.
+        missed = self._db.execute(
+            "SELECT key, path FROM file WHERE +path >= ? AND +path < ? AND missing_from IS NOT NULL "
             "AND key NOT IN (SELECT file FROM scope)",
             bounds,
-        )
+        ).fetchall()
         rows = self._db.execute(
             "SELECT f.key, i.key, i.session, i.state, f.path FROM file f JOIN instance i ON i.key = f.instance "
             "WHERE f.path >= ? AND f.path < ? AND f.kind IN ('INSTANCE', 'UNREADABLE') "
             "AND f.key NOT IN (SELECT file FROM scope)",
             bounds,
         ).fetchall()
-        if rows:
-            # A file behind a link that this run does not follow still exists.
-            links = tuple(
-                link + os.fsencode(os.sep)
-                for (link,) in self._db.execute(
-                    "SELECT f.path FROM scope JOIN file f ON f.key = scope.file WHERE f.kind = 'LINK'"
-                )
-            )
-            rows = [row[:4] for row in rows if not row[4].startswith(links)]
+        if missed or rows:
+            hidden = self._hidden_places()
+            missed = [row for row in missed if not _is_below(row[-1], hidden)]
+            rows = [row[:4] for row in rows if not _is_below(row[-1], hidden)]
+        # No session misses an unreadable file that is gone.
+        self._db.executemany("UPDATE file SET missing_from = NULL WHERE key = ?", [row[:1] for row in missed])
         unsent = 0
         for file, instance, session, state in rows:
             if state in {"PENDING", "FAILED"}:
@@ -372,6 +371,22 @@ class FileRecords:
                 self._db.execute("UPDATE file SET kind = 'INSTANCE', reason = NULL WHERE key = ?", (file,))
                 self.add_to_scope(file)
         return len(rows), unsent
+
+    def _hidden_places(self) -> set[bytes]:
+        """Return links that this run does not follow and what it cannot read: files below these may still exist."""
+        places = self._db.execute(
+            "SELECT f.path FROM scope JOIN file f ON f.key = scope.file WHERE f.kind IN ('LINK', 'UNREADABLE')"
+        )
+        return {path for (path,) in places}
+
+
+def _is_below(path: bytes, places: Collection[bytes]) -> bool:
+    separator = os.fsencode(os.sep)
+    while (end := path.rfind(separator)) > 0:
+        path = path[:end]
+        if path in places:
+            return True
+    return False
 
 
 def below(directory: str) -> tuple[bytes, bytes]:

@@ -192,7 +192,10 @@ class ScanWriter:
                 if not isinstance(session, int):
                     assert session is not None  # noqa: S101 - an instance has one or the other
                     file = self._files.record(key, item.file, FileKind.SKIPPED, session.reason, None)
-                    self._db.execute("UPDATE file SET missing_from = ? WHERE key = ?", (session.disputes, file))
+                    self._db.execute(
+                        "UPDATE file SET missing_from = ?, missing_uid = ? WHERE key = ?",
+                        (session.disputes, item.sop_uid, file),
+                    )
                     continue
                 proof = proofs.get(item.file.path)
                 known = self._files.resolve(key, item, session, resend_changed=resend_changed, proof=proof)

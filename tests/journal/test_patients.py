@@ -9,7 +9,8 @@ from conftest import Commands
 
 from asyncimport.journal import Journal, JournalReader
 from asyncimport.model.deliveries import Stored
-from asyncimport.model.files import File, Instance, Patient, Session
+from asyncimport.model.files import File, Ignored, Instance, Patient, Session
+from asyncimport.model.states import FileKind
 from asyncimport.routing.patients import is_same_patient, patient_of
 from asyncimport.testserver import TestXnat
 
@@ -115,6 +116,31 @@ def test_a_disputed_study_is_not_archived(tmp_path: Path) -> None:
         claims = journal.queue.claim(8, max_active=8) or []
         assert [claim.instance.sop_uid for claim in claims] == [late.sop_uid]
         journal.queue.record_outcomes([Stored(claim, "/prearchive/1") for claim in claims])
+        assert journal.deliveries.claim() is not None
+
+
+@pytest.mark.parametrize("name", ["other/c", "other"], ids=["the file", "its directory"])
+@pytest.mark.parametrize("kind", [FileKind.UNREADABLE, FileKind.LINK])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_what_a_run_cannot_see_still_disputes(tmp_path: Path, kind: FileKind, name: str, runs: int) -> None:
+    """The other patient's file may be behind a link that is not followed, or cannot be read: it is not gone."""
+    path = tmp_path / "j"
+    with Journal(path, destination="http://x", rules={}) as journal:
+        journal.scan.admit([instance("a", "1", DOE), instance("other/b", "2", DOE)])
+        while claims := journal.queue.claim(8, max_active=8):
+            journal.queue.record_outcomes([Stored(claim, f"/{claim.instance.session.label}") for claim in claims])
+        journal.scan.admit([instance("other/c", "1", Patient("2"))])
+    for _ in range(runs):
+        with Journal(path, destination="http://x", rules={}) as journal:
+            journal.scan.skip_known([file("a")])
+            journal.scan.admit([Ignored(file(name), kind, "not seen", damaged=kind == FileKind.UNREADABLE)])
+            journal.scan.finish(["/data"])
+            assert journal.deliveries.claim() is None
+            (report,) = [one for one in JournalReader.of(journal).summary().sessions if one.session.label == "E1"]
+            assert report.state == "held"
+    with Journal(path, destination="http://x", rules={}) as journal:
+        journal.scan.skip_known([file("a")])
+        journal.scan.finish(["/data"])
         assert journal.deliveries.claim() is not None
 
 
