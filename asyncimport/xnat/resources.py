@@ -29,6 +29,7 @@ _ZIP_BYTES = 8 << 20
 # Files of a resource that are checked at once.
 _CHECKS = 4
 _NOTHING_STORED = "XNAT answered 200 and stored nothing; this user may not be allowed to edit here"
+_MOVED = "somebody has renamed or moved what it belongs to in XNAT meanwhile"
 _HIDDEN = (
     "XNAT keeps a file of this name that its catalog does not list; refresh the catalog, or replace the file with "
     "`asyncimport attach --replace`"
@@ -82,25 +83,30 @@ class Resources:
         self._dry_run = dry_run
         self._policy = policy or RetryPolicy()
         self._sleep = sleep
-        self._paths: dict[ResourceOwner, str] = {}
         self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._interrupted: dict[int, bool] = {}
         self._checker = FileChecker(client, self._policy, depth, self._interrupted, replace, replace_changed)
 
     async def check_files(self, batch: AttachmentBatch) -> dict[int, FileState]:
         """Return what a resource has of each stored attachment, by key. Raises: TransientError, RefusedError."""
-        path = await find_address(self._client, batch.resource.owner, self._policy)
+        path = await self.locate(batch.resource.owner)
         listed = await ResourceCalls(self._client, self._policy, path, batch.resource, "").list_files()
 
         async def state(one: Attachment) -> tuple[int, FileState]:
             return one.key, await self._checker.state(one, listed.get(one.name))
 
-        return dict(await map_concurrently(state, batch.attachments, _CHECKS))
+        states = dict(await map_concurrently(state, batch.attachments, _CHECKS))
+        await self._check_owner(batch.resource.owner, path)
+        return states
 
     async def locate(self, owner: ResourceOwner) -> str:
-        """Return the one path of an owner, and keep it for `fill`. Raises: TransientError, RefusedError: no owner."""
-        self._paths[owner] = path = await find_address(self._client, owner, self._policy)
-        return path
+        """Return the one path of an owner. Raises: TransientError, RefusedError: no owner."""
+        return await find_address(self._client, owner, self._policy)
+
+    async def _check_owner(self, owner: ResourceOwner, path: str) -> None:
+        """Look an owner up again: somebody may have moved it meanwhile. Raises: TransientError, RefusedError."""
+        if await self.locate(owner) != path:
+            raise RefusedError(_MOVED)
 
     async def ping(self) -> bool:
         """Whether XNAT answers at all."""
@@ -126,9 +132,9 @@ class Resources:
                 uploads.append(Upload(attachment, digest))
         if not uploads:
             return results
-        resource = batch.resource
+        resource, path = batch.resource, ""
         try:
-            path = self._paths.get(resource.owner) or await find_address(self._client, resource.owner, self._policy)
+            path = await self.locate(resource.owner)
             calls = ResourceCalls(self._client, self._policy, path, resource, self._event_reason)
             fill = _Fill(calls, source, start, results)
             # One lock a resource: its owner may be named in several ways.
@@ -137,6 +143,14 @@ class Resources:
         except RefusedError as error:
             done = {one.attachment.key for one in results}
             results += [refuse(one.attachment, str(error)) for one in uploads if one.attachment.key not in done]
+        if any(one.state is AttachmentState.STORED for one in results):
+            try:
+                await self._check_owner(resource.owner, path)
+            except RefusedError as error:
+                results = [
+                    refuse(one.attachment, str(error)) if one.state is AttachmentState.STORED else one
+                    for one in results
+                ]
         self._restore_interrupted({one.attachment.key: None for one in results})
         return results
 

@@ -33,6 +33,7 @@ from asyncimport.xnat.replies.subjects import (
 _UPDATES = 8
 _ONCE = RetryPolicy(attempts=1)
 _WRONG_SUBJECT = "XNAT answered for another subject"
+_RENAMED = "the subject has another label by now"
 # The archive step replaces these characters of a label by underscores (OmUtils.cleanValue).
 _CLEANED = str.maketrans(dict.fromkeys("`~@#$%^&*()+=[]{}|\\/?:;',.<> ", "_"))
 
@@ -229,6 +230,10 @@ class Subjects:
             raise TransientError("XNAT does not show the subject", is_file_verdict=True)
         if after.accession != accession or (before is None and not _matches(wanted, after)):
             raise RefusedError(_WRONG_SUBJECT)
+        if before is not None and (after.project, after.label) != (before.project, before.label):
+            # What was sent went to whom the label meant right before.
+            self.forget(wanted.project)
+            raise TransientError(_RENAMED, is_file_verdict=True)
         if missing := missing_values(values, after.values):
             # XNAT answers 200 to fields that it has dropped.
             raise TransientError(f"XNAT does not show what was sent: {', '.join(missing)}", is_file_verdict=True)
@@ -257,7 +262,7 @@ class Subjects:
             raise RefusedError(_WRONG_SUBJECT)
         if item.project == wanted.project and item.label != found.label:
             self.forget(wanted.project)
-            raise TransientError("the subject has another label by now", is_file_verdict=True)
+            raise TransientError(_RENAMED, is_file_verdict=True)
         return item
 
     async def _create(self, wanted: Demographics, values: Values) -> str:

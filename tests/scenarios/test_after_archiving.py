@@ -1,6 +1,8 @@
-"""Attachments and demographics while files change: each goes to the patient whom it is of, or is reported."""
+"""Attachments and demographics while files and sessions change: each goes to whom it is of, or is reported."""
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from builders import image, write
 from conftest import Commands, Ended
 
-from asyncimport.testserver import ArchivedSession, TestXnat, file_bytes
+from asyncimport.testserver import ArchivedSession, Fault, Tell, TestXnat, add_session, file_bytes
 
 pytestmark = pytest.mark.anyio
 
@@ -105,3 +107,81 @@ async def test_a_row_of_a_subject_that_the_run_does_not_meet(xnat: TestXnat, rea
     assert genders(xnat) == {"S1": "female", "S2": "male"}
     (place / "1" / "1.dcm").unlink()
     assert (await upload(ready, place, "--subjects", table)).code == 0
+
+
+def moves(xnat: TestXnat) -> None:
+    """Give the first session to another subject."""
+    xnat.archived[0].subject = xnat.add_subject("demo", "OTHER")
+
+
+def swaps(xnat: TestXnat) -> None:
+    """Exchange the labels of two sessions."""
+    pair = list(xnat.archived)
+    for session in pair:
+        xnat.remove_experiment(session)
+    for session, label in zip(pair, [one.label for one in reversed(pair)], strict=True):
+        session.label = label
+        xnat.add_experiment(session)
+
+
+def removes(xnat: TestXnat) -> None:
+    """Delete the first session."""
+    xnat.remove_experiment(xnat.archived[0])
+
+
+@pytest.mark.parametrize(
+    ("act", "subject", "reason"),
+    [
+        (moves, "S1", "the archive has it under another subject (OTHER, not S1)"),
+        (swaps, "", "somebody has renamed or moved what it belongs to in XNAT meanwhile"),
+        (removes, "S1", "the archive has no such session in project demo (E1)"),
+    ],
+)
+async def test_a_session_that_changes_while_files_go_into_it(
+    xnat: TestXnat, ready: Commands, tmp_path: Path, act: Callable[[TestXnat], None], subject: str, reason: str
+) -> None:
+    """What went into it is not told as stored there: somebody has moved it between the look-up and the listing."""
+    add_session(xnat, "S1", "E1", "demo")
+    add_session(xnat, "S2", "E2", "demo")
+    write(tmp_path / "1.pdf", b"1")
+    write(tmp_path / "table.csv", f"path,subject,session,resource\n1.pdf,{subject},E1,REPORTS\n".encode())
+    words = ("attach", "--table", tmp_path / "table.csv", "-P", "demo", "-o", "json")
+    fault = xnat.faults.add(Fault("listing", Tell(partial(act, xnat)), nth=2, path="REPORTS/files"))
+    ended = await ready(*words)
+    assert fault.hits == 1
+    (detail,) = ended.json["details"]
+    assert (ended.code, detail["state"], detail["reason"]) == (8, "refused", reason)
+
+
+async def test_a_session_that_moves_before_its_turn(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
+    """All sessions are looked up before the first file is sent, and each again before its own."""
+    session = add_session(xnat, "S1", "E1", "demo")
+    write(tmp_path / "1.pdf", b"1")
+    fault = xnat.faults.add(Fault("listing", Tell(partial(moves, xnat)), nth=2, path="label=E1"))
+    ended = await ready("attach", tmp_path / "1.pdf", "-P", "demo", "-S", "S1", "-E", "E1", "-R", "REPORTS")
+    assert (ended.code, fault.hits, session.own_resources) == (8, 1, {})
+
+
+async def test_a_session_that_moves_while_its_files_are_verified(
+    xnat: TestXnat, ready: Commands, tmp_path: Path
+) -> None:
+    """Its files are not verified, and not safe to delete."""
+    place, safe = tmp_path / "visit", tmp_path / "safe"
+    write(place / "1.dcm", patient(1, 1))
+    write(place / "report.pdf", b"of the first")
+    assert (await upload(ready, place, *ATTACH)).code == 0
+    fault = xnat.faults.add(Fault("listing", Tell(partial(moves, xnat)), path="REPORTS/files"))
+    verify = await ready("verify", "-P", "demo", "-o", "json", "--safe-to-delete", safe)
+    assert (verify.code, fault.hits) == (9, 1)
+    assert str(place / "report.pdf") not in safe.read_text().splitlines()
+
+
+async def test_a_subject_that_is_renamed_while_it_is_changed(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
+    """The label means nobody by then: nothing is told as set."""
+    subject = xnat.add_subject("demo", "S1")
+    write(tmp_path / "subjects.csv", b"subject,gender\nS1,female\n")
+    fault = xnat.faults.add(Fault("subject", Tell(partial(xnat.rename_subject, subject, "OTHER"))))
+    ended = await ready("subjects", tmp_path / "subjects.csv", "-P", "demo", "--existing-only", "-o", "json")
+    assert fault.hits == 1
+    (detail,) = ended.json["details"]
+    assert (ended.code, detail["state"], detail["reason"]) == (8, "refused", "XNAT has no such subject")
