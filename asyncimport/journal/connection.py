@@ -238,14 +238,15 @@ def _forget_unsent(connection: Connection) -> None:
     db.execute("DELETE FROM delivery WHERE uri IS NULL AND state <> 'ARCHIVED'")
     db.execute("DELETE FROM instance WHERE session NOT IN (SELECT session FROM delivery) AND state <> 'STORED'")
     db.execute("DELETE FROM session WHERE key NOT IN (SELECT session FROM instance)")
-    db.execute("UPDATE file SET missing_from = NULL")
+    # What a session in the prearchive misses may lie where this run does not look; what it meets is decided anew.
+    db.execute("UPDATE file SET missing_from = NULL WHERE missing_from NOT IN (SELECT key FROM session)")
     db.execute(
         "DELETE FROM patient WHERE archived IS NULL AND NOT EXISTS (SELECT 1 FROM session s "
         "WHERE s.project = patient.project AND s.subject = patient.subject COLLATE NOCASE)"
     )
     # What XNAT holds keeps its file, whatever that holds now.
     undecided = (
-        "kind IN ('INSTANCE', 'DUPLICATE', 'SKIPPED', 'EXCLUDED') "
+        "kind IN ('INSTANCE', 'DUPLICATE', 'SKIPPED', 'EXCLUDED') AND missing_from IS NULL "
         "AND (instance IS NULL OR instance NOT IN (SELECT key FROM instance))"
     )
     db.execute(f"DELETE FROM file WHERE {undecided} AND key NOT IN (SELECT file FROM instance)")  # noqa: S608 - fixed text

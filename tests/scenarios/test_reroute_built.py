@@ -169,3 +169,21 @@ def test_what_was_sealed_waits_for_its_labels(tmp_path: Path, is_there: bool) ->
     assert sealed is not None
     assert sealed.delivery.session.subject == ("RIGHT" if is_there else "WRONG")
     assert sealed.delivery.row_session.subject == "WRONG"
+
+
+@pytest.mark.parametrize("lack", ["1 of its files cannot be read", "no part of it is sent"])
+async def test_what_a_session_misses_elsewhere_stays_missing(ready: Commands, visits: Path, lack: str) -> None:
+    """A run with --relabel over one source does not forget what another source has of a study, damaged or disputed."""
+    other: dict[str, Any] = {"PatientID": "P2" if "part" in lack else "P1", "StudyInstanceUID": "1.2.1"}
+    content = image(19, **other, SeriesInstanceUID="1.2.1.1")
+    late = visits.parent / "late"
+    write(late / "19", content if "part" in lack else content[:-2])
+    words = ("-P", "demo", "-o", "json")
+    await left_built(ready, visits, "-E", "A_{PatientID}")
+    assert (await ready("upload", visits, late, *words, "--no-archive", "-E", "A_{PatientID}")).code == 8
+    again = ("upload", visits, *words, "--relabel", "-E", "B_{PatientID}")
+    planned, ended = await ready(*again, "--dry-run"), await ready(*again)
+    assert (planned.code, ended.code) == (9, 9), ended.out
+    held, whole = sorted(ended.json["details"], key=lambda one: str(one["session"]))
+    assert (held["session"], held["state"], held["reason"][: len(lack)]) == ("B_P1", "held", lack)
+    assert (whole["session"], whole["state"]) == ("B_P2", "archived")
