@@ -7,7 +7,7 @@ from dataclasses import field
 from asyncimport.demographics.fields import BIRTH
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.rows import file_of
-from asyncimport.model.files import File
+from asyncimport.model.files import File, Session
 from asyncimport.model.record import record
 from asyncimport.model.summary import SubjectReport
 
@@ -106,6 +106,17 @@ class SubjectQueue:
                 files = tuple((uid, file_of(path, columns)) for uid, path, *columns in rows)
                 found.append(SessionHeaders(key, memory["values"], memory["run"], memory["files"], files))
         return found
+
+    def sessions_of(self, subject: DueSubject) -> list[Session]:
+        """Return the archived sessions of a subject."""
+        with self._connection.reading():
+            rows = self._db.execute(
+                "SELECT project, subject, label, study_uid FROM session s WHERE project = ? AND subject = ? "
+                "COLLATE NOCASE AND EXISTS (SELECT 1 FROM delivery WHERE session = s.key AND state = 'ARCHIVED') "
+                "ORDER BY key",
+                (subject.project, subject.subject),
+            ).fetchall()
+        return [Session(*row) for row in rows]
 
     def record_headers(self, read: Sequence[SessionHeaders]) -> None:
         """Record the header values of sessions."""

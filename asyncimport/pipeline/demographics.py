@@ -13,7 +13,7 @@ from asyncimport.dicom import Identity
 from asyncimport.errors import RefusedError, TransientError
 from asyncimport.journal import DueSubject, Journal, SessionHeaders
 from asyncimport.model.events import Event, Notice
-from asyncimport.model.files import File, Ignored
+from asyncimport.model.files import File, Ignored, Session
 from asyncimport.model.options import Options
 from asyncimport.model.record import record
 from asyncimport.model.summary import SubjectReport
@@ -38,6 +38,9 @@ class SubjectStore(Protocol):
 
     async def update(self, demographics: Demographics, /) -> "SubjectUpdated":
         """Give a subject these values, and check them. Raises: TransientError, RefusedError, FatalError."""
+
+    async def find_moved(self, sessions: Sequence[Session], /) -> str:
+        """Say which session the archive has under another subject; "" if none. Raises: as `update`."""
 
     async def ping(self) -> bool:
         """Return whether the server answers at all. Raises: FatalError."""
@@ -109,7 +112,7 @@ class _Updates:
         is_known = due.stored_fields == values
         if not contradictory and (not values or (is_known and not self._overwrite)):
             return None
-        result = await self._send(wanted)
+        result = await self._send(due, wanted)
         if not contradictory and is_known and (result.kept, result.written) == (due.kept, ()):
             # Nothing has changed since an earlier run.
             return None
@@ -148,12 +151,18 @@ class _Updates:
             await self._pool.call_journal(partial(journal.subjects.record_headers, read))
         return agreed_values({name: {value for one in read for value in one.values[name]} for name in wanted}, wanted)
 
-    async def _send(self, wanted: _Values) -> SubjectReport:
+    async def _send(self, due: DueSubject, wanted: _Values) -> SubjectReport:
         subject = wanted.subject
         result = partial(SubjectReport, subject.project, subject.subject)
         if not subject.values:
             return result("stored")
         try:
+            if wanted.from_headers:
+                # Somebody may have found that a session is of another subject, and its headers are then too.
+                sessions = await self._pool.call_journal(partial(self._journal.subjects.sessions_of, due))
+                moved = await self._pool.outage.call(partial(self._store.find_moved, sessions), subject.subject)
+                if moved:
+                    return result("refused", reason=moved)
             updated = await self._pool.outage.call(partial(self._store.update, subject), subject.subject)
         except RefusedError as error:
             return result("refused", reason=str(error))

@@ -5,7 +5,7 @@ is archived. It has no body and no `label`, at which XNAT stops reading (Subject
 is created by a POST on the list, which changes no existing one (ProjectSubjectList.handlePost).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from urllib.parse import quote
@@ -16,11 +16,14 @@ import anyio
 from asyncimport.demographics.comparison import Changes, Difference, Values, compute_changes, missing_values
 from asyncimport.demographics.table import Demographics
 from asyncimport.errors import RefusedError, TransientError, UnavailableError
+from asyncimport.model.files import Session
 from asyncimport.model.label_syntax import label_problem
 from asyncimport.model.record import record
 from asyncimport.pacing.concurrency import map_concurrently
 from asyncimport.pacing.retry import RetryPolicy, call_with_retries
+from asyncimport.xnat.archive import Archive
 from asyncimport.xnat.client import Client
+from asyncimport.xnat.replies.identity import subject_conflict
 from asyncimport.xnat.replies.subjects import (
     ListedSubject,
     SubjectItem,
@@ -151,6 +154,7 @@ class Subjects:
     ) -> None:
         self._client = client
         self._policy = policy
+        self._archive = Archive(client, policy)
         self._overwrite = overwrite
         self._reason = {"event_reason": event_reason} if event_reason else {}
         self._dry_run = dry_run
@@ -167,6 +171,19 @@ class Subjects:
         """Return labels that the archive step cannot tell from this. Raises: TransientError, RefusedError."""
         found = (await self._list(project, self._policy)).find(label)
         return tuple(one.label for one in found if one.accession != accession)
+
+    async def find_moved(self, sessions: Sequence[Session]) -> str:
+        """Say which session the archive has under another subject; "" if none. Raises: TransientError, RefusedError."""
+
+        async def problem(session: Session) -> str | None:
+            labelled = (await self._archive.find_session(session)).experiments
+            # It may have another label too.
+            found = labelled or await self._archive.list_study(session.project, session.study_uid)
+            return next(filter(None, (subject_conflict(one.subject, session) for one in found)), None)
+
+        problems = await map_concurrently(problem, sessions, _UPDATES)
+        wrong = (f"session {one.label}: {text}" for one, text in zip(sessions, problems, strict=True) if text)
+        return next(wrong, "")
 
     async def ping(self) -> bool:
         """Whether XNAT answers at all."""

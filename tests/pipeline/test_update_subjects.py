@@ -1,5 +1,6 @@
 """The pipeline of demographics alone: what it records when a run is stopped."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from builders import folder, image, opened, upload, write
 from patience import in_time
 
 from asyncimport.demographics.table import Demographics
+from asyncimport.model.files import Session
 from asyncimport.model.options import Options
 from asyncimport.pacing.shutdown import Stop
 from asyncimport.pipeline.demographics import DemographicsRequest, update_subjects
@@ -29,6 +31,9 @@ async def test_an_update_that_is_cancelled_is_not_recorded(url: str, tmp_path: P
             stop.request()
             await anyio.sleep_forever()
             raise AssertionError
+
+        async def find_moved(self, _: Sequence[Session], /) -> str:
+            return ""
 
         async def ping(self) -> bool:
             return True

@@ -185,3 +185,27 @@ async def test_a_subject_that_is_renamed_while_it_is_changed(xnat: TestXnat, rea
     assert fault.hits == 1
     (detail,) = ended.json["details"]
     assert (ended.code, detail["state"], detail["reason"]) == (8, "refused", "XNAT has no such subject")
+
+
+def moves_and_renames(xnat: TestXnat) -> None:
+    """Give the first session to another subject, under another label."""
+    session = xnat.archived[0]
+    xnat.remove_experiment(session)
+    session.label, session.subject = "ELSE", xnat.add_subject("demo", "OTHER")
+    xnat.add_experiment(session)
+
+
+@pytest.mark.parametrize("act", [moves, moves_and_renames])
+async def test_headers_of_a_session_that_is_another_subjects_by_now(
+    xnat: TestXnat, ready: Commands, tmp_path: Path, act: Callable[[TestXnat], None]
+) -> None:
+    """Somebody has found whose it is: what its headers say is not said of the subject that it was sent to."""
+    place = tmp_path / "visit"
+    write(place / "1.dcm", patient(1, 1, PatientSex="F"))
+    assert (await upload(ready, place)).code == 0
+    act(xnat)
+    ended = await upload(ready, place, "--subjects-from-dicom", "gender")
+    (problem,) = ended.json["problems"]
+    reason = "session S1_20200102: the archive has it under another subject (OTHER, not S1)"
+    assert (ended.code, problem["kind"], problem["reason"]) == (8, "subject refused", reason)
+    assert genders(xnat) == {"S1": "", "OTHER": ""}
