@@ -38,8 +38,9 @@ class _DryRunPrearchive(Prearchive):
         return replace(row, status="READY") if row is not None and row.is_busy else row
 
     async def count_files(self, uri: str) -> int | None:
-        # What this run would send is not counted: it may replace what is there.
-        return 0 if uri in self._begun else await super().count_files(uri)
+        # What this run would send is not counted: it may replace what is there. A row that the run would build has no
+        # document to count by.
+        return 0 if uri in self._begun else await super().count_files(uri) or 0
 
     async def build(self, delivery: Delivery) -> None:
         pass

@@ -11,7 +11,7 @@ from conftest import Commands, Ended
 from journals import Disk, instance, opened, scan, sealed_by, session, whole_run
 
 from asyncimport.model.deliveries import Postponed
-from asyncimport.testserver import TestXnat
+from asyncimport.testserver import Fault, Status, TestXnat
 
 pytestmark = pytest.mark.anyio
 
@@ -187,3 +187,14 @@ async def test_what_a_session_misses_elsewhere_stays_missing(ready: Commands, vi
     held, whole = sorted(ended.json["details"], key=lambda one: str(one["session"]))
     assert (held["session"], held["state"], held["reason"][: len(lack)]) == ("B_P1", "held", lack)
     assert (whole["session"], whole["state"]) == ("B_P2", "archived")
+
+
+async def test_a_dry_run_knows_that_the_run_builds_a_row_first(xnat: TestXnat, ready: Commands, visits: Path) -> None:
+    """It said that the row of an interrupted run may hold what others have sent, and to delete it."""
+    xnat.faults.add(Fault("import", Status(403), nth=4))
+    assert (await ready("upload", visits, "-P", "demo", "-w", "1", "-S", "WRONG_{PatientID}")).code == 8
+    assert [row.status for row in xnat.prearchive] == ["RECEIVING"]
+    again = ("upload", visits, "-P", "demo", "-o", "json", "--relabel")
+    planned, ended = await ready(*again, "--dry-run"), await ready(*again)
+    assert (planned.code, ended.code) == (0, 0), planned.out
+    assert ("P2", "archived", "uids") in states(ended)
