@@ -63,11 +63,11 @@ class SubjectQueue:
         return list(found.values())
 
     def reached_subjects(self) -> set[tuple[str, str]]:
-        """Return project and label, casefolded, of the subjects of all sessions of which this run met a file."""
+        """Return project and label, casefolded, of the subjects of which this run met a file that XNAT does not refuse."""
         with self._connection.reading():
             rows = self._db.execute(
                 "SELECT project, subject FROM session WHERE key IN (SELECT i.session FROM scope "
-                "JOIN file f ON f.key = scope.file JOIN instance i ON i.key = f.instance "
+                "JOIN file f ON f.key = scope.file JOIN instance i ON i.key = f.instance AND i.state <> 'REFUSED' "
                 "UNION SELECT f.missing_from FROM scope JOIN file f ON f.key = scope.file)"
             ).fetchall()
         return {(project, subject.casefold()) for project, subject in rows}

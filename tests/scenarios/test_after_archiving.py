@@ -10,7 +10,7 @@ import pytest
 from builders import image, write
 from conftest import Commands, Ended
 
-from asyncimport.testserver import ArchivedSession, Fault, Tell, TestXnat, add_session, file_bytes
+from asyncimport.testserver import ArchivedSession, Fault, SeriesFilter, Tell, TestXnat, add_session, file_bytes
 
 pytestmark = pytest.mark.anyio
 
@@ -209,3 +209,16 @@ async def test_headers_of_a_session_that_is_another_subjects_by_now(
     reason = "session S1_20200102: the archive has it under another subject (OTHER, not S1)"
     assert (ended.code, problem["kind"], problem["reason"]) == (8, "subject refused", reason)
     assert genders(xnat) == {"S1": "", "OTHER": ""}
+
+
+async def test_a_row_of_a_subject_whose_files_are_all_dropped(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
+    """XNAT has no session of it, and so nothing is set: that is reported in each run."""
+    place, table = tmp_path / "tree", tmp_path / "subjects.csv"
+    write(place / "1" / "1.dcm", patient(1, 1, SeriesDescription="noise"))
+    write(place / "2" / "1.dcm", patient(2, 1))
+    write(table, b"subject,gender\nS1,female\nS2,male\n")
+    xnat.series_filter = SeriesFilter(("noise",))
+    for _ in range(2):
+        ended = await upload(ready, place, "--subjects", table)
+        assert (ended.code, "demo / S1" in str(ended.json["notices"])) == (8, True)
+    assert genders(xnat) == {"S2": "male"}
