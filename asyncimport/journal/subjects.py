@@ -63,7 +63,7 @@ class SubjectQueue:
         return list(found.values())
 
     def reached_subjects(self) -> set[tuple[str, str]]:
-        """Return project and label, casefolded, of the subjects of which this run met a file that XNAT does not refuse."""
+        """Return project and casefolded label of the subjects of which this run met a file that is not refused."""
         with self._connection.reading():
             rows = self._db.execute(
                 "SELECT project, subject FROM session WHERE key IN (SELECT i.session FROM scope "
