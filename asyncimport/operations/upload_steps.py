@@ -131,7 +131,9 @@ def prepare_options(request: UploadRequest, decision: Decision, journal: Journal
     """Postpone in the journal what this run leaves out, and return the options of the pipeline. It blocks."""
     plan = decision.plan
     if plan is not None:
-        journal.scan.postpone(plan.waiting, () if request.study_filter.is_everything else plan.left_out)
+        # An earlier run may have begun the session of a study that has an error by now.
+        held_back = {**decision.study_filter.faulty, **plan.waiting}
+        journal.scan.postpone(held_back, () if request.study_filter.is_everything else plan.left_out)
     # An earlier run may have left files pending that a plan, edited since, no longer asks for.
     leaves_out = isinstance(request.routes, PlannedRoutes) and plan is not None and bool(plan.left_out)
     return replace(

@@ -204,3 +204,22 @@ async def test_two_labels_in_one_study_hold_it(xnat: TestXnat, ready: Commands, 
     ended = await upload(ready, source)
     assert ended.code in {8, 9}, ended.out
     assert {session.study_uid for session in xnat.archived} == {"1.2.2"}
+
+
+async def test_what_is_built_is_not_archived_while_its_study_has_an_error(
+    xnat: TestXnat, ready: Commands, tmp_path: Path
+) -> None:
+    """A file of another person has come since: no run archives the rest, whether it decides whole studies or files."""
+    visit = tmp_path / "visit"
+    for number in range(2):
+        write(visit / str(number), image(number))
+    words = ("upload", visit, "-P", "demo", "-o", "json")
+    assert (await ready(*words, "--no-archive")).code == 0
+    write(visit / "9", image(9, PatientID="T"))
+    option = ("--max-sessions", "5")
+    for more in (option, (), option):
+        planned, ended = await ready(*words, *more, "--dry-run"), await ready(*words, *more)
+        assert (planned.code, ended.code, ended.json["files"]["skipped"]) == (8, 8, 1), ended.out
+        assert (ended.json["sessions"]["archived"], xnat.archived) == (0, []), ended.out
+    (visit / "9").unlink()
+    assert ((await ready(*words, *option)).code, len(xnat.archived)) == (0, 1)
