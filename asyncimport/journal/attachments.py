@@ -2,12 +2,13 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.files import FileRecords, below
 from asyncimport.journal.rows import FileColumns, columns_of, file_of, is_same_file
+from asyncimport.journal.session_state import SessionState
 from asyncimport.model.attachments import (
     Attachment,
     AttachmentBatch,
@@ -25,6 +26,7 @@ _MAX_FILES = 500
 _MAX_BYTES = 256 << 20
 _NOWHERE = "no DICOM file is in its directory, or in one above or below"
 _EVERYWHERE = "its directory has files of several sessions; `asyncimport attach` can name one"
+_GONE = "the images of its directory are gone; `asyncimport attach` can name their session"
 _UNWANTED = "the study in its directory is not asked for"
 _NOT_SENT = "the study in its directory is not sent"
 _PACKED = "an archive file in its directory holds DICOM of unknown sessions"
@@ -36,11 +38,12 @@ _OTHERS = "it has changed since it was stored, and may be of another session; `a
 class AttachmentQueue:
     """Queues attachments, hands them out in batches of one resource, and records the results."""
 
-    def __init__(self, connection: Connection, run: CurrentRun, files: FileRecords) -> None:
+    def __init__(self, connection: Connection, run: CurrentRun, files: FileRecords, state: SessionState) -> None:
         self._connection = connection
         self._db = connection.db
         self._run = run.key
         self._files = files
+        self._state = state
 
     def assign(
         self,
@@ -57,7 +60,7 @@ class AttachmentQueue:
         in or below it, up to the one of `places` that holds the file. Known files below `roots` that were not met again
         are gone, unless a file that was met has taken their place.
         """
-        owners = _SessionFinder(self._db, places)
+        owners = _SessionFinder(self._db, places, self._state.unasked)
         with self._connection.transaction():
             self._db.execute("DELETE FROM possible_move")
             rows = self._db.execute(
@@ -291,10 +294,12 @@ class AttachmentQueue:
 class _SessionFinder:
     """Finds the session of a file, and the directory above both: the path from there names the attachment."""
 
-    def __init__(self, database: sqlite3.Connection, places: Sequence[str]) -> None:
+    def __init__(self, database: sqlite3.Connection, places: Sequence[str], unasked: Collection[int]) -> None:
         self._db = database
+        self._unasked = unasked
         self._places = [os.path.join(place, "") for place in places]  # noqa: PTH118 - pathlib has no path that ends so
         self._sessions_by_directory: dict[str, frozenset[int | str]] = {}
+        self._met: dict[tuple[str, int], bool] = {}
         self._common_directories: dict[tuple[str, int], str | None] = {}
 
     def find(self, path: str) -> tuple[int | str, str]:
@@ -309,6 +314,8 @@ class _SessionFinder:
         (session,) = found
         if isinstance(session, str):
             return session, own
+        if not self._is_met(directory, session):
+            return (_UNWANTED if session in self._unasked else _GONE), own
         common = self._common_directory(top, session)
         return session, own if common is None else os.path.commonpath([own, common])
 
@@ -328,6 +335,18 @@ class _SessionFinder:
             )
             self._sessions_by_directory[directory] = frozenset(whose for (whose,) in rows)
         return self._sessions_by_directory[directory]
+
+    def _is_met(self, directory: str, session: int) -> bool:
+        """Whether this run met a file of a session there: the place may be used for the next patient by now."""
+        key = directory, session
+        if key not in self._met:
+            found = self._db.execute(
+                "SELECT 1 FROM file f JOIN scope ON scope.file = f.key LEFT JOIN instance i ON i.key = f.instance "
+                "WHERE f.path >= ? AND f.path < ? AND ? IN (i.session, f.missing_from) LIMIT 1",
+                (*below(directory), session),
+            ).fetchone()
+            self._met[key] = found is not None
+        return self._met[key]
 
     def _common_directory(self, top: str, session: int) -> str | None:
         """Return the deepest directory that holds all files below `top` that a session is sent from."""

@@ -74,7 +74,7 @@ class Journal:
         self.scan = ScanWriter(connection, run, self.state, self.sessions, self.existing, files)
         self.queue = UploadQueue(connection, run, self.state, self.existing, files, first_files)
         self.deliveries = DeliveryQueue(connection, run, self.state)
-        self.attachments = AttachmentQueue(connection, run, files)
+        self.attachments = AttachmentQueue(connection, run, files, self.state)
         self.subjects = SubjectQueue(connection, run)
 
     def __enter__(self) -> Self:

@@ -62,7 +62,6 @@ class ScanWriter:
         self._existing = existing
         self._files = files
         self._next_key = run.next_key
-        self._unasked: set[int] = set()
 
     def postpone(self, studies: Mapping[str, str], unasked: Collection[str] = ()) -> None:
         """Send and finalise nothing of `studies` in this run; each has a reason, such as still being written.
@@ -73,7 +72,7 @@ class ScanWriter:
             with self._connection.reading():
                 sessions = self._db.execute("SELECT key, study_uid FROM session").fetchall()
             self._state.postponed = {session: studies[uid] for session, uid in sessions if uid in studies}
-            self._unasked = {session for session, uid in sessions if uid in unasked}
+            self._state.unasked = {session for session, uid in sessions if uid in unasked}
 
     def skip_known(
         self,
@@ -109,7 +108,7 @@ class ScanWriter:
                     unknown.append(file)
                     continue
                 # Overlapping sources give a file twice.
-                if in_scope or key in skipped or session in self._unasked:
+                if in_scope or key in skipped or session in self._state.unasked:
                     continue
                 if kind == "DUPLICATE" and is_filtered and state != "STORED":
                     # It may be sent in place of the file that it repeats.

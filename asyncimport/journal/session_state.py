@@ -20,15 +20,16 @@ DISPUTED = "EXISTS (SELECT 1 FROM file WHERE missing_from = {} AND kind = 'SKIPP
 class SessionState:
     """The state of each session that scan, upload and finalising of one run share.
 
-    This run sends and finalises nothing of `postponed` sessions, for a reason each. The scan has left the directories
-    of `complete` sessions. `partial` finalises sessions that lack files. `undecided` sessions wait for labels by
-    changed rules.
+    This run sends and finalises nothing of `postponed` sessions, for a reason each, and asks for no `unasked` one.
+    The scan has left the directories of `complete` sessions. `partial` finalises sessions that lack files. `undecided`
+    sessions wait for labels by changed rules.
     """
 
     def __init__(self, connection: Connection, run: CurrentRun) -> None:
         self._connection = connection
         self._db = connection.db
         self.postponed: dict[int, str] = {}
+        self.unasked: set[int] = set()
         self.complete: set[int] = set()
         self.undecided = set(run.relabeled)
         self.scan_finished = False

@@ -192,6 +192,17 @@ class TestWhose:
         assert list(book.names("E2").values()) == ["STORED"]
         assert book.names("E1") == {}
 
+    def test_beside_a_known_study_that_a_plan_leaves_out(self, book: Book) -> None:
+        """Its images are there, though this run does not count them: the report is not asked for either."""
+        book.disk.put(other("v1/a.pdf"))
+        book.run("*.csv=DATA")
+        with opened(book.path) as journal:
+            journal.scan.postpone({}, [E1.study_uid])
+            scan(journal, book.disk)
+            assert journal.attachments.assign([ROOT], lambda _: "REPORTS") == 0
+            assert JournalReader.of(journal).summary().attachments.found == 0
+        assert book.run() == ["a.pdf"]
+
     def test_beside_a_study_that_is_skipped(self, book: Book) -> None:
         """The reason says so; the session next door does not get it."""
         book.disk.put(other("v2/dicom/1", kind=FileKind.SKIPPED), other("v2/a.pdf"))

@@ -222,3 +222,19 @@ async def test_a_row_of_a_subject_whose_files_are_all_dropped(xnat: TestXnat, re
         ended = await upload(ready, place, "--subjects", table)
         assert (ended.code, "demo / S1" in str(ended.json["notices"])) == (8, True)
     assert genders(xnat) == {"S2": "male"}
+
+
+async def test_a_report_that_comes_before_its_images(xnat: TestXnat, ready: Commands, tmp_path: Path) -> None:
+    """A directory is used again, and the report of the next patient is there first: it waits for its images."""
+    tree, place = tmp_path / "tree", tmp_path / "tree" / "export"
+    write(place / "1.dcm", patient(1, 1))
+    write(tree / "other" / "1.dcm", patient(3, 1))
+    assert (await upload(ready, tree, *ATTACH)).code == 0
+    (place / "1.dcm").unlink()
+    write(place / "report.pdf", b"of the second")
+    ended = await upload(ready, tree, *ATTACH)
+    assert (ended.code, ended.json["attachments"]["skipped"]) == (8, 1)
+    write(place / "1.dcm", patient(2, 1))
+    assert (await upload(ready, tree, *ATTACH)).code == 0
+    assert session_of(xnat, "S1").own_resources == {}
+    assert await file_bytes(xnat, session_of(xnat, "S2"), "REPORTS", "report.pdf") == b"of the second"
