@@ -180,7 +180,10 @@ class ScanWriter:
                 if key in entered:
                     continue
                 if isinstance(item, Ignored):
+                    disputed = self._session_disputed_by(item)
                     file = self._files.record(key, item.file, item.kind, item.reason, item.duplicate_of)
+                    if disputed is not None:
+                        self._db.execute("UPDATE file SET missing_from = ? WHERE key = ?", (disputed, file))
                     if item.session is not None or item.damaged:
                         # Its session may have no row yet.
                         of = (item.session.project, item.session.study_uid) if item.session else (None, None)
@@ -209,6 +212,16 @@ class ScanWriter:
                 size += item.file.size
             adopted = self._existing.adopt_queued({session for _, _, session in found if isinstance(session, int)})
         return Admission([], conflicts, queued - adopted.files, size - adopted.size)
+
+    def _session_disputed_by(self, item: Ignored) -> int | None:
+        """Return the session that a file disputed and still does, as no rule has decided where its study goes."""
+        if item.kind != FileKind.SKIPPED or item.sop_uid is None:
+            return None
+        row = self._db.execute(
+            "SELECT missing_from FROM file WHERE path = ? AND kind = 'SKIPPED' AND missing_uid = ?",
+            (os.fsencode(item.file.path), item.sop_uid),
+        ).fetchone()
+        return None if row is None else row[0]
 
     def _insert_new(self, found: Sequence[_RoutedFile], first: int) -> dict[int, int]:
         """Insert and queue files with a new path and a new instance, with keys from `first`; return sizes by key."""

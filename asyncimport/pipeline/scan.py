@@ -140,7 +140,7 @@ class Scanner:
         except UnroutableError as error:
             if truncated:
                 return Ignored(file, FileKind.UNREADABLE, truncated, damaged=True)
-            return Ignored(file, FileKind.SKIPPED, f"study {identity.study_uid}: {error}")
+            return Ignored(file, FileKind.SKIPPED, f"study {identity.study_uid}: {error}", sop_uid=identity.sop_uid)
         if truncated:
             return Ignored(file, FileKind.UNREADABLE, truncated, session=session, sop_uid=identity.sop_uid)
         patient, modality = patient_of(identity.fields), identity.fields.get("Modality", "")

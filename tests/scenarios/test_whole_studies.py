@@ -215,11 +215,14 @@ async def test_what_is_built_is_not_archived_while_its_study_has_an_error(
         write(visit / str(number), image(number))
     words = ("upload", visit, "-P", "demo", "-o", "json")
     assert (await ready(*words, "--no-archive")).code == 0
-    write(visit / "9", image(9, PatientID="T"))
+    late = tmp_path / "late"
+    write(late / "9", image(9, PatientID="T"))
     option = ("--max-sessions", "5")
     for more in (option, (), option):
-        planned, ended = await ready(*words, *more, "--dry-run"), await ready(*words, *more)
+        planned, ended = await ready(*words, late, *more, "--dry-run"), await ready(*words, late, *more)
         assert (planned.code, ended.code, ended.json["files"]["skipped"]) == (8, 8, 1), ended.out
         assert (ended.json["sessions"]["archived"], xnat.archived) == (0, []), ended.out
-    (visit / "9").unlink()
-    assert ((await ready(*words, *option)).code, len(xnat.archived)) == (0, 1)
+    ended = await ready(*words)
+    assert (ended.code, ended.json["details"][0]["state"], xnat.archived) == (9, "held", []), ended.out
+    (late / "9").unlink()
+    assert ((await ready(*words, late, *option)).code, len(xnat.archived)) == (0, 1)
