@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.rows import FileColumns, columns_of, columns_without_inode, digest_of, is_same_file
-from asyncimport.journal.session_state import SessionState
+from asyncimport.journal.session_state import SessionState, is_sent_again
 from asyncimport.model.files import Digest, File, Instance
 from asyncimport.model.record import record
 from asyncimport.model.states import FileKind
@@ -295,7 +295,9 @@ class FileRecords:
             self._db.execute("DELETE FROM file WHERE key = ? AND instance = ? AND kind = 'UNREADABLE'", carrier)
             self._db.execute("UPDATE file SET kind = 'INSTANCE', reason = NULL WHERE key = ?", (copy,))
             self._db.execute("UPDATE instance SET file = ? WHERE key = ?", (copy, instance))
-            if state == "FAILED" or refusal == "SERVER" or (state == "REFUSED" and retry_refused):
+            if session in self._state.postponed:
+                continue
+            if is_sent_again(state, refusal, retry_refused=retry_refused):
                 state = "PENDING"
                 self._db.execute(
                     "UPDATE instance SET state = 'PENDING', reason = NULL, refusal = NULL WHERE key = ?", (instance,)

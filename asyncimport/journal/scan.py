@@ -10,7 +10,7 @@ from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.existing import ExistingInstances
 from asyncimport.journal.files import FileRecords, SopUidConflict, below
 from asyncimport.journal.rows import columns_of, is_same_file
-from asyncimport.journal.session_state import DISPUTED, SessionState
+from asyncimport.journal.session_state import DISPUTED, SessionState, is_sent_again
 from asyncimport.journal.sessions import NoSession, Sessions
 from asyncimport.model.files import File, Ignored, Instance
 from asyncimport.model.record import record
@@ -117,8 +117,8 @@ class ScanWriter:
                 if inode is None and file.inode is not None:
                     proven.append((key, file.inode, file.ctime_ns))
                 to_send = False
-                if kind == "INSTANCE" and session not in postponed:
-                    retry = state == "FAILED" or (state == "REFUSED" and (retry_refused or refusal == "SERVER"))
+                if kind == "INSTANCE" and state != "STORED" and session not in postponed:
+                    retry = is_sent_again(state, refusal, retry_refused=retry_refused)
                     to_send = retry or state == "PENDING"
                     if retry:
                         retried.append((instance,))

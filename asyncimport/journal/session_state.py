@@ -17,6 +17,11 @@ _COUNT_MISSING = (
 DISPUTED = "EXISTS (SELECT 1 FROM file WHERE missing_from = {} AND kind = 'SKIPPED')"
 
 
+def is_sent_again(state: str, refusal: str | None, *, retry_refused: bool) -> bool:
+    """Whether a run sends an instance again that an earlier one did not get stored."""
+    return state == "FAILED" or (state == "REFUSED" and (retry_refused or refusal == "SERVER"))
+
+
 class SessionState:
     """The state of each session that scan, upload and finalising of one run share.
 

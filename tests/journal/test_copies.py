@@ -102,6 +102,18 @@ def test_a_copy_of_what_never_arrived(
         assert exit_code(summary) == (0 if is_sent else 8)
 
 
+def test_a_copy_in_a_session_that_waits_changes_nothing(path: Path) -> None:
+    """What an earlier run has found out of it stays as long as nothing of it is sent."""
+    with opened(path) as journal:
+        run(journal, on(ONE, OTHER), "ab", failed)
+    with opened(path) as journal:
+        journal.scan.postpone({E1.study_uid: "it is still being written"})
+        assert run(journal, on(OTHER), "b")[0] == []
+        assert states(journal) == {"x": "FAILED"}
+    with opened(path) as journal:
+        assert run(journal, on(OTHER), "b")[0] == ["b/x"]
+
+
 @pytest.mark.parametrize("verdict", [held, put_off])
 def test_a_copy_in_a_session_that_is_not_archived(path: Path, verdict: Callable[[SealedDelivery], Verdict]) -> None:
     """A run that meets only the copy tells of the session."""
