@@ -154,7 +154,7 @@ def _run(words: list[str]) -> int:
             return UsageError.exit_code
         return int(app(words, prog_name="asyncimport", standalone_mode=False) or 0)
     except (typer.Abort, KeyboardInterrupt):
-        # Typer makes one of the other, unless a second Ctrl-C comes meanwhile.
+        # Typer turns the second into the first, unless another Ctrl-C comes while it does.
         return 130
     except Terminated:
         _write_failure(words, 143, UsageError("stopped", hint="run the same command again"))

@@ -34,9 +34,10 @@ _FIRST_WORKER_SECONDS = 15.0
 # How long a worker may not answer before it counts as gone, and how often one that is being called is asked.
 _SILENT_SECONDS = 15.0
 _PING_SHARE = 1 / 3
-# How often a worker is asked for its version if the connection to it breaks, and the scheduler for anything: Dask keeps
-# several connections, and those that a network breaks together say so one after the other.
+# How often a worker is asked for its version if the connection to it breaks.
 _MOST_TRIES = 3
+# How often the scheduler is asked for anything: Dask keeps several connections to it, and if a network breaks them all,
+# each one shows that only when it is used.
 _MOST_SCHEDULER_TRIES = 8
 # An event mostly overtakes the subscription to it: then it is sent again, after this long and then twice as long.
 _SUBSCRIBE_SECONDS = 0.02
@@ -230,7 +231,7 @@ class Cluster:
             ) from error
 
     async def _ask_scheduler(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Ask the scheduler; some times more if connections break. Raises: UnavailableError."""
+        """Ask the scheduler; a few times more if connections break. Raises: UnavailableError."""
         comm: Any = import_module("distributed.comm")
         with self._scheduler_errors():
             for _ in range(1, _MOST_SCHEDULER_TRIES):

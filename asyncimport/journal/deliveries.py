@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from asyncimport.journal.connection import Connection, CurrentRun
 from asyncimport.journal.rows import digests_of, file_of, initial_labels
@@ -64,7 +65,7 @@ class DeliveryQueue:
         before = None if archived_before is None else _uids(archived_before)
         return replace(sealed, expected_count=expected, archived_before=before)
 
-    def _next_ready(self, settle_seconds: float) -> tuple | float | None:  # type: ignore[type-arg]
+    def _next_ready(self, settle_seconds: float) -> tuple[Any, ...] | float | None:
         """Take the next ready delivery; return its row, or as `claim` does if there is none."""
         while True:
             row = self._db.execute(
@@ -81,7 +82,7 @@ class DeliveryQueue:
             if row is None:
                 return None
             *found, wait = row
-            key, state, session, is_open = found[0], found[3], found[4], found[-1]
+            key, _, _, state, session, *_, is_open = found
             if wait:
                 return float(wait)
             # The scan may have met more of it since it was ready: two directories can have one label.

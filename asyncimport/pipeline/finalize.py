@@ -32,7 +32,7 @@ async def finalize(context: Context, wakeups: Wakeups, wake_feed: Signal) -> Non
                         if isinstance(verdict, Archived | Built):
                             slot.record_success(claimed.acknowledged)
                         continue
-                # A session that is ready no more was the last thing that the feed waited for.
+                # It may have found a session that is no longer ready, and the feed may have waited for nothing else.
                 notify(wake_feed)
                 # Each finalizer finds the same delivery, whenever it looks for work.
                 if isinstance(claimed, float) and (until := monotonic() + claimed) > context.settles_at + 1:

@@ -106,7 +106,8 @@ class FileSender:
         if self._loss is not None:
             zip_began, loss = self._loss
             at_once = not self._has_failed_as_file
-            seconds, has_stopped_all = at_once * (began - zip_began), at_once and loss.retry_after is not None
+            seconds = began - zip_began if at_once else 0.0
+            has_stopped_all = at_once and loss.retry_after is not None
             if self._context.compression.record_loss(zip_began, seconds=seconds, has_stopped_all=has_stopped_all):
                 self._context.end_zips(str(loss))
         return uri

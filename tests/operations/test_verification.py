@@ -1,7 +1,7 @@
 """What "verified" means: which instances the archive holds, wherever XNAT has put them."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from builders import AT_ONCE, image, logged_in, router, sop, upload, write
 from conftest import Commands
 from patience import in_time
 from pydicom.uid import SecondaryCaptureImageStorage
+from verifying import compare
 
 from asyncimport.journal import JournalReader
 from asyncimport.journal.database import connect_read_only
@@ -123,17 +124,6 @@ async def test_the_same_study_under_another_label_proves_nothing(
 SMALL = Options(workers=4, finalizers=2)
 
 
-async def looked_at(url: str, book: Path) -> Sequence[SessionFinding]:
-    """Compare as `verify` does."""
-    reading = JournalReader.open(book)
-    reader = await anyio.to_thread.run_sync(reading.__enter__)
-    try:
-        async with logged_in(url) as client:
-            return await compare_sessions(client, reader, AT_ONCE)
-    finally:
-        await anyio.to_thread.run_sync(reading.__exit__, None, None, None)
-
-
 def pet_mr(tree: Path) -> None:
     """Make every second file of each study a PET image."""
     for number, path in enumerate(sorted(path for path in tree.rglob("*") if path.is_file())):
@@ -163,11 +153,11 @@ async def test_a_study_that_xnat_divides_is_found_whole(tree: Path, tmp_path: Pa
         summary = await upload(url, [tree], book, rules=rules, options=SMALL)
         # XNAT has made rows of its own for them: nothing shows that they hold what ours did.
         assert [(one.state, one.verified) for one in summary.sessions] == [("archived", "present")] * 2
-        assert [len(one.missing) for one in await looked_at(url, book)] == [0, 0]
+        assert [len(one.missing) for one in await compare(url, book)] == [0, 0]
         part = next(session for session in xnat.archived if session.xsi_type == "xnat:petSessionData")
         for _, resource in part.resources:
             resource.files.popitem()
-        assert sorted(len(one.missing) for one in await looked_at(url, book)) == [0, 1]
+        assert sorted(len(one.missing) for one in await compare(url, book)) == [0, 1]
 
 
 def test_parts_are_those_that_xnat_has_made() -> None:
@@ -199,7 +189,7 @@ async def test_a_study_that_xnat_calls_pet_is_found_under_its_new_label(tree: Pa
         assert [one.label for one in xnat.archived] == [f"{one.subject.label}_PET" for one in xnat.archived]
         uris = {f"/data{session.uri}" for session in xnat.archived}
         assert {(one.verified, one.uri) for one in summary.sessions} == {("uids", uri) for uri in uris}
-        assert [one.verified for one in await looked_at(url, book)] == ["uids", "uids"]
+        assert [one.verified for one in await compare(url, book)] == ["uids", "uids"]
 
 
 def mapped(uid: str) -> str:
@@ -223,10 +213,10 @@ async def test_studies_whose_uid_a_script_maps_are_verified_at_once(
         word = "count" if instances else "uids"
         assert [(one.state, one.verified) for one in summary.sessions] == [("archived", word)] * 2
         assert xnat.count["build"] == xnat.count["archive"] == 2
-        assert [one.verified for one in await looked_at(url, book)] == [word, word]
+        assert [one.verified for one in await compare(url, book)] == [word, word]
         for _, resource in xnat.archived[0].resources:
             resource.files.popitem()
-        assert [one.problem is None for one in await looked_at(url, book)].count(False) == 1
+        assert [one.problem is None for one in await compare(url, book)].count(False) == 1
 
 
 async def test_another_study_under_the_label_is_told_at_once(
@@ -387,14 +377,14 @@ async def test_what_was_there_before_does_not_make_up_for_losses(tmp_path: Path,
             assert "too few instances (2 missing)" in (report.reason or "")
         else:
             assert (report.state, report.verified) == ("archived", "count")
-        (finding,) = await looked_at(url, book)
+        (finding,) = await compare(url, book)
         assert finding.verified == (None if lost else "count")
         if not lost and foreign:
             # Later too: somebody takes two out again.
             for _, resource in [*xnat.archived[0].resources][:1]:
                 for _ in range(2):
                     resource.files.popitem()
-            (finding,) = await looked_at(url, book)
+            (finding,) = await compare(url, book)
             assert "2 instances are missing, and nobody can tell which" in (finding.problem or "")
 
 
@@ -454,9 +444,9 @@ async def test_what_is_gone_later_is_missed_though_a_script_maps_uids(tmp_path: 
         write(tmp_path / "ours" / str(number), image(number))
     async with serve(xnat) as url:
         await upload(url, [tmp_path / "ours"], tmp_path / "book", options=SMALL)
-        assert [one.verified for one in await looked_at(url, tmp_path / "book")] == ["count"]
+        assert [one.verified for one in await compare(url, tmp_path / "book")] == ["count"]
         others_come(xnat, 3, removed=1)
-        (finding,) = await looked_at(url, tmp_path / "book")
+        (finding,) = await compare(url, tmp_path / "book")
         assert finding.verified is None
         assert "1 instance is missing, and nobody can tell which" in (finding.problem or "")
 

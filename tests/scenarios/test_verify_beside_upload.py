@@ -1,5 +1,6 @@
 """`verify` beside an upload of the same journal: it speaks of what it has compared, and of nothing that came since."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 import pytest
-from builders import AT_ONCE, image, logged_in, sop, upload, write
+from builders import image, sop, upload, write
 from conftest import Commands
+from verifying import compare
 
 from asyncimport.journal import JournalReader
 from asyncimport.model.options import Options
 from asyncimport.model.summary import SessionReport
-from asyncimport.operations.comparison import SessionFinding, compare_sessions, verified_sources
+from asyncimport.operations.comparison import SessionFinding, verified_sources
 from asyncimport.testserver import Conflict, Fault, TestXnat
 
 pytestmark = pytest.mark.anyio
@@ -36,21 +38,10 @@ def book(tmp_path: Path) -> Path:
     return tmp_path / "state" / "book"
 
 
-def safe_files(book: Path, findings: list[SessionFinding]) -> set[str]:
+def safe_files(book: Path, findings: Sequence[SessionFinding]) -> set[str]:
     """Return the names of the files that `--safe-to-delete` would list now."""
     with JournalReader.open(book) as reader:
         return {Path(file.path).name for file, is_safe in verified_sources(reader, findings) if is_safe}
-
-
-async def compare(url: str, book: Path, kind: type[JournalReader] = JournalReader) -> list[SessionFinding]:
-    """Compare as `verify` does."""
-    reading = kind.open(book)
-    reader = await anyio.to_thread.run_sync(reading.__enter__)
-    try:
-        async with logged_in(url) as client:
-            return await compare_sessions(client, reader, AT_ONCE)
-    finally:
-        await anyio.to_thread.run_sync(reading.__exit__, None, None, None)
 
 
 async def test_files_that_came_after_the_comparison_are_not_safe_to_delete(
